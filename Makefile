@@ -1,0 +1,29 @@
+# Every target makes the virtual environment itself when it is missing: `make quickstart` on a fresh machine is enough.
+VENV ?= .venv
+PYTHON ?= python3
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test install style bench
+
+quickstart: $(INSTALLED)
+	$(VENV)/bin/solared quickstart
+
+test: style
+	$(VENV)/bin/python -m pytest
+
+style: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: $(INSTALLED)
+	@set -e; for benchmark in scripts/benchmarks/*.py; do echo "== $$benchmark"; $(VENV)/bin/python $$benchmark; done
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[builder,test]'
+	@touch $@

@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from solared_hf.errors import SolaredError
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_atomically(path: Path | str, content: bytes | str) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    The bytes go to a hidden file in the same folder, reach the disk, and take the name in one rename. A full disk or a
+    killed process leaves `path` as it was.
+
+    Raises:
+        SolaredError: the disk is full, or the folder cannot be written; the message names `path`.
+    """
+    path = Path(path)
+    if isinstance(content, str):
+        content = content.encode()
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY_SUFFIX, dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; what we publish is as readable as any other file of this user.
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise SolaredError(
+            f"Could not write {path} ({error.strerror or error}); make room or choose another folder and run the same "
+            "command again: finished files were kept."
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a killed writer left in `folder` and below."""
+    for leftover in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,74 @@
+"""The vocabulary of SOLARED: channels, units, the tile grid and the columns of the dataset.
+
+Everything else in the package takes its names from here; this module imports nothing of ours.
+"""
+
+from datasets import Features, List, Value
+
+# Raised when the columns of the dataset change their meaning; readers refuse what is newer than they know.
+SCHEMA_VERSION = 1
+
+POWER_CHANNELS = ("power_2_3mhz", "power_3_4mhz", "power_4_5mhz", "power_5_6mhz")
+CHANNELS = (*POWER_CHANNELS, "unsigned_magnetic_flux", "continuum_intensity")
+TARGET_CHANNEL = "continuum_intensity"
+
+UNITS = {
+    **dict.fromkeys(POWER_CHANNELS, "(m/s)^2 per Hz, summed over bins with unit spacing"),
+    "unsigned_magnetic_flux": "G",
+    "continuum_intensity": "HMI DN",
+}
+
+# A patch is cut into 9 x 9 tiles, row 0 south and column 0 east, numbered row by row. Rows 0 and 8 carry the
+# latitude background, are zero after its removal and are dropped: 63 tiles remain.
+PATCH_ROWS, PATCH_COLUMNS = 9, 9
+NUM_PATCH_TILES = PATCH_ROWS * PATCH_COLUMNS
+TILE_ROWS, TILE_COLUMNS = PATCH_ROWS - 2, PATCH_COLUMNS
+NUM_TILES = TILE_ROWS * TILE_COLUMNS
+KEPT_TILES = slice(PATCH_COLUMNS, PATCH_COLUMNS + NUM_TILES)
+
+KEY_COLUMNS = ("ar_number", "step", "time_tai")
+COLUMNS = (*KEY_COLUMNS, *CHANNELS)
+
+
+def timeline_features() -> Features:
+    """Columns of the `timelines` config: one row per step of one region.
+
+    `ar_number` (int32) is the NOAA active region number, `step` (int32) counts the region's rows from 0,
+    `time_tai` (timestamp[ms], naive TAI) is the middle of the step's 8 h window, and each channel is a list of 63
+    float32 in the unit that `UNITS` states.
+    """
+    return Features(
+        {
+            "ar_number": Value("int32"),
+            "step": Value("int32"),
+            "time_tai": Value("timestamp[ms]"),
+            **{channel: List(Value("float32"), length=NUM_TILES) for channel in CHANNELS},
+        }
+    )
+
+
+def catalog_features() -> Features:
+    """Columns of the `catalog` config: one row per region; NOAA facts are null where they are not known.
+
+    Times are naive TAI, except `noaa_emergence_time`, which is UTC as NOAA reports it. `noaa_area` is in millionths of
+    a solar hemisphere, latitude and longitude in degrees (Stonyhurst, north and west positive).
+    """
+    return Features(
+        {
+            "ar_number": Value("int32"),
+            "split": Value("string"),
+            "start_tai": Value("timestamp[ms]"),
+            "end_tai": Value("timestamp[ms]"),
+            "steps": Value("int32"),
+            "cadence_s": Value("float64"),
+            "gaps": Value("int32"),
+            "missing_steps": Value("int32"),
+            "nan_steps": Value("int32"),
+            "noaa_latitude": Value("float32"),
+            "noaa_longitude": Value("float32"),
+            "noaa_emergence_time": Value("timestamp[ms]"),
+            "noaa_area": Value("float32"),
+            "noaa_hale_class": Value("string"),
+            "noaa_lifetime_days": Value("int32"),
+        }
+    )

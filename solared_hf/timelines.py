@@ -1,0 +1,258 @@
+"""A region's timeline, and its way between Python and the rows of the dataset."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub import DatasetCard, HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+from solared_hf.errors import SolaredError
+from solared_hf.schema import CHANNELS, COLUMNS, NUM_TILES, SCHEMA_VERSION, timeline_features
+
+_STREAM_BATCH_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Everything observed of one emerging region, in order of time.
+
+    Args:
+        ar_number: NOAA active region number.
+        times: (T,) `datetime64[ms]`, strictly increasing; naive TAI, the middle of each step's 8 h window.
+        values: (T, 6, 63) float32, channels in the order of `schema.CHANNELS`, physical units of `schema.UNITS`.
+            What was not observed is NaN.
+
+    Raises:
+        SolaredError: the arrays have other shapes, there is no step at all, or time does not increase.
+    """
+
+    ar_number: int
+    times: np.ndarray
+    values: np.ndarray
+
+    def __post_init__(self):
+        times = np.asarray(self.times).astype("datetime64[ms]")
+        values = np.asarray(self.values, dtype=np.float32)
+        if not len(times) or values.shape != (len(times), len(CHANNELS), NUM_TILES):
+            raise SolaredError(
+                f"AR{self.ar_number}: values of shape {values.shape} do not fit {len(times)} times; a timeline has at "
+                f"least one step and values of shape (steps, {len(CHANNELS)}, {NUM_TILES})."
+            )
+        backwards = np.flatnonzero(np.diff(times) <= np.timedelta64(0))
+        if len(backwards):
+            first = int(backwards[0])
+            raise SolaredError(
+                f"AR{self.ar_number}: time does not increase from step {first} ({times[first]}) to step {first + 1} "
+                f"({times[first + 1]}); sort the steps and remove duplicates before building."
+            )
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "values", values)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @cached_property
+    def cadence(self) -> timedelta:
+        """The most frequent spacing of the steps.
+
+        Raises:
+            SolaredError: a single step has no spacing.
+        """
+        if len(self) < 2:
+            raise SolaredError(f"AR{self.ar_number} has a single step, so its cadence is unknown; add more steps.")
+        spacings, counts = np.unique(np.diff(self.times), return_counts=True)
+        return spacings[counts.argmax()].item()
+
+    @cached_property
+    def breaks(self) -> np.ndarray:
+        """(T-1,) bool: the step that follows is not one cadence later."""
+        return np.diff(self.times) != np.timedelta64(self.cadence)
+
+    @property
+    def missing_steps(self) -> int:
+        """How many steps the gaps swallow."""
+        spacings = np.diff(self.times) / np.timedelta64(self.cadence)
+        return int(np.rint(spacings - 1).sum())
+
+    @property
+    def nan_steps(self) -> int:
+        """How many steps miss a value in any channel or tile."""
+        return int(np.isnan(self.values).any(axis=(1, 2)).sum())
+
+    def to_table(self) -> pa.Table:
+        """The rows of the `timelines` config, with the schema of `schema.timeline_features`; NaN stays NaN."""
+        schema = timeline_features().arrow_schema
+        lists = [
+            pa.FixedSizeListArray.from_arrays(pa.array(self.values[:, channel].ravel()), NUM_TILES)
+            for channel in range(len(CHANNELS))
+        ]
+        keys = [
+            pa.array(np.full(len(self), self.ar_number, np.int32)),
+            pa.array(np.arange(len(self), dtype=np.int32)),
+            pa.array(self.times),
+        ]
+        arrays = [array.cast(field.type) for array, field in zip(keys + lists, schema, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def timelines_from_table(table: pa.Table) -> list[Timeline]:
+    """Regions found in rows of the `timelines` config, in ascending order of AR number; rows may come in any order.
+
+    Raises:
+        SolaredError: a column is missing or has another type, or a step occurs twice.
+    """
+    missing = [column for column in COLUMNS if column not in table.column_names]
+    if missing:
+        raise SolaredError(
+            f"The dataset has no column {', '.join(missing)}, so it is not a SOLARED timelines dataset; load the "
+            "config 'timelines' of a folder written by `solared build`, with all its columns."
+        )
+    numbers, steps = (table.column(name).to_numpy() for name in ("ar_number", "step"))
+    times = table.column("time_tai").to_numpy()
+    values = np.stack([_tile_values(table, channel) for channel in CHANNELS], axis=1)
+    order = np.lexsort((steps, numbers))
+    timelines = []
+    for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+        if not len(rows):
+            continue
+        if (np.diff(steps[rows]) == 0).any():
+            raise SolaredError(f"AR{numbers[rows[0]]} has a step twice; build the dataset folder again.")
+        # Rows almost always come in order, and a slice of the stacked array spares a copy of the region.
+        contiguous = len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all()
+        picked = slice(rows[0], rows[-1] + 1) if contiguous else rows
+        timelines.append(Timeline(int(numbers[rows[0]]), times[picked], values[picked]))
+    return timelines
+
+
+def timelines_from_dataset(dataset: Dataset | IterableDataset) -> list[Timeline]:
+    """Regions of one split, from a map-style or a streaming `datasets` object.
+
+    The rows are read once, as Arrow; a whole published dataset takes about 20 MB of memory.
+
+    Raises:
+        SolaredError: `dataset` is a dictionary of splits, or not a SOLARED timelines dataset.
+    """
+    if isinstance(dataset, DatasetDict | IterableDatasetDict):
+        raise SolaredError(f"Choose one split of the dataset, such as dataset['train']; it has {', '.join(dataset)}.")
+    if isinstance(dataset, IterableDataset):
+        batches = list(dataset.with_format("arrow").iter(batch_size=_STREAM_BATCH_ROWS))
+        return timelines_from_table(pa.concat_tables(batches)) if batches else []
+    return timelines_from_table(dataset.with_format("arrow")[:])
+
+
+def load_timelines(dataset: str | Path, split: str, revision: str | None = None) -> list[Timeline]:
+    """Regions of one split of a dataset folder, or of a dataset repository on the Hub.
+
+    Args:
+        dataset: folder written by `solared build`, or a repository id such as `nasa-impact/ar_emergence`.
+        split: `train`, `validation` or `test`.
+        revision: branch, tag or commit of a repository.
+
+    Raises:
+        SolaredError: there is no such dataset or split, or its schema is newer than this package.
+    """
+    check_schema_version(dataset, revision)
+    return timelines_from_dataset(_load(dataset, split, revision))
+
+
+def load_region(dataset: str | Path, ar_number: int, revision: str | None = None) -> Timeline:
+    """One region of a dataset, whichever split it is in; the arguments are those of `load_timelines`.
+
+    Raises:
+        SolaredError: there is no such dataset or region, or its schema is newer than this package.
+    """
+    check_schema_version(dataset, revision)
+    regions = set()
+    for split in _load(dataset, None, revision).values():
+        numbers = split.data.column("ar_number").to_numpy()
+        regions.update(numbers.tolist())
+        rows = np.flatnonzero(numbers == ar_number)
+        if len(rows):
+            return timelines_from_dataset(split.select(range(rows[0], rows[-1] + 1)))[0]
+    raise SolaredError(
+        f"The dataset {dataset} has no region AR{ar_number}; it has {', '.join(map(str, sorted(regions)))}."
+    )
+
+
+def check_schema_version(dataset: str | Path, revision: str | None = None) -> None:
+    """Refuse a dataset whose card states a newer schema than this package knows.
+
+    Raises:
+        SolaredError: the schema is newer, or there is no dataset card at all.
+    """
+    try:
+        if Path(dataset).is_dir():
+            card = DatasetCard.load(Path(dataset) / "README.md", ignore_metadata_errors=True)
+        else:
+            card = DatasetCard.load(_hub_card(str(dataset), revision), ignore_metadata_errors=True)
+    except (OSError, RepositoryNotFoundError, EntryNotFoundError, ValueError) as error:
+        raise _no_dataset(dataset) from error
+    version = card.data.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise SolaredError(
+            f"The dataset {dataset} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
+            "upgrade it with `pip install --upgrade solared-hf`."
+        )
+
+
+def dataset_revision(dataset: str | Path, revision: str | None = None) -> str:
+    """What identifies the content of a dataset: a repository's commit, or the digest of a folder's manifest.
+
+    Raises:
+        SolaredError: there is no such dataset.
+    """
+    try:
+        if Path(dataset).is_dir():
+            return hashlib.sha256((Path(dataset) / "manifest.json").read_bytes()).hexdigest()
+        return HfApi().dataset_info(str(dataset), revision=revision).sha
+    except (OSError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise _no_dataset(dataset) from error
+
+
+def _hub_card(repository: str, revision: str | None) -> str:
+    return hf_hub_download(repository, "README.md", repo_type="dataset", revision=revision)
+
+
+def _load(dataset: str | Path, split: str | None, revision: str | None) -> Dataset | DatasetDict:
+    try:
+        return load_dataset(str(dataset), "timelines", split=split, revision=revision)
+    except (DatasetNotFoundError, FileNotFoundError) as error:
+        raise _no_dataset(dataset) from error
+    except (DatasetGenerationError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        wanted = "" if split is None else f" with the split '{split}'"
+        raise SolaredError(
+            f"The dataset {dataset} could not be loaded{wanted} ({reason}); choose a split it has, or build it again."
+        ) from error
+
+
+def _no_dataset(dataset: str | Path) -> SolaredError:
+    return SolaredError(
+        f"There is no SOLARED dataset at {dataset}; name a folder written by `solared build` or a dataset repository "
+        "on the Hub."
+    )
+
+
+def _tile_values(table: pa.Table, channel: str) -> np.ndarray:
+    """One channel as (rows, 63) float32; list chunks are flattened, never iterated."""
+    column = table.column(channel)
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    values = np.concatenate(flat) if flat else np.empty(0, np.float32)
+    if values.size != table.num_rows * NUM_TILES:
+        raise SolaredError(
+            f"Column {channel} does not hold {NUM_TILES} tiles in every row; build the dataset folder again."
+        )
+    return values.reshape(-1, NUM_TILES).astype(np.float32, copy=False)
+
+
+def regions_of(timelines: Iterable[Timeline]) -> list[int]:
+    """AR numbers, ascending."""
+    return sorted(timeline.ar_number for timeline in timelines)
