@@ -1,0 +1,202 @@
+"""The Hub folder's description: facts of regions, the catalog, and the dataset card with its YAML.
+
+Everything is a pure function of timelines or of the build manifest, so the same data give the same bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData
+
+from solared_hf.cards import render
+from solared_hf.schema import CHANNELS, NUM_TILES, SCHEMA_VERSION, UNITS, catalog_features, timeline_features
+from solared_hf.splits import SPLITS, TEST_REGIONS, TRAIN_REGIONS
+from solared_hf.timelines import Timeline
+
+CATALOG_PATH = "catalog/regions.parquet"
+CATALOG_SPLIT = "regions"
+
+# The benchmark's own validation regions: with those of train and test, the 57 that were published (arXiv 2508.14107).
+_VALIDATION_REGIONS = {11190, 11462, 11521, 11627, 11907, 12219, 12271, 12275, 12567, 12571, 13213}
+BENCHMARK_REGIONS = TRAIN_REGIONS | TEST_REGIONS | _VALIDATION_REGIONS
+
+_TEMPLATE = "dataset_card.md.j2"
+_SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_LARGEST_CATEGORY = "1M<n<10M"
+
+# What the card's front matter says of each kind of source; the simulated data come from our own, Apache-2.0, code.
+_FRONT_MATTER = {
+    "published": {
+        "pretty_name": "SOLARED: emerging solar active regions",
+        "license": "other",
+        "license_name": "to-be-confirmed-with-the-authors",
+        "tags": ["heliophysics", "space-weather", "sdo", "hmi", "active-regions", "helioseismology"],
+    },
+    "simulated": {
+        "pretty_name": "SOLARED, simulated: no observations",
+        "license": "apache-2.0",
+        "tags": ["heliophysics", "space-weather", "active-regions", "synthetic"],
+    },
+}
+
+
+def region_facts(timeline: Timeline) -> dict:
+    """What the manifest, the catalog and the card say of one region; values are ready for JSON, times ISO 8601 TAI.
+
+    Raises:
+        SolaredError: the region has a single step, so its cadence is unknown.
+    """
+    cadence = np.timedelta64(timeline.cadence)
+    repeated = (np.diff(timeline.values[:, len(CHANNELS) - 2 :], axis=0) == 0).all(axis=(1, 2))
+    return {
+        "ar_number": timeline.ar_number,
+        "start_tai": str(timeline.times[0]),
+        "end_tai": str(timeline.times[-1]),
+        "steps": len(timeline),
+        "cadence_s": timeline.cadence.total_seconds(),
+        "gaps": [
+            {
+                "after_tai": str(timeline.times[step]),
+                "before_tai": str(timeline.times[step + 1]),
+                "missing_steps": round((timeline.times[step + 1] - timeline.times[step]) / cadence) - 1,
+            }
+            for step in np.flatnonzero(timeline.breaks)
+        ],
+        "missing_steps": timeline.missing_steps,
+        "nan_steps": timeline.nan_steps,
+        "repeated_frames": int(repeated.sum()),
+        "memory_bytes": timeline.to_table().nbytes,
+    }
+
+
+def statistics(timelines: Sequence[Timeline]) -> dict[str, dict]:
+    """Count, extremes, mean, standard deviation and NaN share of each channel over some regions.
+
+    Moments are taken in float64 over what was observed and rounded to six digits, so that the order in which a machine
+    adds does not show; None where nothing was observed.
+    """
+    described = {}
+    for index, channel in enumerate(CHANNELS):
+        values = np.concatenate([timeline.values[:, index].ravel() for timeline in timelines]).astype(np.float64)
+        observed = values[~np.isnan(values)]
+        moments = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
+        described[channel] = {
+            "count": len(observed),
+            **{name: _six_digits(moment(observed)) if len(observed) else None for name, moment in moments.items()},
+            "nan_share": _six_digits(1 - len(observed) / len(values)),
+        }
+    return described
+
+
+def catalog_table(regions: Iterable[dict]) -> pa.Table:
+    """The `catalog` config from the manifest's regions: one row each, ascending; NOAA facts are null."""
+    features = catalog_features()
+    rows = [
+        {
+            **{name: region[name] for name in features if name in region},
+            "start_tai": np.datetime64(region["start_tai"], "ms").item(),
+            "end_tai": np.datetime64(region["end_tai"], "ms").item(),
+            "gaps": len(region["gaps"]),
+        }
+        for region in sorted(regions, key=lambda region: region["ar_number"])
+    ]
+    return pa.Table.from_pylist(rows, schema=features.arrow_schema)
+
+
+def dataset_card(manifest: dict) -> str:
+    """The whole README.md of the dataset folder: YAML front matter and text.
+
+    Args:
+        manifest: what `solared build` writes as manifest.json.
+    """
+    regions = manifest["regions"]
+    splits = [split for split in SPLITS if split in manifest["statistics"]]
+    benchmark = {region["ar_number"] for region in regions} & BENCHMARK_REGIONS
+    facts = {
+        "front_matter": _front_matter(manifest, splits),
+        "source": manifest["source"],
+        "pretty_name": _FRONT_MATTER[manifest["source"]]["pretty_name"],
+        "schema_version": SCHEMA_VERSION,
+        "num_tiles": NUM_TILES,
+        "units": UNITS,
+        # In the order of the schema, not in that of a JSON file.
+        "statistics": {split: [(name, manifest["statistics"][split][name]) for name in CHANNELS] for split in splits},
+        "regions": {split: [region for region in regions if region["split"] == split] for split in splits},
+        "num_regions": len(regions),
+        "num_rows": sum(region["steps"] for region in regions),
+        "num_bytes": sum(region["bytes"] for region in regions),
+        "cadences_hours": sorted({region["cadence_s"] / 3600 for region in regions}),
+        "steps_range": (min(region["steps"] for region in regions), max(region["steps"] for region in regions)),
+        "span_days": max(_days(region["start_tai"], region["end_tai"]) for region in regions),
+        "gappy": [region for region in regions if region["gaps"]],
+        "with_nan": [region for region in regions if region["nan_steps"]],
+        "repeating": [region for region in regions if region["repeated_frames"]],
+        "overlaps": overlaps(regions),
+        "benchmark_regions": len(BENCHMARK_REGIONS),
+        "benchmark_here": len(benchmark),
+        "benchmark_absent": sorted(BENCHMARK_REGIONS - benchmark),
+    }
+    return render(_TEMPLATE, facts)
+
+
+def overlaps(regions: Iterable[dict]) -> list[dict]:
+    """Pairs of regions that were observed at the same time, and for how many hours, in order of AR number."""
+    pairs = []
+    for first, second in combinations(sorted(regions, key=lambda region: region["ar_number"]), 2):
+        start = max(first["start_tai"], second["start_tai"])
+        end = min(first["end_tai"], second["end_tai"])
+        # ISO 8601 times of one length sort as the times do.
+        if start <= end:
+            pairs.append({"first": first, "second": second, "hours": round(_days(start, end) * 24, 1)})
+    return pairs
+
+
+def _front_matter(manifest: dict, splits: list[str]) -> str:
+    regions, catalog = manifest["regions"], manifest["catalog"]
+    rows = {split: sum(r["steps"] for r in regions if r["split"] == split) for split in splits}
+    memory = {split: sum(r["memory_bytes"] for r in regions if r["split"] == split) for split in splits}
+    timelines_info = DatasetInfo(
+        features=timeline_features(),
+        splits=SplitDict({split: SplitInfo(split, memory[split], rows[split]) for split in splits}),
+        download_size=sum(region["bytes"] for region in regions),
+        dataset_size=sum(memory.values()),
+    )
+    catalog_info = DatasetInfo(
+        features=catalog_features(),
+        splits=SplitDict({CATALOG_SPLIT: SplitInfo(CATALOG_SPLIT, catalog["memory_bytes"], len(regions))}),
+        download_size=catalog["bytes"],
+        dataset_size=catalog["memory_bytes"],
+    )
+    configs = {
+        "timelines": {
+            "data_files": [{"split": split, "path": f"data/{split}/*.parquet"} for split in splits],
+            "default": True,
+        },
+        "catalog": {"data_files": [{"split": CATALOG_SPLIT, "path": CATALOG_PATH}]},
+    }
+    data = DatasetCardData(
+        **_FRONT_MATTER[manifest["source"]],
+        task_categories=["time-series-forecasting"],
+        size_categories=[_size_category(sum(rows.values()))],
+        schema_version=SCHEMA_VERSION,
+    )
+    DatasetInfosDict({"timelines": timelines_info, "catalog": catalog_info}).to_dataset_card_data(data)
+    MetadataConfigs(configs).to_dataset_card_data(data)
+    return data.to_yaml(line_break="\n")
+
+
+def _size_category(rows: int) -> str:
+    return next((name for limit, name in _SIZE_CATEGORIES if rows < limit), _LARGEST_CATEGORY)
+
+
+def _days(start_tai: str, end_tai: str) -> float:
+    return float((np.datetime64(end_tai) - np.datetime64(start_tai)) / np.timedelta64(1, "D"))
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")

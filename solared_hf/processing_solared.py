@@ -1,0 +1,189 @@
+"""SolaredProcessor: the normalisation and window settings that travel with a model.
+
+The file stands alone (numpy and transformers), so that it can be saved beside a model and loaded without the package.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+
+NAN_POLICIES = ("zero", "interpolate", "drop")
+
+
+class SolaredProcessor(FeatureExtractionMixin):
+    """Min-max normalisation per channel, fitted on the train split, with the settings of the windows.
+
+    It is saved as `preprocessor_config.json` in every checkpoint, so that a model is never without the statistics it
+    was trained with. Normalised values are `(value - minimum) / (maximum - minimum)`: 0..1 on the regions it was
+    fitted on, and beyond on others (arXiv 2508.14107).
+
+    Args:
+        minimum (`dict[str, float]`): smallest observed value of each channel, in physical units.
+        maximum (`dict[str, float]`): largest observed value of each channel, in physical units.
+        input_channels (`list[str]`): channels the model sees, in its order.
+        target_channel (`str`, defaults to `"continuum_intensity"`): channel the model forecasts.
+        input_steps (`int`, defaults to 120): steps of input.
+        horizon_hours (`float`, defaults to 12.0): time from the last input step to the target.
+        nan_policy (`str`, defaults to `"zero"`): what becomes of NaN in the input, see `SolaredWindows`.
+        fitted_on (`dict`, *optional*): split, regions, dataset, its revision and its schema version.
+
+    Raises:
+        ValueError: statistics of a channel are missing, not finite, or leave no range.
+    """
+
+    model_input_names: ClassVar[list[str]] = ["past_values", "past_observed_mask"]
+
+    def __init__(
+        self,
+        minimum: dict[str, float],
+        maximum: dict[str, float],
+        input_channels: Sequence[str],
+        target_channel: str = "continuum_intensity",
+        input_steps: int = 120,
+        horizon_hours: float = 12.0,
+        nan_policy: str = "zero",
+        fitted_on: dict | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for channel in (*input_channels, target_channel):
+            if channel not in minimum or channel not in maximum:
+                raise ValueError(f"The processor has no minimum and maximum for {channel}; fit it with that channel.")
+            if not np.isfinite([minimum[channel], maximum[channel]]).all() or minimum[channel] >= maximum[channel]:
+                raise ValueError(
+                    f"Channel {channel} ranges from {minimum[channel]} to {maximum[channel]}, which cannot be "
+                    "normalised; fit the processor on regions in which it is observed and varies."
+                )
+        if nan_policy not in NAN_POLICIES:
+            raise ValueError(f"Unknown NaN policy {nan_policy!r}; choose one of {', '.join(NAN_POLICIES)}.")
+        self.minimum = {channel: float(value) for channel, value in minimum.items()}
+        self.maximum = {channel: float(value) for channel, value in maximum.items()}
+        self.input_channels = list(input_channels)
+        self.target_channel = target_channel
+        self.input_steps = input_steps
+        self.horizon_hours = horizon_hours
+        self.nan_policy = nan_policy
+        self.fitted_on = fitted_on
+
+    @classmethod
+    def fit(cls, values: Iterable[np.ndarray], channels: Sequence[str], input_channels=None, **settings):
+        """A processor with the range of each channel over all regions given; NaN is passed over.
+
+        Args:
+            values (iterable of `np.ndarray` of shape `(steps, channels, tiles)`): physical units, one array a region.
+            channels: names of the second axis.
+            input_channels: the channels a model shall see; all by default.
+            settings: the other arguments of the processor.
+
+        Raises:
+            ValueError: there is no region, or a channel is never observed or never varies.
+        """
+        arrays = list(values)
+        if not arrays:
+            raise ValueError("There is no region to fit the processor on; name a split that has some.")
+        observed = np.concatenate([np.moveaxis(array, 1, 0).reshape(len(channels), -1) for array in arrays], axis=1)
+        lowest = np.where(np.isnan(observed), np.inf, observed).min(axis=1)
+        highest = np.where(np.isnan(observed), -np.inf, observed).max(axis=1)
+        return cls(
+            minimum=dict(zip(channels, lowest.tolist(), strict=True)),
+            maximum=dict(zip(channels, highest.tolist(), strict=True)),
+            input_channels=channels if input_channels is None else input_channels,
+            **settings,
+        )
+
+    @property
+    def target_range(self) -> float:
+        """How much of the target's physical unit one normalised unit is."""
+        return self.maximum[self.target_channel] - self.minimum[self.target_channel]
+
+    def normalise(self, values: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+        """Physical `values` of shape (..., len(channels), tiles) as normalised float32; NaN stays NaN.
+
+        Raises:
+            ValueError: the processor has no statistics for a channel.
+        """
+        lowest, span = self._ranges(channels)
+        return ((values - lowest[:, None]) / span[:, None]).astype(np.float32)
+
+    def inverse(self, values, channel: str | None = None):
+        """Normalised `values` of any shape (numpy or torch) in the physical unit of `channel`, the target by default.
+
+        Raises:
+            ValueError: the processor has no statistics for the channel.
+        """
+        lowest, span = self._ranges([channel or self.target_channel])
+        return values * float(span[0]) + float(lowest[0])
+
+    def __call__(self, past_values, return_tensors: str | None = None) -> BatchFeature:
+        """What a model takes, from observations.
+
+        Args:
+            past_values (`np.ndarray` of shape `(steps, channels, tiles)` or `(batch, steps, channels, tiles)`):
+                physical units, the processor's input channels in their order, NaN where not observed.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+
+        Returns:
+            `BatchFeature` with `past_values` (batch, steps, channels, tiles) float32, normalised, and
+            `past_observed_mask`, bool, of the same shape.
+
+        Raises:
+            ValueError: the number of channels differs, or there is NaN and the NaN policy is `"drop"`.
+        """
+        values = np.asarray(past_values, dtype=np.float32)
+        values = values[None] if values.ndim == 3 else values
+        if values.ndim != 4 or values.shape[2] != len(self.input_channels):
+            raise ValueError(
+                f"Expected past_values of shape (batch, steps, {len(self.input_channels)}, tiles) for the channels "
+                f"{', '.join(self.input_channels)}, but got {values.shape}."
+            )
+        observed = ~np.isnan(values)
+        if self.nan_policy == "drop" and not observed.all():
+            raise ValueError("The input has NaN and this processor's policy is to drop it; give observed steps only.")
+        filled = self.normalise(np.where(observed, values, np.float32(0)), self.input_channels)
+        if self.nan_policy == "interpolate":
+            filled = np.stack([interpolate_in_time(*window) for window in zip(filled, observed, strict=True)])
+        return BatchFeature({"past_values": filled, "past_observed_mask": observed}, tensor_type=return_tensors)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save the settings as `preprocessor_config.json` and, for `trust_remote_code=True`, this code.
+
+        See [`~transformers.FeatureExtractionMixin.save_pretrained`] for the arguments.
+        """
+        # A class can be registered under one auto class only; the processor is meant to be found under two.
+        reference = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
+        self.auto_map = dict.fromkeys(("AutoFeatureExtractor", "AutoProcessor"), reference)
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _ranges(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest value and span of each channel, float64: float32 would lose digits of powers around 1e8."""
+        missing = [channel for channel in channels if channel not in self.minimum]
+        if missing:
+            raise ValueError(
+                f"The processor has no statistics for {', '.join(missing)}, only for {', '.join(self.minimum)}; use a "
+                "dataset with the model's channels, or fit a new processor."
+            )
+        lowest = np.array([self.minimum[channel] for channel in channels])
+        return lowest, np.array([self.maximum[channel] for channel in channels]) - lowest
+
+
+def interpolate_in_time(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Lines in time through the observed steps of each channel and tile of one window.
+
+    The ends hold, and what was never observed stays as it is. Only steps of the window take part: nothing after the
+    last input step is known when a forecast is issued.
+
+    Args:
+        values: (steps, channels, tiles) float32.
+        observed: the same shape, bool.
+
+    >>> interpolate_in_time(np.array([[[0.0]], [[9.0]], [[4.0]]]), np.array([[[True]], [[False]], [[True]]])).ravel()
+    array([0., 2., 4.])
+    """
+    filled = values.copy()
+    steps = np.arange(len(values))
+    for channel, tile in np.argwhere(~observed.all(axis=0) & observed.any(axis=0)):
+        known = observed[:, channel, tile]
+        filled[~known, channel, tile] = np.interp(steps[~known], steps[known], values[known, channel, tile])
+    return filled

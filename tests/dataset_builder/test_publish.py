@@ -1,0 +1,183 @@
+"""The card says what the data are, in YAML that the libraries accept and in a text made from facts alone."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard
+from jinja2 import UndefinedError
+
+from dataset_builder.build import build_dataset
+from dataset_builder.publish import BENCHMARK_REGIONS, dataset_card, overlaps, region_facts, statistics
+from dataset_builder.published import find_regions, read_timeline
+from dataset_builder.simulate import write_simulated
+from solared_hf.cards import render
+from solared_hf.schema import CHANNELS, SCHEMA_VERSION, UNITS, catalog_features, timeline_features
+from solared_hf.splits import SPLITS, published_split
+
+
+@pytest.fixture(scope="module")
+def manifest(simulated_dataset) -> dict:
+    return json.loads((simulated_dataset / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def card(manifest) -> str:
+    return dataset_card(manifest)
+
+
+@pytest.fixture(scope="module")
+def published_manifest(manifest) -> dict:
+    """The same facts as if four real regions had been built."""
+    numbers = {90001: 11130, 90002: 11149, 90003: 11726, 90004: 11190}
+    regions = [
+        {**region, "ar_number": numbers[region["ar_number"]], "split": published_split(numbers[region["ar_number"]])}
+        for region in manifest["regions"]
+        if region["ar_number"] in numbers
+    ]
+    return {**manifest, "source": "published", "regions": regions}
+
+
+def test_card_is_that_of_the_folder_and_ends_in_one_newline(simulated_dataset, card):
+    assert (simulated_dataset / "README.md").read_bytes() == card.encode()
+    assert card.endswith(".\n")
+    assert not card.endswith("\n\n")
+    assert "\n\n\n" not in card
+    assert "None" not in card
+
+
+def test_yaml_is_what_the_libraries_read(card, manifest, tmp_path):
+    data = DatasetCard(card).data
+    assert yaml.safe_load(card.split("---\n")[1]) == data.to_dict()
+    assert data.get("schema_version") == SCHEMA_VERSION
+    assert data.task_categories == ["time-series-forecasting"]
+    assert data.size_categories == ["1K<n<10K"]
+
+    configs = MetadataConfigs.from_dataset_card_data(data)
+    assert configs.get_default_config_name() == "timelines"
+    expected = [{"split": split, "path": f"data/{split}/*.parquet"} for split in SPLITS]
+    assert configs["timelines"]["data_files"] == expected
+    assert configs["catalog"]["data_files"] == [{"split": "regions", "path": "catalog/regions.parquet"}]
+
+    infos = DatasetInfosDict.from_dataset_card_data(data)
+    assert infos["timelines"].features == timeline_features()
+    assert infos["catalog"].features == catalog_features()
+    rows = {split: sum(r["steps"] for r in manifest["regions"] if r["split"] == split) for split in SPLITS}
+    assert {name: split.num_examples for name, split in infos["timelines"].splits.items()} == rows
+    # A row: three keys and 6 x 63 float32.
+    assert infos["timelines"].dataset_size == sum(rows.values()) * (4 + 4 + 8 + 6 * 63 * 4)
+    assert infos["timelines"].download_size == sum(region["bytes"] for region in manifest["regions"])
+    assert infos["catalog"].splits["regions"].num_examples == len(manifest["regions"])
+
+
+def test_sizes_in_the_manifest_are_those_of_the_files(simulated_dataset, manifest):
+    described = {region["path"]: region["bytes"] for region in manifest["regions"]}
+    described[manifest["catalog"]["path"]] = manifest["catalog"]["bytes"]
+    found = simulated_dataset.rglob("*.parquet")
+    assert described == {path.relative_to(simulated_dataset).as_posix(): path.stat().st_size for path in found}
+
+
+def test_simulated_card_says_so_and_claims_nothing_of_the_observations(card):
+    assert "Simulated data" in card
+    assert "Nothing in this dataset was observed" in card
+    assert DatasetCard(card).data.license == "apache-2.0"
+    for claim in ("nasa-impact", "JSOC", "Spiridon", "older descriptions", "AR13213"):
+        assert claim not in card
+
+
+def test_published_card_lists_discrepancies_and_open_questions(published_manifest):
+    card = dataset_card(published_manifest)
+    data = DatasetCard(card).data
+    assert (data.license, data.license_name) == ("other", "to-be-confirmed-with-the-authors")
+    assert "Simulated" not in card
+    for fact in (
+        'load_dataset("nasa-impact/ar_emergence")',
+        "The cadence is 1 h",
+        "The original description says 12 minutes and 2 days",
+        "The benchmark lists 57; 4 of them are here",
+        "to be confirmed with the authors",
+        "February 2023",
+        "arXiv 2508.14107",
+    ):
+        assert fact in card
+    absent = card.split("Absent: ")[1].split(".\n")[0].split(", ")
+    assert len(absent) == 53
+    assert "AR13098" in absent
+    assert "AR11130" not in absent
+
+
+def test_benchmark_has_57_regions():
+    """41 to train, 5 to test, 11 to validate, and the real files are among them."""
+    splits = [published_split(number) for number in BENCHMARK_REGIONS]
+    assert [splits.count(split) for split in SPLITS] == [41, 11, 5]
+
+
+def test_every_real_region_is_of_the_benchmark(published_dir):
+    assert {int(path.name[2:]) for path in find_regions(published_dir)} <= BENCHMARK_REGIONS
+
+
+def test_card_states_units_gaps_and_every_region(card, manifest):
+    for channel in CHANNELS:
+        assert f"| `{channel}` | float32[63] | {UNITS[channel]} |" in card
+    for region in manifest["regions"]:
+        assert f"| AR{region['ar_number']} | {region['start_tai'][:16]} |" in card
+    assert card.count("- AR90003: 9 missing between 2001-01-24T23:59 and 2001-01-25T09:59") == 1
+    assert "some tiles are NaN: AR90005." in card
+
+
+def test_statistics_are_those_of_the_values(simulated_published, manifest):
+    timelines = [read_timeline(path) for path in find_regions(simulated_published)[:6]]
+    described = manifest["statistics"]["train"]
+    assert list(manifest["statistics"]) == sorted(SPLITS)
+    for index, channel in enumerate(CHANNELS):
+        values = np.concatenate([timeline.values[:, index].ravel() for timeline in timelines]).astype(np.float64)
+        facts = described[channel]
+        assert facts["count"] == np.isfinite(values).sum()
+        moments = [moment(values) for moment in (np.nanmin, np.nanmax, np.nanmean, np.nanstd)]
+        found = [facts[name] for name in ("min", "max", "mean", "std", "nan_share")]
+        np.testing.assert_allclose(found, [*moments, np.isnan(values).mean()], rtol=1e-5)
+    assert described["power_2_3mhz"]["nan_share"] > described["continuum_intensity"]["nan_share"] > 0
+
+
+def test_channel_that_was_never_observed(make_timeline):
+    timeline = make_timeline(11130, 5)
+    timeline.values[:, 2] = np.nan
+    facts = statistics([timeline])["power_4_5mhz"]
+    assert facts == {"count": 0, "min": None, "max": None, "mean": None, "std": None, "nan_share": 1.0}
+
+
+def test_facts_of_gaps_and_of_repeated_frames(make_timeline):
+    timeline = make_timeline(11130, 30, missing=(10, 11, 12, 20))
+    timeline.values[5:8, 4:] = timeline.values[5, 4:]
+    facts = region_facts(timeline)
+    assert [gap["missing_steps"] for gap in facts["gaps"]] == [3, 1]
+    assert facts["gaps"][0]["after_tai"] == "2013-04-15T23:59:37.500"
+    assert (facts["steps"], facts["missing_steps"], facts["repeated_frames"]) == (26, 4, 2)
+
+
+def test_overlaps_in_time(make_timeline):
+    def facts(number, start, steps):
+        timeline = make_timeline(number, start + steps, missing=range(start))
+        return region_facts(timeline)
+
+    pairs = overlaps([facts(3, 30, 10), facts(1, 0, 10), facts(2, 5, 26)])
+    found = [(pair["first"]["ar_number"], pair["second"]["ar_number"], pair["hours"]) for pair in pairs]
+    assert found == [(1, 2, 4.0), (2, 3, 0.0)]
+
+
+def test_card_of_regions_without_gaps_and_overlaps(tmp_path):
+    write_simulated(tmp_path / "in", (90001,), steps=20)
+    build_dataset("simulated", tmp_path / "in", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "No two regions." in card
+    assert card.count("\nNone.\n") == 2
+    assert [item["split"] for item in DatasetCard(card).data["configs"][1]["data_files"]] == ["train"]
+    assert 'load_timelines("path/to/this/folder", split="train")' in card
+
+
+def test_a_fact_that_is_missing_is_an_error():
+    with pytest.raises(UndefinedError):
+        render("dataset_card.md.j2", {"front_matter": ""})

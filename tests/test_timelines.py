@@ -1,0 +1,122 @@
+"""A region's timeline and its way to rows and back, from `datasets` objects as users hold them."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset
+
+from solared_hf.errors import SolaredError
+from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
+from solared_hf.timelines import Timeline, load_region, load_timelines, timelines_from_dataset
+
+
+def dataset_of(*timelines: Timeline) -> Dataset:
+    tables = [timeline.to_table() for timeline in timelines]
+    return Dataset.from_list([row for table in tables for row in table.to_pylist()], features=timeline_features())
+
+
+def assert_same(actual: Timeline, expected: Timeline) -> None:
+    assert actual.ar_number == expected.ar_number
+    np.testing.assert_array_equal(actual.times, expected.times)
+    np.testing.assert_array_equal(actual.values, expected.values)
+
+
+def test_rows_and_back_keep_every_bit(make_timeline):
+    first, second = make_timeline(90001, steps=7), make_timeline(90002, steps=5, seed=2)
+    first.values[3, 1, 40] = np.nan
+    table = first.to_table()
+    assert table.schema.equals(timeline_features().arrow_schema)
+    assert table.column("step").to_pylist() == list(range(7))
+    back = timelines_from_dataset(dataset_of(first, second))
+    assert_same(back[0], first)
+    assert_same(back[1], second)
+
+
+def test_streaming_gives_what_map_style_gives(make_timeline):
+    dataset = dataset_of(make_timeline(90002, steps=6, seed=2), make_timeline(90001, steps=4))
+    stream = dataset.to_iterable_dataset(num_shards=2)
+    assert isinstance(stream, IterableDataset)
+    for streamed, mapped in zip(timelines_from_dataset(stream), timelines_from_dataset(dataset), strict=True):
+        assert_same(streamed, mapped)
+
+
+def test_row_order_filters_and_selections_do_not_matter(make_timeline):
+    first, second = make_timeline(90001, steps=9), make_timeline(90002, steps=8, seed=2)
+    dataset = dataset_of(first, second)
+    shuffled = timelines_from_dataset(dataset.shuffle(seed=1))
+    assert_same(shuffled[0], first)
+    assert_same(shuffled[1], second)
+    (only,) = timelines_from_dataset(dataset.filter(lambda row: row["ar_number"] == 90002))
+    assert_same(only, second)
+
+
+def test_a_step_that_occurs_twice_is_refused(make_timeline):
+    timeline = make_timeline(90001, steps=4)
+    with pytest.raises(SolaredError, match="AR90001 has a step twice"):
+        timelines_from_dataset(dataset_of(timeline, timeline))
+
+
+def test_a_dictionary_of_splits_is_refused_by_name(make_timeline):
+    splits = DatasetDict({"train": dataset_of(make_timeline(90001, steps=4))})
+    with pytest.raises(SolaredError, match=r"Choose one split.*it has train"):
+        timelines_from_dataset(splits)
+
+
+def test_another_dataset_is_refused_with_the_missing_columns(make_timeline):
+    dataset = dataset_of(make_timeline(90001, steps=4)).remove_columns(["step", "power_2_3mhz"])
+    with pytest.raises(SolaredError, match="no column step, power_2_3mhz"):
+        timelines_from_dataset(dataset)
+
+
+def test_cadence_gaps_and_nan_are_read_from_times_and_values(make_timeline):
+    timeline = make_timeline(90001, steps=10, cadence=timedelta(minutes=12), missing=[4, 5, 8])
+    timeline.values[2, 0, 0] = np.nan
+    timeline.values[2, 5, 62] = np.nan
+    assert timeline.cadence == timedelta(minutes=12)
+    assert len(timeline) == 7
+    assert np.flatnonzero(timeline.breaks).tolist() == [3, 5]
+    assert timeline.missing_steps == 3
+    assert timeline.nan_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "shape", "message"),
+    [
+        ([0, 2, 1], (3, 6, 63), "time does not increase from step 1"),
+        ([0, 1, 1], (3, 6, 63), "time does not increase from step 1"),
+        ([0, 1, 2], (3, 6, 81), r"shape \(3, 6, 81\) do not fit 3 times"),
+        ([], (0, 6, 63), "at least one step"),
+    ],
+)
+def test_impossible_timelines_are_refused(times, shape, message):
+    with pytest.raises(SolaredError, match=f"AR90001: .*{message}"):
+        Timeline(90001, np.array(times, "datetime64[h]"), np.zeros(shape, np.float32))
+
+
+def test_load_timelines_and_region_from_a_folder(simulated_dataset):
+    train = load_timelines(simulated_dataset, "train")
+    test = load_timelines(simulated_dataset, "test")
+    numbers = [timeline.ar_number for timeline in train]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers) & {timeline.ar_number for timeline in test}) == 0
+    assert_same(load_region(simulated_dataset, test[0].ar_number), test[0])
+    assert train[0].values.shape[1:] == (len(CHANNELS), NUM_TILES)
+
+
+def test_an_unknown_region_is_answered_with_the_known_ones(simulated_dataset):
+    known = load_timelines(simulated_dataset, "test")[0].ar_number
+    with pytest.raises(SolaredError, match=f"no region AR11726; it has .*{known}"):
+        load_region(simulated_dataset, 11726)
+
+
+def test_an_unknown_split_is_answered_with_the_known_ones(simulated_dataset):
+    with pytest.raises(SolaredError, match=r"split 'tset'.*train"):
+        load_timelines(simulated_dataset, "tset")
+
+
+def test_no_dataset_there(tmp_path):
+    with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
+        load_timelines(tmp_path, "train")
+    with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
+        load_timelines(tmp_path / "nowhere", "train")

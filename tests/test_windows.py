@@ -1,0 +1,211 @@
+"""What a window holds, which windows there are, and why the others are not."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from solared_hf.errors import SolaredError
+from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
+from solared_hf.windows import SolaredWindows
+
+HOUR = timedelta(hours=1)
+
+
+def test_a_window_is_its_input_and_the_intensity_one_horizon_later(make_timeline):
+    timeline = make_timeline(90001, steps=150)
+    windows = SolaredWindows(timeline)
+    assert len(windows) == 150 - 120 - 12 + 1
+    window = windows[5]
+    assert window["past_values"].shape == (120, 6, NUM_TILES)
+    assert window["past_values"].dtype == torch.float32
+    np.testing.assert_array_equal(window["past_values"], timeline.values[5:125])
+    np.testing.assert_array_equal(window["future_values"], timeline.values[124 + 12, 5])
+    assert window["past_observed_mask"].all()
+    assert window["ar_number"] == 90001
+    assert np.datetime64(window["target_time"], "ms") == timeline.times[136]
+    assert windows.last_input_times[5] == timeline.times[124]
+    assert windows.target_times[5] == timeline.times[136]
+
+
+def test_channels_come_in_the_order_asked_for(make_timeline):
+    timeline = make_timeline(90001, steps=40)
+    asked = ["continuum_intensity", "power_3_4mhz"]
+    window = SolaredWindows(timeline, input_steps=10, input_channels=asked)[3]
+    expected = timeline.values[3:13][:, [5, 1]]
+    np.testing.assert_array_equal(window["past_values"], expected)
+
+
+def test_the_horizon_is_a_duration_at_any_cadence(make_timeline):
+    timeline = make_timeline(90001, steps=100, cadence=timedelta(minutes=12))
+    window = SolaredWindows(timeline, input_steps=20, horizon=2 * HOUR)[0]
+    np.testing.assert_array_equal(window["future_values"], timeline.values[19 + 10, 5])
+
+
+def test_a_horizon_off_the_cadence_is_refused(make_timeline):
+    with pytest.raises(SolaredError, match=r"0:30:00 is no multiple of the cadence 1:00:00 of AR90001"):
+        SolaredWindows(make_timeline(90001, steps=40), input_steps=10, horizon=HOUR / 2)
+
+
+@pytest.mark.parametrize("missing", [[50], [50, 51, 52]])
+def test_no_window_spans_a_gap(make_timeline, missing):
+    timeline = make_timeline(90001, steps=100, missing=missing)
+    windows = SolaredWindows(timeline, input_steps=10, horizon=4 * HOUR)
+    for index in range(len(windows)):
+        last_input, target = windows.last_input_times[index], windows.target_times[index]
+        first_input = last_input - np.timedelta64(9, "h")
+        spanned = np.arange(first_input, target + np.timedelta64(1, "h"), np.timedelta64(1, "h"))
+        assert np.isin(spanned, timeline.times).all()
+    # 14 steps a window: 50 rows before the gap give 37, what follows gives its length less 13.
+    after = 100 - 50 - len(missing)
+    assert len(windows) == 37 + after - 13
+    (report,) = windows.report()
+    assert report.windows == len(windows)
+    assert report.dropped == {"spans a gap": 13}
+
+
+def test_a_target_is_never_invented(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    timeline.values[40, 5, 7] = np.nan
+    for policy in ("zero", "interpolate"):
+        windows = SolaredWindows(timeline, input_steps=10, nan_policy=policy)
+        assert len(windows) == 60 - 22 + 1 - 1
+        assert not np.isnan(windows.observed_targets).any()
+        assert windows.report()[0].dropped == {"target not observed": 1}
+        assert timeline.times[40] not in windows.target_times
+
+
+def test_zero_puts_zero_in_physical_units_in_the_place_of_nan(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    timeline.values[12, 2, 30] = np.nan
+    window = SolaredWindows(timeline, input_steps=10, nan_policy="zero")[5]
+    assert window["past_values"][7, 2, 30] == 0
+    assert not window["past_observed_mask"][7, 2, 30]
+    assert window["past_observed_mask"].sum() == 10 * 6 * NUM_TILES - 1
+
+
+def test_interpolation_sees_nothing_after_the_last_input_step(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    timeline.values[:, 2, 30] = np.arange(60, dtype=np.float32) ** 2
+    timeline.values[[13, 14], 2, 30] = np.nan
+    windows = SolaredWindows(timeline, input_steps=10, nan_policy="interpolate")
+    inside = windows[8]["past_values"][:, 2, 30]
+    np.testing.assert_allclose(inside[5:7], [144 + 81 / 3, 144 + 2 * 81 / 3])
+    # In the window that ends at step 14 the line has no right end yet, although step 15 was observed: 12 ** 2 holds.
+    assert windows[5]["past_values"][-2:, 2, 30].tolist() == [144, 144]
+    assert not windows[5]["past_observed_mask"][-2:, 2, 30].any()
+    # The region's own values are not written to.
+    assert np.isnan(timeline.values[13, 2, 30])
+
+
+def test_interpolation_of_a_tile_never_observed_is_zero(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    timeline.values[:, 0, 3] = np.nan
+    window = SolaredWindows(timeline, input_steps=10, nan_policy="interpolate")[0]
+    assert (window["past_values"][:, 0, 3] == 0).all()
+
+
+def test_drop_drops_every_window_with_nan_in_its_channels(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    timeline.values[20, 0, 0] = np.nan
+    windows = SolaredWindows(timeline, input_steps=10, nan_policy="drop")
+    assert windows.report()[0].dropped == {"input has NaN": 10}
+    assert all(windows[index]["past_observed_mask"].all() for index in range(len(windows)))
+    without = SolaredWindows(timeline, input_steps=10, nan_policy="drop", input_channels=CHANNELS[1:])
+    assert without.report()[0].dropped == {}
+
+
+def test_windows_that_were_never_observed_are_dropped_and_said(make_timeline):
+    good, blind = make_timeline(90001, steps=60), make_timeline(90002, steps=60)
+    blind.values[:30] = np.nan
+    windows = SolaredWindows([good, blind], input_steps=10)
+    assert windows.report()[1].dropped == {"target not observed": 9, "input never observed": 12}
+    assert "AR90002: 18 windows from 60 steps, 21 dropped" in str(windows.report()[1])
+    blind.values[:] = np.nan
+    with pytest.raises(SolaredError, match=r"No window of 10 input steps.*AR90002: 0 windows.*39 target not observed"):
+        SolaredWindows(blind, input_steps=10)
+
+
+def test_too_short_a_region_gives_no_window_and_no_error_beside_others(make_timeline):
+    windows = SolaredWindows([make_timeline(90001, steps=60), make_timeline(90002, steps=5)], input_steps=10)
+    assert [report.windows for report in windows.report()] == [39, 0]
+    with pytest.raises(SolaredError, match="Use fewer input steps"):
+        SolaredWindows(make_timeline(90002, steps=5), input_steps=10)
+
+
+def test_a_forecast_in_real_time_needs_no_target(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    windows = SolaredWindows(timeline, input_steps=10, require_target=False)
+    assert len(windows) == 51
+    assert windows.last_input_times[-1] == timeline.times[-1]
+    assert torch.isnan(windows[50]["future_values"]).all()
+    assert np.isnan(windows.observed_targets[-12:]).all()
+    np.testing.assert_array_equal(windows[38]["future_values"], timeline.values[59, 5])
+    # A target beyond a gap is found by its time, not by counting rows.
+    gappy = make_timeline(90001, steps=60, missing=[25, 26])
+    windows = SolaredWindows(gappy, input_steps=10, require_target=False)
+    at = int(np.flatnonzero(windows.last_input_times == gappy.times[20])[0])
+    np.testing.assert_array_equal(windows[at]["future_values"], gappy.values[32 - 2, 5])
+
+
+def test_map_style_and_streaming_datasets_give_the_same_windows(make_timeline):
+    timelines = [make_timeline(90001, steps=50), make_timeline(90002, steps=45, seed=1)]
+    rows = [row for timeline in timelines for row in timeline.to_table().to_pylist()]
+    dataset = Dataset.from_list(rows, features=timeline_features())
+    for source in (dataset, dataset.to_iterable_dataset()):
+        windows = SolaredWindows(source, input_steps=10)
+        expected = SolaredWindows(timelines, input_steps=10)
+        assert len(windows) == len(expected)
+        for index in (0, 28, 29, len(windows) - 1):
+            for name, value in expected[index].items():
+                np.testing.assert_array_equal(windows[index][name], value)
+
+
+def test_batches_come_out_of_a_plain_torch_loader(make_timeline):
+    windows = SolaredWindows(make_timeline(90001, steps=60), input_steps=10)
+    batch = next(iter(DataLoader(windows, batch_size=4)))
+    assert batch["past_values"].shape == (4, 10, 6, NUM_TILES)
+    assert batch["future_values"].shape == (4, NUM_TILES)
+    assert batch["target_time"].tolist() == windows.target_times[:4].astype(int).tolist()
+
+
+def test_a_processor_normalises_and_brings_its_window(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    timeline.values[12, 2, 30] = np.nan
+    processor = SolaredProcessor.fit(
+        [timeline.values], CHANNELS, input_channels=["unsigned_magnetic_flux", "power_4_5mhz"], input_steps=8,
+        horizon_hours=3.0,
+    )  # fmt: skip
+    windows = SolaredWindows(timeline, processor=processor)
+    window = windows[10]
+    assert windows.horizon == 3 * HOUR
+    assert window["past_values"].shape == (8, 2, NUM_TILES)
+    flux, power = timeline.values[10:18, 4], timeline.values[10:18, 2]
+    low, high = np.nanmin(timeline.values[:, 4]), np.nanmax(timeline.values[:, 4])
+    np.testing.assert_allclose(window["past_values"][:, 0], (flux - low) / (high - low), rtol=1e-5, atol=1e-6)
+    # A missing value is 0 in physical units first, and normalised after.
+    low, high = np.nanmin(timeline.values[:, 2]), np.nanmax(timeline.values[:, 2])
+    expected = (np.nan_to_num(power) - low) / (high - low)
+    np.testing.assert_allclose(window["past_values"][:, 1], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        processor.inverse(window["future_values"].numpy()), timeline.values[20, 5], rtol=1e-4, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"nan_policy": "mean"}, "Unknown NaN policy 'mean'; choose one of zero, interpolate, drop"),
+        ({"input_channels": ["flux"]}, "Unknown input channels.*flux.*power_2_3mhz"),
+        ({"input_channels": []}, "At least one input channel"),
+        ({"input_steps": 0}, "at least one input step"),
+        ({"horizon": timedelta(0)}, "a horizon after it"),
+    ],
+)
+def test_impossible_arguments_are_refused(make_timeline, arguments, message):
+    with pytest.raises(SolaredError, match=message):
+        SolaredWindows(make_timeline(90001, steps=150), **arguments)
