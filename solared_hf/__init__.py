@@ -1,0 +1,38 @@
+"""SOLARED: forecast emerging solar active regions, native to the Hugging Face stack.
+
+Names are imported when they are first used, so that `import solared_hf` is quick and its effect is one: transformers'
+Auto classes know the model families.
+"""
+
+import importlib
+from importlib.metadata import version
+
+from solared_hf.registration import register_when_ready
+
+_MODULE_OF = {
+    "SolaredError": "errors",
+    "SolaredProcessor": "processing_solared",
+    "SolaredWindows": "windows",
+    "SpatioTemporalAttentionConfig": ("models.spatio_temporal_attention.configuration_spatio_temporal_attention"),
+    "SpatioTemporalAttentionForPrediction": "models.spatio_temporal_attention.modeling_spatio_temporal_attention",
+    "SpatioTemporalResnetConfig": "models.spatio_temporal_resnet.configuration_spatio_temporal_resnet",
+    "SpatioTemporalResnetForPrediction": "models.spatio_temporal_resnet.modeling_spatio_temporal_resnet",
+    "Timeline": "timelines",
+    "load_forecaster": "forecasting",
+    "load_timelines": "timelines",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+__version__ = version("solared-hf")
+
+register_when_ready()
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Attention over time within each tile, then over tiles within each step."""

@@ -1,0 +1,145 @@
+"""Configuration of the spatio-temporal attention forecaster."""
+
+from dataclasses import field
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Spelled out rather than imported: this file travels with saved weights and must load without the package.
+CHANNELS = (
+    "power_2_3mhz",
+    "power_3_4mhz",
+    "power_4_5mhz",
+    "power_5_6mhz",
+    "unsigned_magnetic_flux",
+    "continuum_intensity",
+)
+
+
+@strict
+class SpatioTemporalAttentionConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`SpatioTemporalAttentionForPrediction`]. The defaults give the size of the spatio-temporal
+    attention baseline of SuryaBench (arXiv 2508.14107).
+
+    Args:
+        input_channels (`list[str]`, *optional*, defaults to all six channels in vocabulary order):
+            Names of the channels of `past_values`, in order. `config.num_channels` is their number.
+        target_channel (`str`, *optional*, defaults to `"continuum_intensity"`):
+            Name of the channel the prediction speaks about; it need not be an input.
+        input_steps (`int`, *optional*, defaults to 120):
+            Number of steps the model is trained on and windows are cut to.
+        horizon_hours (`float`, *optional*, defaults to 12.0):
+            Time from the last input step to the target, in hours.
+        num_tiles (`int`, *optional*, defaults to 63):
+            Number of tiles of a patch.
+        hidden_size (`int`, *optional*, defaults to 64):
+            Width of the hidden states; even, and divisible by `num_attention_heads`.
+        num_temporal_layers (`int`, *optional*, defaults to 2):
+            Number of layers that attend over the steps of one tile.
+        num_spatial_layers (`int`, *optional*, defaults to 2):
+            Number of layers that attend over the tiles of one step.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Number of attention heads of every layer.
+        intermediate_size (`int`, *optional*, defaults to 256):
+            Width inside the feed-forward part of every layer.
+        hidden_act (`str`, *optional*, defaults to `"relu"`):
+            Activation of the feed-forward part.
+        dropout (`float`, *optional*, defaults to 0.1):
+            Dropout of the attention output, after the activation and of the feed-forward output.
+        attention_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout of the attention probabilities.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-05):
+            Epsilon of the layer normalisations.
+        max_position_embeddings (`int`, *optional*, defaults to 1024):
+            Largest number of steps the model accepts. The positions are computed, not learned, so raising it is free.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: a field has the wrong type, or two fields contradict each other.
+
+    Example:
+
+    ```python
+    >>> from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
+    ...     SpatioTemporalAttentionConfig,
+    ... )
+    >>> config = SpatioTemporalAttentionConfig(input_channels=["unsigned_magnetic_flux", "continuum_intensity"])
+    >>> config.num_channels, config.target_channel, config.horizon_hours
+    (2, 'continuum_intensity', 12.0)
+
+    ```
+    """
+
+    model_type = "spatio_temporal_attention"
+
+    input_channels: list[str] | tuple[str, ...] = field(default_factory=lambda: list(CHANNELS))
+    target_channel: str = "continuum_intensity"
+    input_steps: int = 120
+    horizon_hours: float | int = 12.0
+    num_tiles: int = 63
+    hidden_size: int = 64
+    num_temporal_layers: int = 2
+    num_spatial_layers: int = 2
+    num_attention_heads: int = 8
+    intermediate_size: int = 256
+    hidden_act: str = "relu"
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    max_position_embeddings: int = 1024
+
+    def __post_init__(self, **kwargs):
+        # A saved config comes back with lists and floats; one that was just built must not differ from it.
+        self.input_channels = list(self.input_channels)
+        self.horizon_hours = float(self.horizon_hours)
+        num_channels = kwargs.pop("num_channels", self.num_channels)
+        if num_channels != self.num_channels:
+            raise ValueError(
+                f"num_channels={num_channels} contradicts the {self.num_channels} names in input_channels; leave "
+                "num_channels out and pass input_channels with one name per channel."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_channels(self) -> int:
+        """`int`: The number of channels of `past_values`."""
+        return len(self.input_channels)
+
+    def validate_channels(self):
+        """Part of `@strict`: the input channels are named, once each."""
+        if not self.input_channels or len(set(self.input_channels)) != len(self.input_channels):
+            raise ValueError(
+                f"input_channels must name at least one channel and each only once, got {self.input_channels}; "
+                "remove the duplicates."
+            )
+
+    def validate_hidden_size(self):
+        """Part of `@strict`: the heads share the hidden size evenly, and every sine has its cosine."""
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}; "
+                "choose a number of heads that divides it."
+            )
+        if self.hidden_size % 2:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is odd, but the positional encoding pairs a sine with a cosine; "
+                "choose an even hidden_size."
+            )
+
+    def validate_steps(self):
+        """Part of `@strict`: the model can read the windows it is meant for."""
+        if not 1 <= self.input_steps <= self.max_position_embeddings:
+            raise ValueError(
+                f"input_steps={self.input_steps} must lie between 1 and "
+                f"max_position_embeddings={self.max_position_embeddings}; raise max_position_embeddings or shorten "
+                "the input."
+            )
+        if self.horizon_hours <= 0:
+            raise ValueError(
+                f"horizon_hours={self.horizon_hours} must be positive; a forecast speaks about a time after its input."
+            )
+
+
+SpatioTemporalAttentionConfig.register_for_auto_class()
+
+__all__ = ["SpatioTemporalAttentionConfig"]

@@ -1,0 +1,225 @@
+"""The ResNet family: it is torchvision's network, initialised as torchvision does, and behaves like its sister."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from torchvision.models.video import R3D_18_Weights, r3d_18
+from transformers import Trainer, TrainingArguments
+
+from solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet import SpatioTemporalResnetConfig
+from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
+    SpatioTemporalResnetForPrediction,
+    load_kinetics_weights,
+)
+from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig()).eval()
+
+
+def make_batch(size=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    past = torch.randn(size, STEPS, len(CHANNELS), NUM_TILES, generator=generator)
+    return past, torch.randn(size, NUM_TILES, generator=generator)
+
+
+def predict(model, past, **kwargs):
+    with torch.no_grad():
+        return model(past_values=past, **kwargs).prediction_outputs
+
+
+def test_config_defaults_are_the_vocabulary():
+    config = SpatioTemporalResnetConfig()
+    assert (config.input_channels, config.target_channel) == (list(CHANNELS), TARGET_CHANNEL)
+    assert (config.num_channels, config.num_tiles, config.spatial_layout) == (6, NUM_TILES, "flat")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"spatial_layout": "grid", "num_tiles": 81}, "choose spatial_layout='flat'"),
+        ({"spatial_layout": "cube"}, "spatial_layout"),
+        ({"input_channels": []}, "at least one channel"),
+        ({"input_steps": 0}, "must be at least 1"),
+        ({"horizon_hours": 0.0}, "must be positive"),
+    ],
+)
+def test_config_contradictions_name_the_cure(fields, sentence):
+    with pytest.raises(StrictDataclassError, match=sentence):
+        SpatioTemporalResnetConfig(**fields)
+
+
+def test_initialisation_of_torchvision_survives(model):
+    torch.manual_seed(1)
+    theirs = dict(r3d_18(num_classes=NUM_TILES).named_parameters())
+    for name, ours in model.backbone.named_parameters():
+        if name == "stem.0.weight":
+            # Six channels instead of three change the fan in, and torchvision's rule looks at the fan out.
+            assert ours.shape == (64, 6, 3, 7, 7)
+        else:
+            assert ours.shape == theirs[name].shape
+        assert ours.std(correction=0).item() == pytest.approx(theirs[name].std(correction=0).item(), rel=0.05), name
+        assert ours.mean().item() == pytest.approx(theirs[name].mean().item(), abs=1e-3), name
+    for name, buffer in model.backbone.named_buffers():
+        assert (buffer == (1 if name.endswith("running_var") else 0)).all(), name
+
+
+@pytest.mark.parametrize(("layout", "rows"), [("flat", 1), ("grid", 7)])
+def test_it_is_the_network_of_torchvision(model, layout, rows):
+    theirs = r3d_18(num_classes=NUM_TILES).eval()
+    theirs.stem[0] = nn.Conv3d(6, 64, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
+    theirs.load_state_dict(model.backbone.state_dict())
+    past, _ = make_batch()
+    clip = torch.stack([past[:, :, channel].reshape(2, STEPS, rows, -1) for channel in range(6)], dim=1)
+    model.config.spatial_layout = layout
+    try:
+        ours = predict(model, past)
+    finally:
+        model.config.spatial_layout = "flat"
+    with torch.no_grad():
+        torch.testing.assert_close(ours, theirs(clip), atol=1e-6, rtol=0)
+
+
+def test_saved_model_predicts_the_same(model, tmp_path):
+    # Statistics of a fresh model are zeros and ones, which a lost buffer could imitate.
+    model.backbone.stem[1].running_mean.fill_(0.25)
+    model.save_pretrained(tmp_path)
+    reloaded = SpatioTemporalResnetForPrediction.from_pretrained(tmp_path)
+    past, _ = make_batch()
+    assert torch.equal(predict(reloaded, past), predict(model, past))
+    model.backbone.stem[1].running_mean.zero_()
+    assert not torch.equal(predict(reloaded, past), predict(model, past))
+
+
+def test_predictions_do_not_depend_on_the_rest_of_the_batch(model):
+    past, _ = make_batch(size=3)
+    alone = predict(model, past[:1])
+    past[1], past[2] = 1e6, float("nan")
+    torch.testing.assert_close(predict(model, past)[:1], alone, atol=1e-5, rtol=0)
+
+
+def test_nan_under_the_mask_is_read_as_zero(model):
+    past, _ = make_batch()
+    mask = torch.rand(past.shape, generator=torch.Generator().manual_seed(3)) > 0.3
+    expected = predict(model, past * mask)
+    assert (expected - predict(model, past)).abs().max() > 1e-3
+    past[~mask] = float("nan")
+    assert torch.equal(predict(model, past, past_observed_mask=mask), expected)
+
+
+def test_outputs(model):
+    past, future = make_batch()
+    output = model(past, future_values=future, output_hidden_states=True)
+    torch.testing.assert_close(output.loss, (output.prediction_outputs - future).pow(2).mean())
+    widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
+    assert [state.shape[1] for state in output.hidden_states] == widths
+    assert output.hidden_states[0].shape == (2, 64, STEPS, 1, 32)
+    loss, predictions = model(past, future_values=future, return_dict=False)
+    assert (loss.shape, predictions.shape) == ((), (2, NUM_TILES))
+
+
+def test_bf16_model_takes_float32_input_and_keeps_a_float32_loss(model):
+    past, future = make_batch()
+    expected = predict(model, past)
+    try:
+        output = model.to(torch.bfloat16)(past, future_values=future)
+    finally:
+        model.to(torch.float32)
+    assert (output.prediction_outputs.dtype, output.loss.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(output.prediction_outputs.float(), expected, atol=0.05, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sentence"),
+    [
+        ({"past_values": (2, 6, NUM_TILES)}, r"got \(2, 6, 63\)"),
+        ({"past_values": (2, STEPS, 5, NUM_TILES)}, r"6 channels, 63 tiles\) .* got \(2, 4, 5, 63\)"),
+        ({"past_values": (2, 0, 6, NUM_TILES)}, "at least one step"),
+        ({"past_observed_mask": (2, STEPS, 6, 1)}, r"shape of past_values"),
+        ({"future_values": (2, 1)}, r"\(batch_size, tiles\) = \(2, 63\), got \(2, 1\)"),
+    ],
+)
+def test_wrong_shapes_say_what_was_expected(model, shapes, sentence):
+    inputs = {name: torch.ones(shape) for name, shape in {"past_values": (2, STEPS, 6, NUM_TILES), **shapes}.items()}
+    with pytest.raises(ValueError, match=sentence):
+        model(**inputs)
+
+
+def test_attentions_are_refused(model):
+    with pytest.raises(ValueError, match="convolutional"):
+        model(make_batch()[0], output_attentions=True)
+
+
+@pytest.mark.parametrize("source", ["state dict", "file", "torchvision"])
+def test_kinetics_weights_replace_all_but_stem_and_head(source, tmp_path, monkeypatch):
+    torch.manual_seed(7)
+    kinetics = r3d_18(num_classes=400).state_dict()
+    kinetics["stem.1.running_mean"] += 0.5
+    # torchvision looks into its cache before it downloads.
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / Path(R3D_18_Weights.KINETICS400_V1.url).name
+    cached.parent.mkdir(parents=True)
+    torch.save(kinetics, cached)
+
+    model = SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig())
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    kept = load_kinetics_weights(model, {"state dict": kinetics, "file": cached, "torchvision": None}[source])
+    assert set(kept) == {"stem.0.weight", "fc.weight", "fc.bias"}
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, (before if name in kept else kinetics)[name]), name
+
+
+def test_three_channels_take_the_kinetics_stem_too():
+    kinetics = r3d_18(num_classes=400).state_dict()
+    model = SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig(input_channels=list(CHANNELS[:3])))
+    assert set(load_kinetics_weights(model, kinetics)) == {"fc.weight", "fc.bias"}
+    assert torch.equal(model.backbone.stem[0].weight, kinetics["stem.0.weight"])
+
+
+def test_foreign_weights_are_not_kinetics_weights(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor for name, tensor in model.backbone.state_dict().items() if not name.startswith("layer3")}
+    with pytest.raises(ValueError, match="not those of torchvision's r3d_18: 'layer3"):
+        load_kinetics_weights(model, weights)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_accumulated_batches_equal_one_batch(tmp_path):
+    # Batch statistics differ between halves of a batch unless all its samples are the same.
+    past, future = make_batch(size=1)
+    # A column called labels makes the Trainer count items for models that claim to divide the loss by them.
+    rows = 4 * [{"past_values": past[0], "future_values": future[0], "labels": future[0]}]
+
+    def trained(batch_size, accumulation):
+        torch.manual_seed(0)
+        model = SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig())
+        arguments = TrainingArguments(
+            output_dir=tmp_path,
+            max_steps=1,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+            learning_rate=0.1,
+            # Clipping would hide a gradient of the wrong length.
+            max_grad_norm=0.0,
+            remove_unused_columns=False,
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        before = model.backbone.fc.weight.detach().clone()
+        Trainer(model=model, args=arguments, train_dataset=rows).train()
+        return model.backbone.fc.weight.detach() - before
+
+    whole, accumulated = trained(4, 1), trained(2, 2)
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(accumulated, whole, atol=1e-5, rtol=1e-3)

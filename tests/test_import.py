@@ -1,0 +1,53 @@
+"""`import solared_hf` is quick, light, and makes the Auto classes know the families, whatever is imported first."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> str:
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.strip()
+
+
+def test_imports_stay_light_and_one_way():
+    code = """
+import sys, solared_hf
+print([name for name in ("torch", "transformers", "datasets", "sunpy", "dask", "matplotlib") if name in sys.modules])
+import solared_hf.training, solared_hf.plotting, solared_hf.evaluation.split_scores
+print([name for name in ("dataset_builder", "sunpy", "dask") if name in sys.modules])
+"""
+    assert run(code) == "[]\n[]"
+
+
+AUTO_CLASSES = """
+import transformers
+config = transformers.AutoConfig.for_model("spatio_temporal_attention", hidden_size=16, num_attention_heads=2)
+for auto in (transformers.AutoModel, transformers.AutoModelForTimeSeriesPrediction):
+    print(type(auto.from_config(config)).__name__, end=" ")
+print(type(transformers.AutoConfig.for_model("spatio_temporal_resnet")).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import solared_hf",
+        "from transformers import AutoModel; import solared_hf",
+        "import solared_hf; from transformers import ProcessorMixin",
+        "from solared_hf import SpatioTemporalResnetForPrediction",
+    ],
+)
+def test_auto_classes_know_the_families_whatever_comes_first(before):
+    expected = "SpatioTemporalAttentionForPrediction SpatioTemporalAttentionForPrediction SpatioTemporalResnetConfig"
+    assert run(before + AUTO_CLASSES) == expected
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import solared_hf
+
+    assert "SolaredWindows" in dir(solared_hf)
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = solared_hf.Nonsense
