@@ -1,0 +1,35 @@
+"""The `solared` command: one module a subcommand, each importing what it needs only when it runs."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from solared_hf.cli.build import build
+from solared_hf.cli.evaluate import evaluate
+from solared_hf.cli.predict import predict
+from solared_hf.cli.quickstart import quickstart
+from solared_hf.cli.train import train
+from solared_hf.errors import SolaredError
+
+app = typer.Typer(
+    help="Make SOLARED data, train on them, forecast emerging solar active regions and score the forecasts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(quickstart)
+app.command()(build)
+# Its options are those of the Trainer, several hundred, and are read by the training module's own parser.
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command()(predict)
+app.command()(evaluate)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what a user can mend is one line on standard error and exit code 2."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="solared")
+    except SolaredError as error:
+        print(f"solared: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,112 @@
+"""`solared quickstart`: the whole story in one command, on an embedded simulated Sun or on real published files."""
+
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from solared_hf.errors import SolaredError
+
+# A model small enough to train in a minute on two cores.
+_TRAINING = {
+    "model_type": "spatio_temporal_attention",
+    "model_config": '{"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, '
+    '"num_temporal_layers": 1, "num_spatial_layers": 1, "dropout": 0.0, "attention_dropout": 0.0}',
+    "max_steps": "200",
+    "per_device_train_batch_size": "16",
+    "per_device_eval_batch_size": "64",
+    "learning_rate": "3e-3",
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": "0.1",
+    "eval_strategy": "steps",
+    "eval_steps": "50",
+    "save_strategy": "steps",
+    "save_steps": "50",
+    "logging_steps": "10",
+    "report_to": "none",
+}
+_MARKER = "quickstart.txt"
+_MADE = {
+    "simulated_sun": "the simulated observations, in the form of the published files",
+    "dataset": "the dataset folder: load_dataset(...) reads it",
+    "model": "the trained model: AutoModel.from_pretrained(...) reads it",
+    "scores.txt": "its errors and skill, beside persistence and the average",
+    "scores.json": "the same for programs",
+    "forecast.parquet": "the forecast of one region, in DN",
+    "forecast.png": "the forecast against what was observed",
+}
+
+
+def quickstart(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with published AR<number> folders, instead of the simulated Sun.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for everything the run makes.")] = Path("runs/quickstart"),
+) -> None:
+    """Build a dataset, train a tiny model for a minute, score it, forecast a region and draw the forecast."""
+    from dataset_builder.build import build_dataset
+    from dataset_builder.simulate import write_simulated
+    from solared_hf.cli.predict import predict
+    from solared_hf.evaluation.split_scores import score_on_split
+    from solared_hf.files import write_atomically
+    from solared_hf.forecasting import Persistence, load_forecaster
+    from solared_hf.plotting import plot_forecast
+    from solared_hf.timelines import load_timelines
+    from solared_hf.training import parse_arguments, train
+
+    _prepare(output)
+    simulated = data is None
+    dataset, model = str(output / "dataset"), str(output / "model")
+
+    _say(1, "Building the dataset")
+    if simulated:
+        data = output / "simulated_sun"
+        write_simulated(data)
+    build_dataset("simulated" if simulated else "published", data, dataset)
+
+    _say(2, "Training a tiny spatio-temporal attention model, about a minute on two cores")
+    options = {**_TRAINING, "dataset": dataset, "output_dir": model}
+    train(parse_arguments([part for name, value in options.items() for part in (f"--{name}", value)]))
+
+    # The test split of the real data is for final scores, not for demonstrations.
+    split = "test" if simulated else "validation"
+    _say(3, f"Scoring it on the {split} split")
+    forecaster = load_forecaster(model)
+    scores = score_on_split(forecaster, dataset, split)
+    scores.print()
+    write_atomically(output / "scores.txt", scores.as_text())
+    write_atomically(output / "scores.json", scores.as_json())
+
+    region = load_timelines(dataset, split)[0]
+    _say(4, f"Forecasting AR{region.ar_number}")
+    predict(model=model, dataset=dataset, ar=region.ar_number, output=output / "forecast.parquet")
+    windows = forecaster.windows([region])
+    forecasts = {forecaster.name: forecaster.forecast(windows), "persistence": Persistence().forecast(windows)}
+    picture = BytesIO()
+    title = f"{'Simulated ' if simulated else ''}AR{region.ar_number}, forecast {windows.horizon} ahead"
+    plot_forecast(windows, forecasts, title).savefig(picture, format="png", dpi=120)
+    write_atomically(output / "forecast.png", picture.getvalue())
+
+    print(f"\nEverything is in {output}:")
+    for name, meaning in _MADE.items():
+        if (output / name).exists():
+            print(f"  {name:18} {meaning}")
+
+
+def _prepare(output: Path) -> None:
+    """An empty output folder: what an earlier quickstart made is replaced, anything else is left alone."""
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / _MARKER).is_file()):
+        raise SolaredError(f"{output} holds something else than a quickstart; name a new folder with --output.")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / _MARKER).write_text(
+        "This folder was made by `solared quickstart`, which replaces it when it runs again.\n"
+    )
+    for name in _MADE:
+        made = output / name
+        shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+
+
+def _say(step: int, what: str) -> None:
+    print(f"\n[{step}/4] {what}", flush=True)

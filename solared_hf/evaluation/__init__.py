@@ -1,0 +1,1 @@
+"""How good a forecast is: errors, skill, and tables of forecasters on the same windows."""

@@ -1,0 +1,39 @@
+"""Errors and skill of forecasts, as pure functions of arrays. What was not observed does not count."""
+
+import numpy as np
+
+
+def mean_squared_error(forecast: np.ndarray, observed: np.ndarray) -> float:
+    """Mean squared error over everything observed, in the squared unit of the arguments, which share one shape."""
+    return float(np.nanmean(np.square(forecast.astype(np.float64) - observed)))
+
+
+def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray) -> float:
+    """Root mean squared error over everything observed, in the unit of the arguments, which share one shape.
+
+    >>> root_mean_squared_error(np.array([1.0, 2.0, 5.0]), np.array([4.0, 5.0, np.nan]))
+    3.0
+    """
+    return mean_squared_error(forecast, observed) ** 0.5
+
+
+def mean_absolute_error(forecast: np.ndarray, observed: np.ndarray) -> float:
+    """Mean absolute error over everything observed, in the unit of the arguments, which share one shape.
+
+    >>> mean_absolute_error(np.array([1.0, 2.0, 5.0]), np.array([1.0, 5.0, np.nan]))
+    1.5
+    """
+    return float(np.nanmean(np.abs(forecast.astype(np.float64) - observed)))
+
+
+def skill_score(forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray) -> float:
+    """Share of the reference's mean squared error that the forecast removes.
+
+    1 is perfect, 0 no better than the reference, below 0 worse (Murphy 1988, Monthly Weather Review 116, 2417). NaN
+    where the reference makes no error.
+
+    >>> skill_score(np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+    0.75
+    """
+    reference_error = mean_squared_error(reference, observed)
+    return 1 - mean_squared_error(forecast, observed) / reference_error if reference_error else float("nan")

@@ -1,0 +1,62 @@
+"""Pictures of forecasts, with units."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from solared_hf.evaluation.errors import root_mean_squared_error
+from solared_hf.schema import TILE_COLUMNS, TILE_ROWS
+from solared_hf.windows import SolaredWindows
+
+# Okabe-Ito colours, distinguishable by colour-blind readers; the observation is black.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_TILES_SHOWN = 3
+
+
+def plot_forecast(windows: SolaredWindows, forecasts: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Forecasts of one region against what was observed.
+
+    On top the tile maps (south at the bottom, east at the left) of the observed intensity and of the first forecast at
+    the time when the region was darkest; below, intensity against time for the tiles that darkened most.
+
+    Args:
+        windows: windows of one region, with or without observed targets.
+        forecasts: (N, 63) in DN by name; the first one is mapped.
+        title: what the picture is called.
+    """
+    observed, times = windows.observed_targets, windows.target_times
+    name, forecast = next(iter(forecasts.items()))
+    seen = np.isfinite(observed).all(axis=1)
+    darkest = np.flatnonzero(seen)[observed[seen].min(axis=1).argmin()] if seen.any() else len(times) - 1
+    tiles = np.argsort(np.nanmin(observed if seen.any() else forecast, axis=0))[:_TILES_SHOWN]
+
+    figure = Figure(figsize=(11, 10), layout="constrained")
+    figure.suptitle(title)
+    rows = figure.subfigures(2, 1, height_ratios=[1, 2.2])
+    maps = {"observed": observed[darkest], name: forecast[darkest]}
+    limit = max(np.nanmax(np.abs(values), initial=1) for values in maps.values())
+    for axes, (label, values) in zip(rows[0].subplots(1, 2), maps.items(), strict=True):
+        image = axes.imshow(
+            values.reshape(TILE_ROWS, TILE_COLUMNS), origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit
+        )
+        axes.set(title=f"{label}, {_minute(times[darkest])} TAI", xlabel="column (east to west)", ylabel="row")
+        axes.set_yticks(range(TILE_ROWS), range(1, TILE_ROWS + 1))
+    rows[0].colorbar(image, ax=rows[0].axes, label="continuum intensity (DN)")
+
+    for axes, tile in zip(rows[1].subplots(len(tiles), 1, sharex=True), tiles, strict=True):
+        axes.plot(times, observed[:, tile], color="black", linewidth=2, label="observed")
+        for colour, (label, values) in zip(_COLOURS, forecasts.items(), strict=False):
+            error = root_mean_squared_error(values[:, tile], observed[:, tile]) if seen.any() else np.nan
+            axes.plot(times, values[:, tile], color=colour, label=f"{label} (RMSE {error:.0f} DN)")
+        axes.axvline(times[darkest], color="grey", linestyle=":", linewidth=1)
+        axes.set(title=f"tile row {tile // TILE_COLUMNS + 1}, column {tile % TILE_COLUMNS}")
+        axes.set_ylabel("intensity (DN)")
+        axes.legend(fontsize="small", loc="best")
+    axes.set_xlabel("target time (TAI)")
+    axes.tick_params(axis="x", labelrotation=20)
+    return figure
+
+
+def _minute(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[m]")).replace("T", " ")

@@ -1,0 +1,277 @@
+"""Training a family on the dataset: arguments from YAML and the command line, and the Trainer they configure."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    AutoModelForTimeSeriesPrediction,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    HfArgumentParser,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from solared_hf.errors import SolaredError
+from solared_hf.evaluation.scores import forecast_errors
+from solared_hf.files import write_atomically
+from solared_hf.forecasting import BASELINES, Persistence
+from solared_hf.model_card import write_model_card
+from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.schema import CHANNELS, SCHEMA_VERSION
+from solared_hf.timelines import Timeline, dataset_revision, load_timelines, regions_of
+from solared_hf.windows import SolaredWindows
+
+
+@dataclass
+class DataArguments:
+    """What a model is trained on."""
+
+    dataset: str = field(metadata={"help": "Folder written by `solared build`, or a dataset repository on the Hub."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a repository."})
+    input_channels: list[str] = field(
+        default_factory=lambda: list(CHANNELS), metadata={"help": "Channels the model sees."}
+    )
+    input_steps: int = field(default=120, metadata={"help": "Steps of input."})
+    horizon_hours: float = field(default=12.0, metadata={"help": "Hours from the last input step to the target."})
+    nan_policy: str = field(default="zero", metadata={"help": "zero (as published), interpolate or drop."})
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained."""
+
+    model_type: str = field(metadata={"help": "spatio_temporal_attention or spatio_temporal_resnet."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Configuration fields that differ from the default; JSON on the command line."}
+    )
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            try:
+                self.model_config = json.loads(self.model_config)
+            except json.JSONDecodeError as error:
+                raise SolaredError(
+                    f'--model_config takes JSON such as {{"hidden_size": 32}}, but got {self.model_config} ({error}).'
+                ) from error
+        self.model_config = self.model_config or {}
+
+
+@dataclass
+class SolaredTrainingArguments(TrainingArguments):
+    """`TrainingArguments` whose defaults suit the task: evaluate and save every epoch, keep the best."""
+
+    # Without it the Trainer finds no labels, and evaluation silently has neither loss nor metrics.
+    label_names: list[str] | None = field(default_factory=lambda: ["future_values"])
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    logging_steps: float = 10
+    # The parser of transformers reads the union in this order only.
+    report_to: None | str | list[str] = "tensorboard"  # noqa: RUF036
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better loss after which training stops."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "A checkpoint folder, or `last` for the last one in output_dir, if any."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        # torch warns at every epoch when it is asked to pin memory that no accelerator will read.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+
+
+Arguments = tuple[DataArguments, ModelArguments, SolaredTrainingArguments]
+
+
+def parse_arguments(command_line: Sequence[str]) -> Arguments:
+    """Arguments of `solared train`: `--config FILE.yaml` sets defaults, the command line wins.
+
+    Raises:
+        SolaredError: the file is not there or no YAML mapping, or has a key that is no argument.
+    """
+    parser = HfArgumentParser((DataArguments, ModelArguments, SolaredTrainingArguments), prog="solared train")
+    parser.add_argument("--config", help="YAML file with any of the arguments below; the command line wins.")
+    known = {action.dest for action in parser._actions}
+    # The file comes first, so that what it sets is no longer required on the command line.
+    config = _config_option(command_line)
+    if config is not None:
+        defaults = _read_yaml(Path(config))
+        unknown = sorted(set(defaults) - known)
+        if unknown:
+            raise SolaredError(
+                f"{config} has unknown keys: {', '.join(unknown)}; `solared train --help` lists the arguments."
+            )
+        # argparse converts defaults that are text, so that YAML's text "5e-5" becomes a number as on the command line.
+        parser.set_defaults(**defaults)
+        for action in parser._actions:
+            action.required = action.required and action.dest not in defaults
+    data, model, training, _ = parser.parse_args_into_dataclasses(list(command_line), look_for_args_file=False)
+    return data, model, training
+
+
+def train(arguments: Arguments) -> dict:
+    """Train, keep the checkpoint with the best validation loss, and write model, processor, metrics and card.
+
+    Every process of a distributed run calls it; the main process writes. Returns the content of `metrics.json`.
+
+    Raises:
+        SolaredError: the dataset, the model or an argument is not usable, or `output_dir` holds another run.
+    """
+    data, model_arguments, training = arguments
+    checkpoint = _checkpoint_to_resume(training)
+    set_seed(training.seed)
+
+    splits = {split: load_timelines(data.dataset, split, data.dataset_revision) for split in ("train", "validation")}
+    processor = _fit_processor(data, splits["train"])
+    windows = {split: SolaredWindows(timelines, processor=processor) for split, timelines in splits.items()}
+    validation_metrics = ValidationMetrics(windows["validation"], processor)
+    trainer = Trainer(
+        model=build_model(model_arguments, data),
+        args=training,
+        train_dataset=windows["train"],
+        eval_dataset=windows["validation"],
+        processing_class=processor,
+        compute_metrics=validation_metrics,
+        callbacks=(
+            [EarlyStoppingCallback(training.early_stopping_patience)] if training.early_stopping_patience else None
+        ),
+    )
+    if trainer.is_world_process_zero():
+        for report in (*windows["train"].report(), *windows["validation"].report()):
+            if report.dropped:
+                print(report)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    validation = trainer.evaluate()
+    trainer.save_model()
+
+    metrics = {
+        "train": {**result.metrics, "windows": len(windows["train"]), "world_size": training.world_size},
+        "validation": validation,
+        "validation_baselines": {
+            name: validation_metrics.of_forecast(baseline().forecast(windows["validation"]))
+            for name, baseline in BASELINES.items()
+        },
+        "parameters": trainer.model.num_parameters(),
+        "log": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        write_atomically(Path(training.output_dir) / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_model_card(training, trainer.model, processor, metrics)
+    return metrics
+
+
+def build_model(model: ModelArguments, data: DataArguments) -> PreTrainedModel:
+    """The model that the arguments describe, with fresh weights.
+
+    Raises:
+        SolaredError: the family or one of its fields is unknown, or a field has no possible value.
+    """
+    task = {
+        "input_channels": list(data.input_channels),
+        "input_steps": data.input_steps,
+        "horizon_hours": data.horizon_hours,
+    }
+    try:
+        config = AutoConfig.for_model(model.model_type)
+        return AutoModelForTimeSeriesPrediction.from_config(type(config)(**task, **_known_fields(model, config)))
+    except (OSError, StrictDataclassError, ValueError) as error:
+        raise SolaredError(f"The model could not be made: {error}") from error
+
+
+class ValidationMetrics:
+    """What the Trainer's evaluation reports: errors in normalised and physical units, skill against persistence."""
+
+    def __init__(self, windows: SolaredWindows, processor: SolaredProcessor):
+        self.processor = processor
+        self.observed = windows.observed_targets
+        self.persistence = Persistence().forecast(windows)
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        return self.of_forecast(self.processor.inverse(prediction.predictions))
+
+    def of_forecast(self, forecast: np.ndarray) -> dict[str, float]:
+        """Metrics of a forecast in DN, (N, 63)."""
+        return forecast_errors(forecast, self.persistence, self.observed, self.processor.target_range)
+
+
+def _fit_processor(data: DataArguments, regions: list[Timeline]) -> SolaredProcessor:
+    fitted_on = {
+        "dataset": Path(data.dataset).name if Path(data.dataset).is_dir() else data.dataset,
+        "revision": dataset_revision(data.dataset, data.dataset_revision),
+        "schema_version": SCHEMA_VERSION,
+        "split": "train",
+        "regions": regions_of(regions),
+    }
+    try:
+        return SolaredProcessor.fit(
+            (timeline.values for timeline in regions),
+            CHANNELS,
+            input_channels=data.input_channels,
+            input_steps=data.input_steps,
+            horizon_hours=data.horizon_hours,
+            nan_policy=data.nan_policy,
+            fitted_on=fitted_on,
+        )
+    except ValueError as error:
+        raise SolaredError(str(error)) from error
+
+
+def _known_fields(model: ModelArguments, config: PreTrainedConfig) -> dict:
+    """The given configuration fields; a transformers configuration would take unknown ones without a word."""
+    known = {one.name for one in fields(config)}
+    unknown = sorted(set(model.model_config) - known)
+    if unknown:
+        own = sorted(known - {one.name for one in fields(PreTrainedConfig)})
+        raise SolaredError(f"{model.model_type} has no field {', '.join(unknown)}; its fields are {', '.join(own)}.")
+    return model.model_config
+
+
+def _checkpoint_to_resume(training: SolaredTrainingArguments) -> str | None:
+    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    if training.resume_from_checkpoint == "last":
+        return last
+    if training.resume_from_checkpoint is not None:
+        if not Path(training.resume_from_checkpoint).is_dir():
+            raise SolaredError(
+                f"There is no checkpoint {training.resume_from_checkpoint}; name a checkpoint folder, or `last` for "
+                f"the last one in {training.output_dir}."
+            )
+        return training.resume_from_checkpoint
+    if last is not None:
+        raise SolaredError(
+            f"{training.output_dir} holds the checkpoints of another run; add --resume_from_checkpoint last to go on "
+            "with it, or choose another --output_dir."
+        )
+    return None
+
+
+def _config_option(command_line: Sequence[str]) -> str | None:
+    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    option.add_argument("--config")
+    return option.parse_known_args(list(command_line))[0].config
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SolaredError(f"The configuration {path} could not be read as YAML ({reason}); correct it.") from error
+    if not isinstance(content, dict):
+        raise SolaredError(f"The configuration {path} holds no `key: value` lines; write one argument a line.")
+    return content

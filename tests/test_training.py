@@ -1,0 +1,242 @@
+"""Training through the real entry points: arguments, checkpoints, metrics, resuming, and two processes."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoModelForTimeSeriesPrediction, AutoProcessor
+
+from solared_hf.errors import SolaredError
+from solared_hf.forecasting import Persistence, load_forecaster
+from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.schema import CHANNELS
+from solared_hf.timelines import load_timelines
+from solared_hf.training import parse_arguments, train
+from solared_hf.windows import SolaredWindows
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "scripts" / "configs"
+
+TINY = {
+    "model_type": "spatio_temporal_attention",
+    "model_config": json.dumps(
+        {
+            "hidden_size": 8,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "num_temporal_layers": 1,
+            "num_spatial_layers": 1,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        }
+    ),
+    "input_steps": "6",
+    "max_steps": "6",
+    "per_device_train_batch_size": "4",
+    "per_device_eval_batch_size": "256",
+    "learning_rate": "1e-3",
+    "lr_scheduler_type": "constant",
+    "eval_strategy": "steps",
+    "eval_steps": "3",
+    "save_strategy": "steps",
+    "save_steps": "3",
+    "logging_steps": "1",
+    "report_to": "none",
+    "use_cpu": "true",
+}
+
+
+def command_line(**options) -> list[str]:
+    return [part for name, value in {**TINY, **options}.items() for part in (f"--{name}", str(value))]
+
+
+def run(dataset: Path, output: Path, **options) -> dict:
+    return train(parse_arguments(command_line(dataset=dataset, output_dir=output, **options)))
+
+
+@pytest.fixture(scope="module")
+def trained(simulated_dataset, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "tiny"
+    run(simulated_dataset, output)
+    return output
+
+
+def test_yaml_sets_defaults_and_the_command_line_wins(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model_type: spatio_temporal_resnet\ndataset: somewhere\noutput_dir: out\nlearning_rate: 5e-5\n"
+        "model_config: {spatial_layout: grid}\ninput_channels: [power_2_3mhz]\nreport_to: [tensorboard]\n"
+    )
+    data, model, training = parse_arguments(["--config", str(config), "--output_dir", "elsewhere"])
+    assert training.learning_rate == 5e-5
+    assert isinstance(training.learning_rate, float)
+    assert training.output_dir == "elsewhere"
+    assert training.label_names == ["future_values"]
+    assert training.report_to == ["tensorboard"]
+    assert data.input_channels == ["power_2_3mhz"]
+    assert data.nan_policy == "zero"
+    assert model.model_config == {"spatial_layout": "grid"}
+
+
+@pytest.mark.parametrize("name", ["sta", "stresnet"])
+def test_the_recipes_that_ship_are_readable(name):
+    data, model, training = parse_arguments(["--config", str(CONFIGS / f"{name}.yaml")])
+    assert data.input_channels == list(CHANNELS[:5])
+    assert data.horizon_hours == 12
+    assert training.load_best_model_at_end
+    assert training.early_stopping_patience == 8
+    assert model.model_type.startswith("spatio_temporal_")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rat: 1\n", "unknown keys: learning_rat"),
+        ("a: [1\n", "could not be read as YAML"),
+        ("- just\n- a list\n", "no `key: value` lines"),
+        (None, "could not be read as YAML .*No such file"),
+    ],
+)
+def test_unusable_configurations_are_refused(tmp_path, content, message):
+    config = tmp_path / "config.yaml"
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(SolaredError, match=message):
+        parse_arguments(["--config", str(config), *command_line(dataset="d", output_dir="o")])
+
+
+def test_a_run_leaves_model_processor_metrics_and_card(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["train"]["world_size"] == 1
+    for name in ("eval_loss", "eval_rmse_normalised", "eval_rmse_dn", "eval_mae_dn", "eval_skill"):
+        assert math.isfinite(metrics["validation"][name]), name
+    assert metrics["validation"]["eval_loss"] == pytest.approx(
+        metrics["validation"]["eval_rmse_normalised"] ** 2, rel=1e-4
+    )
+    assert metrics["validation_baselines"]["persistence"]["skill"] == 0
+    losses = [entry["eval_loss"] for entry in metrics["log"] if "eval_loss" in entry]
+    assert metrics["validation"]["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+    for folder in (trained, *trained.glob("checkpoint-*")):
+        assert SolaredProcessor.from_pretrained(folder).fitted_on["split"] == "train"
+        assert (folder / "model.safetensors").is_file()
+    card = ModelCard.load(trained / "README.md")
+    assert card.data.eval_results[0].dataset_split == "validation"
+    assert "| persistence |" in card.text
+    assert "`learning_rate` | 0.001" in card.text
+
+
+def test_the_processor_knows_only_the_train_split(trained, simulated_dataset):
+    processor = AutoProcessor.from_pretrained(trained)
+    train_split = load_timelines(simulated_dataset, "train")
+    assert processor.fitted_on["regions"] == [timeline.ar_number for timeline in train_split]
+    expected = SolaredProcessor.fit([timeline.values for timeline in train_split], CHANNELS)
+    assert processor.minimum == expected.minimum
+    assert processor.maximum == expected.maximum
+
+
+def test_auto_classes_forecast_as_the_trainer_did(trained, simulated_dataset):
+    model = AutoModelForTimeSeriesPrediction.from_pretrained(trained)
+    processor = AutoProcessor.from_pretrained(trained)
+    timeline = load_timelines(simulated_dataset, "validation")[0]
+    windows = SolaredWindows(timeline, processor=processor)
+    with torch.no_grad():
+        inputs = processor(timeline.values[4:10], return_tensors="pt")
+        by_hand = processor.inverse(model(**inputs).prediction_outputs).numpy()
+    forecast = load_forecaster(trained).forecast(windows)
+    assert by_hand.shape == (1, 63)
+    assert abs(by_hand[0] - forecast[4]).max() < 0.1
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained, simulated_dataset, tmp_path):
+    output = tmp_path / "resumed"
+    shutil.copytree(trained / "checkpoint-3", output / "checkpoint-3")
+    with pytest.raises(SolaredError, match="checkpoints of another run; add --resume_from_checkpoint last"):
+        run(simulated_dataset, output)
+    metrics = run(simulated_dataset, output, resume_from_checkpoint="last")
+    assert [entry["step"] for entry in metrics["log"] if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    resumed, whole = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (output, trained))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_early_stopping(simulated_dataset, tmp_path):
+    metrics = run(
+        simulated_dataset, tmp_path / "run", learning_rate="0", max_steps=9, eval_steps=1, save_steps=1,
+        early_stopping_patience=2,
+    )  # fmt: skip
+    assert max(entry["step"] for entry in metrics["log"]) == 3
+
+
+def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path):
+    metrics = run(
+        simulated_dataset, tmp_path / "run", model_type="spatio_temporal_resnet", model_config="{}", max_steps=1,
+        eval_steps=1, save_steps=1, per_device_train_batch_size=2,
+    )  # fmt: skip
+    assert math.isfinite(metrics["validation"]["eval_skill"])
+    forecaster = load_forecaster(tmp_path / "run")
+    windows = forecaster.windows(load_timelines(simulated_dataset, "test"))
+    assert forecaster.model.config.input_channels == list(CHANNELS)
+    assert forecaster.forecast(windows).shape == Persistence().forecast(windows).shape
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_type": "lstm"}, "lstm"),
+        ({"model_config": '{"hidden_sise": 8}'}, "has no field hidden_sise; its fields are .*hidden_size"),
+        ({"model_config": '{"hidden_size": 9, "num_attention_heads": 2}'}, "hidden_size=9 is not divisible"),
+        ({"model_config": "{hidden_size"}, "takes JSON such as"),
+        ({"input_channels": "flux"}, "flux"),
+        ({"input_steps": "300"}, "No window of 300 input steps"),
+        ({"resume_from_checkpoint": "nowhere"}, "There is no checkpoint nowhere"),
+        ({"nan_policy": "mean"}, "Unknown NaN policy"),
+    ],
+)
+def test_unusable_arguments_are_refused_before_anything_is_written(simulated_dataset, tmp_path, options, message):
+    with pytest.raises(SolaredError, match=message):
+        run(simulated_dataset, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+
+
+def test_two_processes_train_like_one_with_twice_the_batch(simulated_dataset, tmp_path):
+    """Real launchers: torchrun with gloo, which really runs two, and accelerate launch with one."""
+    scripts = str(REPOSITORY / "scripts" / "train.py")
+    launchers = {
+        "one": ("4", ["accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]),
+        "two": ("2", ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]),
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({**TINY, "learning_rate": "5e-3", "load_best_model_at_end": False}))
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", *launcher, scripts, "--config", str(config)),
+                *("--dataset", str(simulated_dataset), "--output_dir", str(tmp_path / name)),
+                *("--per_device_train_batch_size", batch),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for name, (batch, launcher) in launchers.items()
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output[-4000:]
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in launchers)
+    assert one["train"]["world_size"] == 1
+    assert two["train"]["world_size"] == 2
+    losses = [[entry["loss"] for entry in metrics["log"] if "loss" in entry] for metrics in (one, two)]
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[0][0] != pytest.approx(losses[0][5], rel=1e-2)
+    assert two["validation"]["eval_rmse_dn"] == pytest.approx(one["validation"]["eval_rmse_dn"], rel=1e-4)
