@@ -1,4 +1,5 @@
 # Every target makes the virtual environment itself when it is missing: `make quickstart` on a fresh machine is enough.
+# `make quickstart DATA=FOLDER` runs on published files instead of the simulated Sun.
 VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
@@ -6,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: quickstart test install style bench
 
 quickstart: $(INSTALLED)
-	$(VENV)/bin/solared quickstart
+	$(VENV)/bin/solared quickstart $(if $(DATA),--data '$(DATA)')
 
 test: style
 	$(VENV)/bin/python -m pytest

@@ -10,21 +10,22 @@ import typer
 from solared_hf.errors import SolaredError
 
 # A model small enough to train in a minute on two cores.
-_TRAINING = {
+TRAINING = {
     "model_type": "spatio_temporal_attention",
     "model_config": '{"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, '
     '"num_temporal_layers": 1, "num_spatial_layers": 1, "dropout": 0.0, "attention_dropout": 0.0}',
-    "max_steps": "200",
+    "input_steps": "24",
+    "max_steps": "500",
     "per_device_train_batch_size": "16",
-    "per_device_eval_batch_size": "64",
-    "learning_rate": "3e-3",
+    "per_device_eval_batch_size": "128",
+    "learning_rate": "5e-3",
     "lr_scheduler_type": "cosine",
     "warmup_steps": "0.1",
     "eval_strategy": "steps",
-    "eval_steps": "50",
+    "eval_steps": "100",
     "save_strategy": "steps",
-    "save_steps": "50",
-    "logging_steps": "10",
+    "save_steps": "100",
+    "logging_steps": "25",
     "report_to": "none",
 }
 _MARKER = "quickstart.txt"
@@ -47,6 +48,7 @@ def quickstart(
 ) -> None:
     """Build a dataset, train a tiny model for a minute, score it, forecast a region and draw the forecast."""
     from dataset_builder.build import build_dataset
+    from dataset_builder.published import find_regions
     from dataset_builder.simulate import write_simulated
     from solared_hf.cli.predict import predict
     from solared_hf.evaluation.split_scores import score_on_split
@@ -56,8 +58,13 @@ def quickstart(
     from solared_hf.timelines import load_timelines
     from solared_hf.training import parse_arguments, train
 
-    _prepare(output)
     simulated = data is None
+    if not simulated:
+        # An earlier quickstart is only replaced by one that can begin.
+        find_regions(data)
+        if data.resolve().is_relative_to(output.resolve()):
+            raise SolaredError(f"{data} lies in the output folder {output}; name another folder with --output.")
+    _prepare(output)
     dataset, model = str(output / "dataset"), str(output / "model")
 
     _say(1, "Building the dataset")
@@ -67,7 +74,7 @@ def quickstart(
     build_dataset("simulated" if simulated else "published", data, dataset)
 
     _say(2, "Training a tiny spatio-temporal attention model, about a minute on two cores")
-    options = {**_TRAINING, "dataset": dataset, "output_dir": model}
+    options = {**TRAINING, "dataset": dataset, "output_dir": model}
     train(parse_arguments([part for name, value in options.items() for part in (f"--{name}", value)]))
 
     # The test split of the real data is for final scores, not for demonstrations.
@@ -85,7 +92,8 @@ def quickstart(
     windows = forecaster.windows([region])
     forecasts = {forecaster.name: forecaster.forecast(windows), "persistence": Persistence().forecast(windows)}
     picture = BytesIO()
-    title = f"{'Simulated ' if simulated else ''}AR{region.ar_number}, forecast {windows.horizon} ahead"
+    title = f"AR{region.ar_number}, forecast {forecaster.processor.horizon_hours:g} h ahead"
+    title = f"Simulated {title}" if simulated else title
     plot_forecast(windows, forecasts, title).savefig(picture, format="png", dpi=120)
     write_atomically(output / "forecast.png", picture.getvalue())
 

@@ -1,0 +1,102 @@
+"""README as a newcomer reads it: after the quickstart, every snippet runs as written."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.image import imread
+
+from solared_hf.cli import main
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def solared(command: str) -> int:
+    program, *arguments = shlex.split(command)
+    assert program == "solared"
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory):
+    """A folder in which the quickstart has run, with fewer steps of training than a newcomer's."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    training = importlib.import_module("solared_hf.cli.quickstart").TRAINING
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for option, value in {"max_steps": "4", "eval_steps": "2", "save_steps": "2"}.items():
+            patch.setitem(training, option, value)
+        assert solared("solared quickstart") == 0
+        yield folder
+
+
+def test_quickstart_leaves_dataset_model_scores_and_picture(newcomer):
+    made = newcomer / "runs" / "quickstart"
+    assert {"dataset", "model", "scores.txt", "scores.json", "forecast.parquet", "forecast.png"} <= {
+        path.name for path in made.iterdir()
+    }
+    assert "persistence" in (made / "scores.txt").read_text()
+    assert pq.read_table(made / "forecast.parquet").num_rows % 63 == 0
+    picture = imread(made / "forecast.png")
+    assert picture.shape[0] > 800
+    assert picture.std() > 0.05
+
+
+def test_quickstart_runs_again_but_never_over_foreign_files(newcomer, capsys):
+    foreign = newcomer / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    assert solared("solared quickstart --output mine") == 2
+    assert "holds something else than a quickstart" in capsys.readouterr().err
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+    inside = "solared quickstart --data runs/quickstart/simulated_sun"
+    assert solared(inside) == 2
+    assert "lies in the output folder" in capsys.readouterr().err
+    assert solared("solared quickstart --data mine") == 2
+    assert (newcomer / "runs" / "quickstart" / "simulated_sun" / "AR90001").is_dir()
+    stale = newcomer / "runs" / "quickstart" / "model" / "stale"
+    stale.touch()
+    assert solared("solared quickstart") == 0
+    assert not stale.exists()
+
+
+@pytest.mark.parametrize("snippet", blocks("python"))
+def test_python_snippets(newcomer, snippet, capsys):
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("command", [line for block in blocks("console") for line in block.splitlines()])
+def test_commands(newcomer, simulated_published, command):
+    if command.startswith("make "):
+        target = command.split()[1]
+        assert f"\n{target}:" in (REPOSITORY / "Makefile").read_text()
+    elif command.startswith("solared build"):
+        # The published files are not here; simulated ones have the same form.
+        run = command.replace("published", "simulated").replace("DIR", str(simulated_published))
+        assert solared(run) == 0
+        assert (newcomer / "solared" / "README.md").is_file()
+    elif command.startswith("solared train"):
+        # Only that it is understood: a published recipe takes hours here.
+        _, _, arguments = command.partition("solared train ")
+        from solared_hf.training import parse_arguments
+
+        parse_arguments(shlex.split(arguments.replace("scripts/", f"{REPOSITORY}/scripts/")))
+    elif command.startswith("solared "):
+        assert solared(command) == 0
+    elif command.startswith("accelerate launch"):
+        script = command.split()[2]
+        assert (REPOSITORY / script).is_file()
+    else:
+        module = re.fullmatch(r"python -m (\S+) ORIGINAL.pth OUT", command)[1]
+        assert (REPOSITORY / module.replace(".", "/")).with_suffix(".py").is_file()
