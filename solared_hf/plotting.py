@@ -44,11 +44,15 @@ def plot_forecast(windows: SolaredWindows, forecasts: Mapping[str, np.ndarray], 
         axes.set_yticks(range(TILE_ROWS), range(1, TILE_ROWS + 1))
     rows[0].colorbar(image, ax=rows[0].axes, label="continuum intensity (DN)")
 
+    gaps = np.flatnonzero(np.diff(times) > np.diff(times).min(initial=np.timedelta64(1, "D"))) + 1
+    line_times = np.insert(times, gaps, times[gaps - 1])
     for axes, tile in zip(rows[1].subplots(len(tiles), 1, sharex=True), tiles, strict=True):
-        axes.plot(times, observed[:, tile], color="black", linewidth=2, label="observed")
+        axes.plot(line_times, _with_gaps(observed[:, tile], gaps), color="black", linewidth=2, label="observed")
         for colour, (label, values) in zip(_COLOURS, forecasts.items(), strict=False):
             error = root_mean_squared_error(values[:, tile], observed[:, tile]) if seen.any() else np.nan
-            axes.plot(times, values[:, tile], color=colour, label=f"{label} (RMSE {error:.0f} DN)")
+            axes.plot(
+                line_times, _with_gaps(values[:, tile], gaps), color=colour, label=f"{label} (RMSE {error:.0f} DN)"
+            )
         axes.axvline(times[darkest], color="grey", linestyle=":", linewidth=1)
         axes.set(title=f"tile row {tile // TILE_COLUMNS + 1}, column {tile % TILE_COLUMNS}")
         axes.set_ylabel("intensity (DN)")
@@ -56,6 +60,11 @@ def plot_forecast(windows: SolaredWindows, forecasts: Mapping[str, np.ndarray], 
     axes.set_xlabel("target time (TAI)")
     axes.tick_params(axis="x", labelrotation=20)
     return figure
+
+
+def _with_gaps(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """NaN before each gap's end, so that no line is drawn through times that were not forecast."""
+    return np.insert(values, gaps, np.nan)
 
 
 def _minute(time: np.datetime64) -> str:

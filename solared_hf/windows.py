@@ -74,9 +74,9 @@ class SolaredWindows(TorchDataset):
 
     Args:
         data: a split of the dataset, map-style or streaming, or timelines.
-        input_steps: steps of input.
-        horizon: time from the last input step to the target; a multiple of every region's cadence.
-        input_channels: names out of `schema.CHANNELS`, in the order the model expects.
+        input_steps: steps of input; 120 by default.
+        horizon: time from the last input step to the target, a multiple of every region's cadence; 12 h by default.
+        input_channels: names out of `schema.CHANNELS`, in the order the model expects; all six by default.
         nan_policy: what becomes of NaN in the input. `"zero"` puts 0 in the place of NaN in physical units, as
             published; `"interpolate"` draws a line in time between the observed steps of the same window, channel and
             tile, holds the ends, and puts 0 where nothing was observed, so nothing after the last input step is seen;

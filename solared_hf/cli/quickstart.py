@@ -15,7 +15,7 @@ TRAINING = {
     "model_config": '{"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, '
     '"num_temporal_layers": 1, "num_spatial_layers": 1, "dropout": 0.0, "attention_dropout": 0.0}',
     "input_steps": "24",
-    "max_steps": "500",
+    "max_steps": "400",
     "per_device_train_batch_size": "16",
     "per_device_eval_batch_size": "128",
     "learning_rate": "5e-3",

@@ -1,0 +1,54 @@
+"""The Slurm script, with Slurm's commands replaced by ones that show what they are asked."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+COMMANDS = {
+    # Runs the step once for each node, as srun does with one task a node.
+    "srun": 'shift; for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do SLURM_NODEID=$node "$@"; done',
+    "scontrol": "echo first-node; echo second-node",
+    "accelerate": 'echo "accelerate $*"',
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "expected"),
+    [
+        (1, 1, ["--num_machines 1 --num_processes 1"]),
+        (1, 4, ["--num_machines 1 --num_processes 4 --multi_gpu --machine_rank 0"]),
+        (2, 8, [f"--num_machines 2 --num_processes 16 --multi_gpu --machine_rank {rank}" for rank in (0, 1)]),
+    ],
+)
+def test_one_launch_a_node_and_one_process_a_gpu(tmp_path, nodes, gpus, expected):
+    for name, body in COMMANDS.items():
+        command = tmp_path / name
+        command.write_text(f"#!/bin/bash\n{body}\n")
+        command.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").touch()
+    finished = subprocess.run(
+        ["bash", str(REPOSITORY / "scripts" / "slurm" / "train.sbatch"), "--config", "a folder/sta.yaml"],
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "VENV": str(tmp_path),
+            "SLURM_SUBMIT_DIR": str(REPOSITORY),
+            "SLURM_JOB_ID": "123456",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_JOB_NUM_NODES": str(nodes),
+            "SLURM_GPUS_ON_NODE": str(gpus),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    launches = finished.stdout.splitlines()
+    assert len(launches) == nodes
+    for launch, wanted in zip(launches, expected, strict=True):
+        assert launch.startswith(f"accelerate launch {wanted}")
+        assert ("--main_process_ip first-node" in launch) == (nodes * gpus > 1)
+        assert launch.endswith("scripts/train.py --config a folder/sta.yaml --resume_from_checkpoint last")
