@@ -7,7 +7,7 @@ Auto classes know the model families.
 import importlib
 from importlib.metadata import version
 
-from solared_hf.registration import register_when_ready
+from solared_hf.registration import register_when_asked
 
 _MODULE_OF = {
     "SolaredError": "errors",
@@ -19,13 +19,13 @@ _MODULE_OF = {
     "SpatioTemporalResnetForPrediction": "models.spatio_temporal_resnet.modeling_spatio_temporal_resnet",
     "Timeline": "timelines",
     "load_forecaster": "forecasting",
-    "load_timelines": "timelines",
+    "load_timelines": "loading",
 }
 
 __all__ = ["__version__", *_MODULE_OF]
 __version__ = version("solared-hf")
 
-register_when_ready()
+register_when_asked()
 
 
 def __getattr__(name: str):

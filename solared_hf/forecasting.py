@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -70,15 +72,17 @@ class ModelForecaster:
         device: where it runs; an accelerator where there is one.
 
     Raises:
-        SolaredError: the model and the processor disagree on the channels.
+        SolaredError: the model and the processor disagree on the channels, the steps or the horizon.
     """
 
     def __init__(self, model, processor: SolaredProcessor, name: str, device: str | torch.device | None = None):
-        if list(model.config.input_channels) != list(processor.input_channels):
-            raise SolaredError(
-                f"The model {name} sees the channels {', '.join(model.config.input_channels)}, but its processor "
-                f"gives {', '.join(processor.input_channels)}; use the preprocessor_config.json it was trained with."
-            )
+        for task in ("input_channels", "target_channel", "input_steps", "horizon_hours"):
+            expected, given = getattr(model.config, task), getattr(processor, task)
+            if expected != given:
+                raise SolaredError(
+                    f"The model {name} has {task} {expected}, but its processor has {given}; use the "
+                    "preprocessor_config.json it was trained with."
+                )
         self.name = name
         self.processor = processor
         self.device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -121,7 +125,7 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
     try:
         processor = SolaredProcessor.from_pretrained(str(model), revision=revision or "main")
         network = AutoModelForTimeSeriesPrediction.from_pretrained(str(model), revision=revision or "main")
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SolaredError(
             f"{model} could not be loaded as a model with its processor ({reason}); name a folder written by `solared "

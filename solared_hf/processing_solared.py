@@ -26,13 +26,17 @@ class SolaredProcessor(FeatureExtractionMixin):
         target_channel (`str`, defaults to `"continuum_intensity"`): channel the model forecasts.
         input_steps (`int`, defaults to 120): steps of input.
         horizon_hours (`float`, defaults to 12.0): time from the last input step to the target.
+        cadence_minutes (`float`, *optional*): spacing of the steps that it was fitted on.
         nan_policy (`str`, defaults to `"zero"`): what becomes of NaN in the input, see `SolaredWindows`.
-        fitted_on (`dict`, *optional*): split, regions, dataset, its revision and its schema version.
+        fitted_on (`dict`, *optional*): dataset, its revision, source and schema version, split and regions.
 
     Raises:
         ValueError: statistics of a channel are missing, not finite, or leave no range.
     """
 
+    # What register_for_auto_class sets; calling it would import the Auto classes. With it, saved folders carry this
+    # file, and `trust_remote_code=True` works where the package is not installed.
+    _auto_class = "AutoFeatureExtractor"
     model_input_names: ClassVar[list[str]] = ["past_values", "past_observed_mask"]
 
     def __init__(
@@ -43,6 +47,7 @@ class SolaredProcessor(FeatureExtractionMixin):
         target_channel: str = "continuum_intensity",
         input_steps: int = 120,
         horizon_hours: float = 12.0,
+        cadence_minutes: float | None = None,
         nan_policy: str = "zero",
         fitted_on: dict | None = None,
         **kwargs,
@@ -64,6 +69,7 @@ class SolaredProcessor(FeatureExtractionMixin):
         self.target_channel = target_channel
         self.input_steps = input_steps
         self.horizon_hours = horizon_hours
+        self.cadence_minutes = cadence_minutes
         self.nan_policy = nan_policy
         self.fitted_on = fitted_on
 
@@ -121,7 +127,7 @@ class SolaredProcessor(FeatureExtractionMixin):
 
         Args:
             past_values (`np.ndarray` of shape `(steps, channels, tiles)` or `(batch, steps, channels, tiles)`):
-                physical units, the processor's input channels in their order, NaN where not observed.
+                physical units, `input_steps` steps of the input channels in their order, NaN where not observed.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
 
         Returns:
@@ -129,14 +135,14 @@ class SolaredProcessor(FeatureExtractionMixin):
             `past_observed_mask`, bool, of the same shape.
 
         Raises:
-            ValueError: the number of channels differs, or there is NaN and the NaN policy is `"drop"`.
+            ValueError: the number of steps or channels differs, or there is NaN and the NaN policy is `"drop"`.
         """
         values = np.asarray(past_values, dtype=np.float32)
         values = values[None] if values.ndim == 3 else values
-        if values.ndim != 4 or values.shape[2] != len(self.input_channels):
+        if values.ndim != 4 or values.shape[1:3] != (self.input_steps, len(self.input_channels)):
             raise ValueError(
-                f"Expected past_values of shape (batch, steps, {len(self.input_channels)}, tiles) for the channels "
-                f"{', '.join(self.input_channels)}, but got {values.shape}."
+                f"Expected past_values of shape (batch, {self.input_steps}, {len(self.input_channels)}, tiles) for "
+                f"the channels {', '.join(self.input_channels)}, but got {values.shape}."
             )
         observed = ~np.isnan(values)
         if self.nan_policy == "drop" and not observed.all():

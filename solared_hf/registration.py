@@ -1,50 +1,45 @@
 """Makes the families known to transformers' Auto classes, without importing them before they are needed.
 
-Importing transformers' model code takes seconds, so `import solared_hf` only leaves a note: as soon as a module with
-Auto classes has been imported, by whoever, the families are registered.
+Importing transformers' model code takes seconds, so `import solared_hf` only waits: the families are registered the
+first time that one of the Auto classes is asked for something.
 """
-
-import sys
 
 import wrapt
 
-# Registration needs these names. Each module is watched, and nothing happens while one of them is half imported.
-_NEEDED = {
-    "transformers.feature_extraction_utils": "FeatureExtractionMixin",
-    "transformers.modeling_utils": "PreTrainedModel",
-    "transformers.models.auto.configuration_auto": "AutoConfig",
-    "transformers.models.auto.feature_extraction_auto": "AutoFeatureExtractor",
-    "transformers.models.auto.modeling_auto": "AutoModelForTimeSeriesPrediction",
-    "transformers.models.auto.processing_auto": "AutoProcessor",
-    "transformers.processing_utils": "ProcessorMixin",
-    "solared_hf.processing_solared": "SolaredProcessor",
-    "solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention": (
-        "SpatioTemporalAttentionConfig"
+# Where a user can first ask for one of our families. The methods are wrapped when their module is imported; to import
+# anything of ours at that moment would break transformers' own circular imports.
+_FIRST_QUESTIONS = {
+    "transformers.models.auto.configuration_auto": ("AutoConfig.for_model", "AutoConfig.from_pretrained"),
+    "transformers.models.auto.modeling_auto": (
+        "AutoModel.from_config",
+        "AutoModel.from_pretrained",
+        "AutoModelForTimeSeriesPrediction.from_config",
+        "AutoModelForTimeSeriesPrediction.from_pretrained",
     ),
-    "solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention": (
-        "SpatioTemporalAttentionForPrediction"
-    ),
-    "solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet": "SpatioTemporalResnetConfig",
-    "solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet": "SpatioTemporalResnetForPrediction",
+    "transformers.models.auto.feature_extraction_auto": ("AutoFeatureExtractor.from_pretrained",),
+    "transformers.models.auto.processing_auto": ("AutoProcessor.from_pretrained",),
 }
 
 _registered = False
 
 
-def register_when_ready() -> None:
-    """Register now if transformers is there already, else as soon as it is."""
-    for module in _NEEDED:
-        wrapt.register_post_import_hook(_on_import, module)
+def register_when_asked() -> None:
+    """Register the families at the first question to an Auto class, now or later."""
+    for module, methods in _FIRST_QUESTIONS.items():
+        wrapt.register_post_import_hook(lambda imported, methods=methods: _wrap(imported, methods), module)
 
 
-def _on_import(module) -> None:
+def _wrap(module, methods: tuple[str, ...]) -> None:
+    for method in methods:
+        wrapt.wrap_function_wrapper(module, method, _answer)
+
+
+def _answer(wrapped, instance, arguments, keywords):
     global _registered
-    imported = [name for name in _NEEDED if name in sys.modules]
-    half_imported = any(not hasattr(sys.modules[name], _NEEDED[name]) for name in imported)
-    wanted = any(name.startswith("transformers.models.auto.") for name in imported)
-    if wanted and not half_imported and not _registered:
-        _registered = True
+    if not _registered:
         _register()
+        _registered = True
+    return wrapped(*arguments, **keywords)
 
 
 def _register() -> None:
@@ -74,11 +69,9 @@ def _register() -> None:
         (SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction),
         (SpatioTemporalResnetConfig, SpatioTemporalResnetForPrediction),
     ):
-        AutoConfig.register(config.model_type, config)
-        AutoModel.register(config, model)
-        AutoModelForTimeSeriesPrediction.register(config, model)
-        AutoFeatureExtractor.register(config, SolaredProcessor)
-        AutoProcessor.register(config, SolaredProcessor)
-    # Saved beside a model, its code makes `trust_remote_code=True` work where the package is not installed. The models
-    # say so in their own files; importing the processor shall not import the Auto classes.
-    SolaredProcessor.register_for_auto_class("AutoFeatureExtractor")
+        # A registration that was cut short by an error is simply done again.
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+        AutoModelForTimeSeriesPrediction.register(config, model, exist_ok=True)
+        AutoFeatureExtractor.register(config, SolaredProcessor, exist_ok=True)
+        AutoProcessor.register(config, SolaredProcessor, exist_ok=True)

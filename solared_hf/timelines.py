@@ -1,21 +1,16 @@
 """A region's timeline, and its way between Python and the rows of the dataset."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from huggingface_hub import DatasetCard, HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from solared_hf.errors import SolaredError
-from solared_hf.schema import CHANNELS, COLUMNS, NUM_TILES, SCHEMA_VERSION, timeline_features
+from solared_hf.schema import CHANNELS, COLUMNS, NUM_TILES, timeline_features
 
 _STREAM_BATCH_ROWS = 1_000
 
@@ -143,102 +138,14 @@ def timelines_from_dataset(dataset: Dataset | IterableDataset) -> list[Timeline]
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
         raise SolaredError(f"Choose one split of the dataset, such as dataset['train']; it has {', '.join(dataset)}.")
     if isinstance(dataset, IterableDataset):
-        batches = list(dataset.with_format("arrow").iter(batch_size=_STREAM_BATCH_ROWS))
+        try:
+            batches = list(dataset.with_format("arrow").iter(batch_size=_STREAM_BATCH_ROWS))
+        except (OSError, pa.ArrowException) as error:
+            raise SolaredError(
+                f"The rows of the dataset could not be read ({error}); build it again, or download it again."
+            ) from error
         return timelines_from_table(pa.concat_tables(batches)) if batches else []
     return timelines_from_table(dataset.with_format("arrow")[:])
-
-
-def load_timelines(dataset: str | Path, split: str, revision: str | None = None) -> list[Timeline]:
-    """Regions of one split of a dataset folder, or of a dataset repository on the Hub.
-
-    Args:
-        dataset: folder written by `solared build`, or a repository id such as `nasa-impact/ar_emergence`.
-        split: `train`, `validation` or `test`.
-        revision: branch, tag or commit of a repository.
-
-    Raises:
-        SolaredError: there is no such dataset or split, or its schema is newer than this package.
-    """
-    check_schema_version(dataset, revision)
-    return timelines_from_dataset(_load(dataset, split, revision))
-
-
-def load_region(dataset: str | Path, ar_number: int, revision: str | None = None) -> Timeline:
-    """One region of a dataset, whichever split it is in; the arguments are those of `load_timelines`.
-
-    Raises:
-        SolaredError: there is no such dataset or region, or its schema is newer than this package.
-    """
-    check_schema_version(dataset, revision)
-    regions = set()
-    for split in _load(dataset, None, revision).values():
-        numbers = split.data.column("ar_number").to_numpy()
-        regions.update(numbers.tolist())
-        rows = np.flatnonzero(numbers == ar_number)
-        if len(rows):
-            return timelines_from_dataset(split.select(range(rows[0], rows[-1] + 1)))[0]
-    raise SolaredError(
-        f"The dataset {dataset} has no region AR{ar_number}; it has {', '.join(map(str, sorted(regions)))}."
-    )
-
-
-def check_schema_version(dataset: str | Path, revision: str | None = None) -> None:
-    """Refuse a dataset whose card states a newer schema than this package knows.
-
-    Raises:
-        SolaredError: the schema is newer, or there is no dataset card at all.
-    """
-    try:
-        if Path(dataset).is_dir():
-            card = DatasetCard.load(Path(dataset) / "README.md", ignore_metadata_errors=True)
-        else:
-            card = DatasetCard.load(_hub_card(str(dataset), revision), ignore_metadata_errors=True)
-    except (OSError, RepositoryNotFoundError, EntryNotFoundError, ValueError) as error:
-        raise _no_dataset(dataset) from error
-    version = card.data.get("schema_version", SCHEMA_VERSION)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise SolaredError(
-            f"The dataset {dataset} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
-            "upgrade it with `pip install --upgrade solared-hf`."
-        )
-
-
-def dataset_revision(dataset: str | Path, revision: str | None = None) -> str:
-    """What identifies the content of a dataset: a repository's commit, or the digest of a folder's manifest.
-
-    Raises:
-        SolaredError: there is no such dataset.
-    """
-    try:
-        if Path(dataset).is_dir():
-            return hashlib.sha256((Path(dataset) / "manifest.json").read_bytes()).hexdigest()
-        return HfApi().dataset_info(str(dataset), revision=revision).sha
-    except (OSError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise _no_dataset(dataset) from error
-
-
-def _hub_card(repository: str, revision: str | None) -> str:
-    return hf_hub_download(repository, "README.md", repo_type="dataset", revision=revision)
-
-
-def _load(dataset: str | Path, split: str | None, revision: str | None) -> Dataset | DatasetDict:
-    try:
-        return load_dataset(str(dataset), "timelines", split=split, revision=revision)
-    except (DatasetNotFoundError, FileNotFoundError) as error:
-        raise _no_dataset(dataset) from error
-    except (DatasetGenerationError, ValueError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        wanted = "" if split is None else f" with the split '{split}'"
-        raise SolaredError(
-            f"The dataset {dataset} could not be loaded{wanted} ({reason}); choose a split it has, or build it again."
-        ) from error
-
-
-def _no_dataset(dataset: str | Path) -> SolaredError:
-    return SolaredError(
-        f"There is no SOLARED dataset at {dataset}; name a folder written by `solared build` or a dataset repository "
-        "on the Hub."
-    )
 
 
 def _tile_values(table: pa.Table, channel: str) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Training a family on the dataset: arguments from YAML and the command line, and the Trainer they configure."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,17 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
+from solared_hf.checkpoints import check_same_run, checkpoint_to_resume
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.scores import forecast_errors
 from solared_hf.files import write_atomically
 from solared_hf.forecasting import BASELINES, Persistence
+from solared_hf.loading import dataset_identity, load_timelines
 from solared_hf.model_card import write_model_card
 from solared_hf.processing_solared import SolaredProcessor
-from solared_hf.schema import CHANNELS, SCHEMA_VERSION
-from solared_hf.timelines import Timeline, dataset_revision, load_timelines, regions_of
+from solared_hf.schema import CHANNELS
+from solared_hf.timelines import Timeline, regions_of
 from solared_hf.windows import SolaredWindows
 
 
@@ -67,6 +68,8 @@ class ModelArguments:
                     f'--model_config takes JSON such as {{"hidden_size": 32}}, but got {self.model_config} ({error}).'
                 ) from error
         self.model_config = self.model_config or {}
+        if not isinstance(self.model_config, dict):
+            raise SolaredError(f"model_config takes names and values, but got {self.model_config!r}.")
 
 
 @dataclass
@@ -80,8 +83,11 @@ class SolaredTrainingArguments(TrainingArguments):
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
     logging_steps: float = 10
-    # The parser of transformers reads the union in this order only.
-    report_to: None | str | list[str] = "tensorboard"  # noqa: RUF036
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    # Every weight takes part in every step, and looking for others costs a pass over the graph.
+    ddp_find_unused_parameters: bool | None = False
+    # A resumed run stops as early as it would have without the interruption.
+    restore_callback_states_from_checkpoint: bool = True
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better loss after which training stops."}
     )
@@ -98,29 +104,34 @@ class SolaredTrainingArguments(TrainingArguments):
 Arguments = tuple[DataArguments, ModelArguments, SolaredTrainingArguments]
 
 
+class _Parser(HfArgumentParser):
+    def error(self, message: str):
+        raise SolaredError(f"{message}; `solared train --help` lists the arguments.")
+
+
 def parse_arguments(command_line: Sequence[str]) -> Arguments:
-    """Arguments of `solared train`: `--config FILE.yaml` sets defaults, the command line wins.
+    """Arguments of `solared train`: those in the YAML file of `--config`, then the command line, which wins.
 
     Raises:
-        SolaredError: the file is not there or no YAML mapping, or has a key that is no argument.
+        SolaredError: the file is not there or no YAML mapping, or an argument is unknown, missing or wrong.
     """
-    parser = HfArgumentParser((DataArguments, ModelArguments, SolaredTrainingArguments), prog="solared train")
-    parser.add_argument("--config", help="YAML file with any of the arguments below; the command line wins.")
-    known = {action.dest for action in parser._actions}
-    # The file comes first, so that what it sets is no longer required on the command line.
-    config = _config_option(command_line)
-    if config is not None:
-        defaults = _read_yaml(Path(config))
-        unknown = sorted(set(defaults) - known)
-        if unknown:
-            raise SolaredError(
-                f"{config} has unknown keys: {', '.join(unknown)}; `solared train --help` lists the arguments."
-            )
-        # argparse converts defaults that are text, so that YAML's text "5e-5" becomes a number as on the command line.
-        parser.set_defaults(**defaults)
-        for action in parser._actions:
-            action.required = action.required and action.dest not in defaults
-    data, model, training, _ = parser.parse_args_into_dataclasses(list(command_line), look_for_args_file=False)
+    option = _Parser([], add_help=False, allow_abbrev=False)
+    option.add_argument("--config", help="YAML file with any of these arguments; the command line wins.")
+    config, rest = option.parse_known_args(list(command_line))
+    parser = _Parser((DataArguments, ModelArguments, SolaredTrainingArguments), prog="solared train", parents=[option])
+    if config.config is not None:
+        rest = [*_yaml_as_command_line(Path(config.config)), *rest]
+    try:
+        data, model, training, _, unknown = parser.parse_args_into_dataclasses(
+            rest, return_remaining_strings=True, look_for_args_file=False
+        )
+    except SolaredError:
+        raise
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise SolaredError(f"The training arguments do not fit together: {reason}") from error
+    if unknown:
+        raise SolaredError(f"Unknown arguments: {' '.join(unknown)}; `solared train --help` lists the known ones.")
     return data, model, training
 
 
@@ -133,15 +144,25 @@ def train(arguments: Arguments) -> dict:
         SolaredError: the dataset, the model or an argument is not usable, or `output_dir` holds another run.
     """
     data, model_arguments, training = arguments
-    checkpoint = _checkpoint_to_resume(training)
+    checkpoint = checkpoint_to_resume(training)
+    metrics_file = Path(training.output_dir) / "metrics.json"
+    requested = {"max_steps": training.max_steps, "num_train_epochs": training.num_train_epochs}
+    if checkpoint is not None and metrics_file.is_file():
+        metrics = json.loads(metrics_file.read_text())
+        if metrics["requested"] == requested:
+            print(f"The run in {training.output_dir} is finished; ask for more steps or epochs to train on.")
+            return metrics
     set_seed(training.seed)
 
     splits = {split: load_timelines(data.dataset, split, data.dataset_revision) for split in ("train", "validation")}
     processor = _fit_processor(data, splits["train"])
     windows = {split: SolaredWindows(timelines, processor=processor) for split, timelines in splits.items()}
     validation_metrics = ValidationMetrics(windows["validation"], processor)
+    model = build_model(model_arguments, data)
+    if checkpoint is not None:
+        check_same_run(checkpoint, model.config, processor)
     trainer = Trainer(
-        model=build_model(model_arguments, data),
+        model=model,
         args=training,
         train_dataset=windows["train"],
         eval_dataset=windows["validation"],
@@ -156,10 +177,12 @@ def train(arguments: Arguments) -> dict:
             if report.dropped:
                 print(report)
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    validation = trainer.evaluate()
+    # Unlike `evaluate`, `predict` does not log, which would open a second run in the trackers after the first closed.
+    validation = trainer.predict(windows["validation"], metric_key_prefix="eval").metrics
     trainer.save_model()
 
     metrics = {
+        "requested": requested,
         "train": {**result.metrics, "windows": len(windows["train"]), "world_size": training.world_size},
         "validation": validation,
         "validation_baselines": {
@@ -170,7 +193,7 @@ def train(arguments: Arguments) -> dict:
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        write_atomically(Path(training.output_dir) / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_atomically(metrics_file, json.dumps(metrics, indent=2) + "\n")
         write_model_card(training, trainer.model, processor, metrics)
     return metrics
 
@@ -186,6 +209,8 @@ def build_model(model: ModelArguments, data: DataArguments) -> PreTrainedModel:
         "input_steps": data.input_steps,
         "horizon_hours": data.horizon_hours,
     }
+    for field_name in task.keys() & model.model_config.keys():
+        raise SolaredError(f"{field_name} is an argument of its own; take it out of model_config.")
     try:
         config = AutoConfig.for_model(model.model_type)
         return AutoModelForTimeSeriesPrediction.from_config(type(config)(**task, **_known_fields(model, config)))
@@ -210,13 +235,11 @@ class ValidationMetrics:
 
 
 def _fit_processor(data: DataArguments, regions: list[Timeline]) -> SolaredProcessor:
-    fitted_on = {
-        "dataset": Path(data.dataset).name if Path(data.dataset).is_dir() else data.dataset,
-        "revision": dataset_revision(data.dataset, data.dataset_revision),
-        "schema_version": SCHEMA_VERSION,
-        "split": "train",
-        "regions": regions_of(regions),
-    }
+    cadences = {timeline.cadence for timeline in regions if len(timeline) > 1}
+    if len(cadences) != 1:
+        raise SolaredError(
+            f"The train split has steps every {' and '.join(map(str, sorted(cadences)))}; train on one cadence."
+        )
     try:
         return SolaredProcessor.fit(
             (timeline.values for timeline in regions),
@@ -224,8 +247,13 @@ def _fit_processor(data: DataArguments, regions: list[Timeline]) -> SolaredProce
             input_channels=data.input_channels,
             input_steps=data.input_steps,
             horizon_hours=data.horizon_hours,
+            cadence_minutes=cadences.pop() / timedelta(minutes=1),
             nan_policy=data.nan_policy,
-            fitted_on=fitted_on,
+            fitted_on={
+                **dataset_identity(data.dataset, data.dataset_revision),
+                "split": "train",
+                "regions": regions_of(regions),
+            },
         )
     except ValueError as error:
         raise SolaredError(str(error)) from error
@@ -241,32 +269,11 @@ def _known_fields(model: ModelArguments, config: PreTrainedConfig) -> dict:
     return model.model_config
 
 
-def _checkpoint_to_resume(training: SolaredTrainingArguments) -> str | None:
-    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    if training.resume_from_checkpoint == "last":
-        return last
-    if training.resume_from_checkpoint is not None:
-        if not Path(training.resume_from_checkpoint).is_dir():
-            raise SolaredError(
-                f"There is no checkpoint {training.resume_from_checkpoint}; name a checkpoint folder, or `last` for "
-                f"the last one in {training.output_dir}."
-            )
-        return training.resume_from_checkpoint
-    if last is not None:
-        raise SolaredError(
-            f"{training.output_dir} holds the checkpoints of another run; add --resume_from_checkpoint last to go on "
-            "with it, or choose another --output_dir."
-        )
-    return None
+def _yaml_as_command_line(path: Path) -> list[str]:
+    """The arguments of a YAML file as they would stand on the command line, so that both are checked alike.
 
-
-def _config_option(command_line: Sequence[str]) -> str | None:
-    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    option.add_argument("--config")
-    return option.parse_known_args(list(command_line))[0].config
-
-
-def _read_yaml(path: Path) -> dict:
+    YAML reads 5e-5 as text; the parser makes a number of it, as it does on the command line.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -274,4 +281,16 @@ def _read_yaml(path: Path) -> dict:
         raise SolaredError(f"The configuration {path} could not be read as YAML ({reason}); correct it.") from error
     if not isinstance(content, dict):
         raise SolaredError(f"The configuration {path} holds no `key: value` lines; write one argument a line.")
-    return content
+    known = {one.name for kind in (DataArguments, ModelArguments, SolaredTrainingArguments) for one in fields(kind)}
+    unknown = sorted(str(key) for key in content if key not in known)
+    if unknown:
+        raise SolaredError(
+            f"{path} has unknown keys: {', '.join(unknown)}; `solared train --help` lists the arguments."
+        )
+    command_line = []
+    for key, value in content.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        command_line += [f"--{key}", *map(str, values)]
+    return command_line

@@ -26,6 +26,7 @@ SPANS_GAP = "spans a gap"
 TARGET_NOT_OBSERVED = "target not observed"
 INPUT_NOT_OBSERVED = "input never observed"
 INPUT_HAS_NAN = "input has NaN"
+TOO_SHORT = "region too short"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class SolaredWindows(TorchDataset):
     from the first input step to the target, are one cadence apart, the cadence being taken from the region's own
     timestamps. A target is never invented: where any of its tiles is NaN the window is dropped.
 
+    Tensors are views of the region's values, which overlapping windows share: clone one before changing it in place.
+
     Args:
         data: a split of the dataset, map-style or streaming, or timelines.
         input_steps: steps of input; 120 by default.
@@ -106,7 +109,7 @@ class SolaredWindows(TorchDataset):
             nan_policy = processor.nan_policy if nan_policy is None else nan_policy
         self.input_steps = DEFAULT_INPUT_STEPS if input_steps is None else input_steps
         self.horizon = DEFAULT_HORIZON if horizon is None else horizon
-        self.input_channels = tuple(CHANNELS if input_channels is None else input_channels)
+        self.input_channels = CHANNELS if input_channels is None else input_channels
         self.nan_policy = "zero" if nan_policy is None else nan_policy
         self.processor = processor
         self.require_target = require_target
@@ -187,6 +190,10 @@ class SolaredWindows(TorchDataset):
                 yield intensity[start : start + self.input_steps]
 
     def _check_arguments(self) -> None:
+        if isinstance(self.input_channels, str) or len(set(self.input_channels)) != len(self.input_channels):
+            raise SolaredError(f"input_channels is a list of different names, but got {self.input_channels!r}.")
+        if not isinstance(self.horizon, timedelta):
+            raise SolaredError(f"The horizon is a timedelta, but got {self.horizon!r}; try timedelta(hours=12).")
         unknown = [channel for channel in self.input_channels if channel not in CHANNELS]
         if unknown or not self.input_channels:
             raise SolaredError(
@@ -203,6 +210,12 @@ class SolaredWindows(TorchDataset):
             )
 
     def _prepare(self, timeline: Timeline) -> Region:
+        expected = None if self.processor is None else self.processor.cadence_minutes
+        if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
+            raise SolaredError(
+                f"AR{timeline.ar_number} has a step every {timeline.cadence}, and the processor was fitted on one "
+                f"every {timedelta(minutes=expected)}; use data of that cadence, or train on this one."
+            )
         channels = [CHANNELS.index(channel) for channel in self.input_channels]
         raw = timeline.values[:, channels]
         observed = ~np.isnan(raw)
@@ -225,11 +238,12 @@ class SolaredWindows(TorchDataset):
 
     def _cut(self, timeline: Timeline, observed: np.ndarray, target_observed: np.ndarray):
         """Starts and target steps of the windows that can be given, and the number of the others by reason."""
-        if len(timeline) < self.input_steps + self.require_target or len(timeline) == 1:
-            return np.empty(0, int), np.empty(0, int), {}
-        steps_ahead = self._steps_ahead(timeline)
+        # A single step has no cadence, so no window of it has a known target.
+        steps_ahead = self._steps_ahead(timeline) if len(timeline) > 1 else 1
         span = self.input_steps + (steps_ahead if self.require_target else 0)
         starts = np.arange(max(len(timeline) - span + 1, 0))
+        if not len(starts) or len(timeline) == 1:
+            return starts[:0], starts[:0], {TOO_SHORT: 1}
         last_input = starts + self.input_steps - 1
         target_times = self._target_times(timeline, starts)
         target_steps = np.searchsorted(timeline.times, target_times)
@@ -267,7 +281,13 @@ def _timelines(data: Dataset | IterableDataset | Timeline | Iterable[Timeline]) 
     # A dictionary of splits is refused there too, with the names of its splits.
     if isinstance(data, Dataset | IterableDataset | dict):
         return timelines_from_dataset(data)
-    return list(data)
+    timelines = list(data) if isinstance(data, Iterable) and not isinstance(data, str) else [data]
+    if not all(isinstance(timeline, Timeline) for timeline in timelines):
+        raise SolaredError(
+            "Windows are cut from a split of a dataset or from timelines; load one with `load_dataset` or "
+            f"`load_timelines`, instead of {data!r:.60}."
+        )
+    return timelines
 
 
 def _count_before(flags: np.ndarray) -> np.ndarray:

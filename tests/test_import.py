@@ -36,13 +36,24 @@ print(type(transformers.AutoConfig.for_model("spatio_temporal_resnet")).__name__
     [
         "import solared_hf",
         "from transformers import AutoModel; import solared_hf",
-        "import solared_hf; from transformers import ProcessorMixin",
         "from solared_hf import SpatioTemporalResnetForPrediction",
     ],
 )
 def test_auto_classes_know_the_families_whatever_comes_first(before):
     expected = "SpatioTemporalAttentionForPrediction SpatioTemporalAttentionForPrediction SpatioTemporalResnetConfig"
     assert run(before + AUTO_CLASSES) == expected
+
+
+def test_transformers_imports_as_it_does_alone():
+    """Its modules import each other in circles, which anything imported at the wrong moment breaks."""
+    names = ("AutoTokenizer", "AutoImageProcessor", "pipeline", "TimeSeriesTransformerForPrediction")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", f"import solared_hf; from transformers import {name}"], stderr=-1)
+        for name in names
+    ]
+    for name, process in zip(names, processes, strict=True):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, (name, errors[-2000:])
 
 
 def test_an_unknown_name_is_an_attribute_error():

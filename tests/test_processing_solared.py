@@ -17,7 +17,9 @@ def processor(make_timeline) -> SolaredProcessor:
     return SolaredProcessor.fit(
         [region.values for region in regions],
         CHANNELS,
+        input_steps=8,
         horizon_hours=6.0,
+        cadence_minutes=60.0,
         fitted_on={"split": "train", "regions": [90001, 90002], "dataset": "simulated", "revision": "abc"},
     )
 
@@ -48,7 +50,8 @@ def test_inverse_undoes_normalise_in_numpy_and_torch(processor, make_timeline):
 def test_everything_travels_through_preprocessor_config_json(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     back = SolaredProcessor.from_pretrained(tmp_path)
-    for name in ("minimum", "maximum", "input_channels", "input_steps", "horizon_hours", "nan_policy", "fitted_on"):
+    settings = ("input_channels", "input_steps", "horizon_hours", "cadence_minutes", "nan_policy", "fitted_on")
+    for name in ("minimum", "maximum", *settings):
         assert getattr(back, name) == getattr(processor, name), name
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert saved["feature_extractor_type"] == "SolaredProcessor"
@@ -84,8 +87,10 @@ def test_missing_channels_are_refused(processor):
         processor.normalise(np.zeros((2, 63)), ["flux", "power_2_3mhz"])
     with pytest.raises(ValueError, match="no minimum and maximum for continuum_intensity"):
         SolaredProcessor({"power_2_3mhz": 0}, {"power_2_3mhz": 1}, ["power_2_3mhz"])
-    with pytest.raises(ValueError, match=r"shape \(batch, steps, 6, tiles\).*got \(1, 8, 5, 63\)"):
+    with pytest.raises(ValueError, match=r"shape \(batch, 8, 6, tiles\).*got \(1, 8, 5, 63\)"):
         processor(np.zeros((8, 5, 63)))
+    with pytest.raises(ValueError, match=r"got \(1, 50, 6, 63\)"):
+        processor(np.zeros((50, 6, 63)))
 
 
 def test_channels_without_a_range_are_refused(make_timeline):

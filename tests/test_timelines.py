@@ -7,8 +7,8 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from solared_hf.errors import SolaredError
-from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
-from solared_hf.timelines import Timeline, load_region, load_timelines, timelines_from_dataset
+from solared_hf.schema import timeline_features
+from solared_hf.timelines import Timeline, timelines_from_dataset
 
 
 def dataset_of(*timelines: Timeline) -> Dataset:
@@ -92,31 +92,3 @@ def test_cadence_gaps_and_nan_are_read_from_times_and_values(make_timeline):
 def test_impossible_timelines_are_refused(times, shape, message):
     with pytest.raises(SolaredError, match=f"AR90001: .*{message}"):
         Timeline(90001, np.array(times, "datetime64[h]"), np.zeros(shape, np.float32))
-
-
-def test_load_timelines_and_region_from_a_folder(simulated_dataset):
-    train = load_timelines(simulated_dataset, "train")
-    test = load_timelines(simulated_dataset, "test")
-    numbers = [timeline.ar_number for timeline in train]
-    assert numbers == sorted(numbers)
-    assert len(set(numbers) & {timeline.ar_number for timeline in test}) == 0
-    assert_same(load_region(simulated_dataset, test[0].ar_number), test[0])
-    assert train[0].values.shape[1:] == (len(CHANNELS), NUM_TILES)
-
-
-def test_an_unknown_region_is_answered_with_the_known_ones(simulated_dataset):
-    known = load_timelines(simulated_dataset, "test")[0].ar_number
-    with pytest.raises(SolaredError, match=f"no region AR11726; it has .*{known}"):
-        load_region(simulated_dataset, 11726)
-
-
-def test_an_unknown_split_is_answered_with_the_known_ones(simulated_dataset):
-    with pytest.raises(SolaredError, match=r"split 'tset'.*train"):
-        load_timelines(simulated_dataset, "tset")
-
-
-def test_no_dataset_there(tmp_path):
-    with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
-        load_timelines(tmp_path, "train")
-    with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
-        load_timelines(tmp_path / "nowhere", "train")

@@ -16,9 +16,9 @@ from transformers import AutoModelForTimeSeriesPrediction, AutoProcessor
 
 from solared_hf.errors import SolaredError
 from solared_hf.forecasting import Persistence, load_forecaster
+from solared_hf.loading import load_timelines
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS
-from solared_hf.timelines import load_timelines
 from solared_hf.training import parse_arguments, train
 from solared_hf.windows import SolaredWindows
 
@@ -101,6 +101,11 @@ def test_the_recipes_that_ship_are_readable(name):
     [
         ("learning_rat: 1\n", "unknown keys: learning_rat"),
         ("a: [1\n", "could not be read as YAML"),
+        ("1: 2\n", "unknown keys: 1"),
+        ("help: 1\n", "unknown keys: help"),
+        ("learning_rate: [1, 2]\n", "Unknown arguments: 2"),
+        ("input_steps: 12.5\n", "invalid int value: '12.5'"),
+        ("load_best_model_at_end: perhaps\n", "load_best_model_at_end"),
         ("- just\n- a list\n", "no `key: value` lines"),
         (None, "could not be read as YAML .*No such file"),
     ],
@@ -155,23 +160,53 @@ def test_auto_classes_forecast_as_the_trainer_did(trained, simulated_dataset):
     assert abs(by_hand[0] - forecast[4]).max() < 0.1
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained, simulated_dataset, tmp_path):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained, simulated_dataset, tmp_path, capsys):
     output = tmp_path / "resumed"
     shutil.copytree(trained / "checkpoint-3", output / "checkpoint-3")
     with pytest.raises(SolaredError, match="checkpoints of another run; add --resume_from_checkpoint last"):
         run(simulated_dataset, output)
+    half_written = output / "checkpoint-5"
+    shutil.copytree(trained / "checkpoint-3", half_written)
+    (half_written / "trainer_state.json").unlink()
     metrics = run(simulated_dataset, output, resume_from_checkpoint="last")
+    assert "checkpoint-5 is only half written" in capsys.readouterr().err
     assert [entry["step"] for entry in metrics["log"] if "loss" in entry] == [1, 2, 3, 4, 5, 6]
     resumed, whole = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (output, trained))
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_early_stopping(simulated_dataset, tmp_path):
-    metrics = run(
-        simulated_dataset, tmp_path / "run", learning_rate="0", max_steps=9, eval_steps=1, save_steps=1,
-        early_stopping_patience=2,
-    )  # fmt: skip
+def test_a_finished_run_is_not_trained_further(trained, simulated_dataset):
+    before = (trained / "metrics.json").read_bytes()
+    metrics = run(simulated_dataset, trained, resume_from_checkpoint="last")
+    assert metrics == json.loads(before)
+    assert (trained / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"input_channels": "power_2_3mhz"}, "input_channels"),
+        ({"horizon_hours": "6"}, "horizon_hours 12.0, and this run has 6.0"),
+        ({"nan_policy": "interpolate"}, "nan_policy zero, and this run has interpolate"),
+        ({"model_config": "{}"}, "attention_dropout 0.0, and this run has 0.1"),
+        ({"model_type": "spatio_temporal_resnet", "model_config": "{}"}, "model_type spatio_temporal_attention"),
+    ],
+)
+def test_another_run_is_not_resumed(trained, simulated_dataset, tmp_path, options, difference):
+    with pytest.raises(SolaredError, match=f"was trained with {difference}"):
+        run(simulated_dataset, tmp_path, resume_from_checkpoint=trained / "checkpoint-3", **options)
+
+
+def test_early_stopping_also_of_a_resumed_run(simulated_dataset, tmp_path):
+    options = {
+        "learning_rate": "0", "max_steps": 9, "eval_steps": 1, "save_steps": 1, "early_stopping_patience": 2,
+        "save_total_limit": 5,
+    }  # fmt: skip
+    metrics = run(simulated_dataset, tmp_path / "whole", **options)
+    assert max(entry["step"] for entry in metrics["log"]) == 3
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    metrics = run(simulated_dataset, tmp_path / "resumed", resume_from_checkpoint="last", **options)
     assert max(entry["step"] for entry in metrics["log"]) == 3
 
 
@@ -198,6 +233,7 @@ def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path)
         ({"input_steps": "300"}, "No window of 300 input steps"),
         ({"resume_from_checkpoint": "nowhere"}, "There is no checkpoint nowhere"),
         ({"nan_policy": "mean"}, "Unknown NaN policy"),
+        ({"model_config": '{"input_steps": 7}'}, "input_steps is an argument of its own"),
     ],
 )
 def test_unusable_arguments_are_refused_before_anything_is_written(simulated_dataset, tmp_path, options, message):

@@ -133,6 +133,7 @@ def test_windows_that_were_never_observed_are_dropped_and_said(make_timeline):
 def test_too_short_a_region_gives_no_window_and_no_error_beside_others(make_timeline):
     windows = SolaredWindows([make_timeline(90001, steps=60), make_timeline(90002, steps=5)], input_steps=10)
     assert [report.windows for report in windows.report()] == [39, 0]
+    assert windows.report()[1].dropped == {"region too short": 1}
     with pytest.raises(SolaredError, match="Use fewer input steps"):
         SolaredWindows(make_timeline(90002, steps=5), input_steps=10)
 
@@ -204,8 +205,24 @@ def test_a_processor_normalises_and_brings_its_window(make_timeline):
         ({"input_channels": []}, "At least one input channel"),
         ({"input_steps": 0}, "at least one input step"),
         ({"horizon": timedelta(0)}, "a horizon after it"),
+        ({"horizon": 12}, r"The horizon is a timedelta, but got 12; try timedelta\(hours=12\)"),
+        ({"input_channels": "continuum_intensity"}, "a list of different names, but got 'continuum_intensity'"),
+        ({"input_channels": ["power_2_3mhz", "power_2_3mhz"]}, "a list of different names"),
     ],
 )
 def test_impossible_arguments_are_refused(make_timeline, arguments, message):
     with pytest.raises(SolaredError, match=message):
         SolaredWindows(make_timeline(90001, steps=150), **arguments)
+
+
+def test_data_of_another_kind_or_cadence_are_refused(make_timeline):
+    with pytest.raises(SolaredError, match="load one with `load_dataset`"):
+        SolaredWindows("runs/dataset")
+    with pytest.raises(SolaredError, match="load one with `load_dataset`"):
+        SolaredWindows(np.zeros((3, 6, 63)))
+    hourly = make_timeline(90001, steps=60)
+    processor = SolaredProcessor.fit([hourly.values], CHANNELS, input_steps=10, cadence_minutes=60.0)
+    assert len(SolaredWindows(hourly, processor=processor)) == 39
+    fast = make_timeline(90001, steps=200, cadence=timedelta(minutes=12))
+    with pytest.raises(SolaredError, match=r"AR90001 has a step every 0:12:00, .*fitted on one every 1:00:00"):
+        SolaredWindows(fast, processor=processor)

@@ -24,7 +24,7 @@ def predict(
 
     from solared_hf.files import write_atomically
     from solared_hf.forecasting import forecast_table, load_forecaster
-    from solared_hf.timelines import load_region
+    from solared_hf.loading import load_region
 
     forecaster = load_forecaster(model, model_revision)
     windows = forecaster.windows([load_region(dataset, ar, dataset_revision)], require_target=False)

@@ -54,8 +54,8 @@ def quickstart(
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
     from solared_hf.forecasting import Persistence, load_forecaster
+    from solared_hf.loading import load_timelines
     from solared_hf.plotting import plot_forecast
-    from solared_hf.timelines import load_timelines
     from solared_hf.training import parse_arguments, train
 
     simulated = data is None

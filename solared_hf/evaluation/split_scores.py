@@ -9,9 +9,9 @@ from rich.table import Table
 
 from solared_hf.evaluation.scores import Score, score_forecasts
 from solared_hf.forecasting import BASELINES, Forecaster, ModelForecaster, Persistence
+from solared_hf.loading import dataset_identity, load_timelines
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS, TARGET_CHANNEL
-from solared_hf.timelines import dataset_revision, load_timelines
 
 _TEXT_WIDTH = 100
 
@@ -71,6 +71,7 @@ def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: s
     Raises:
         SolaredError: the dataset or split is not there, or gives no window.
     """
+    identity = dataset_identity(dataset, revision)
     if isinstance(forecaster, ModelForecaster):
         processor = forecaster.processor
     else:
@@ -81,8 +82,8 @@ def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: s
     forecasters = {forecaster.name: forecaster} | {name: baseline() for name, baseline in BASELINES.items()}
     forecasts = {name: one.forecast(windows) for name, one in forecasters.items()}
     return SplitScores(
-        dataset=dataset,
-        dataset_revision=dataset_revision(dataset, revision),
+        dataset=identity["dataset"],
+        dataset_revision=identity["revision"],
         split=split,
         regions=sorted(set(windows.ar_numbers.tolist())),
         windows=len(windows),

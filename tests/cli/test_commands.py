@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from solared_hf.cli import main
+from solared_hf.loading import load_region, load_timelines
 from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
     SpatioTemporalAttentionConfig,
 )
@@ -20,9 +21,9 @@ from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attent
 )
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS
-from solared_hf.timelines import load_region, load_timelines
 
 INPUT_STEPS = 12
+TRAIN = ("train", "--model_type", "spatio_temporal_attention", "--dataset", "d", "--output_dir", "o")
 
 
 @pytest.fixture
@@ -127,6 +128,15 @@ def test_mistakes_are_one_sentence_and_exit_code_2(solared, model, simulated_dat
         ("predict", "--model", model, *there, "--ar", 5, *region[2:]): "has no region AR5; it has 90001",
         ("predict", "--model", model, *there, "--ar", 90010, "--output", tmp_path): "name a file for --output",
         ("train", "--config", tmp_path / "none.yaml"): "could not be read as YAML",
+        ("train", "--config"): "expected one argument",
+        ("train", "--nonsense", 3): "the following arguments are required",
+        (*TRAIN, "--nonsense", 3): "Unknown arguments: --nonsense 3",
+        (*TRAIN, "stray"): "Unknown arguments: stray",
+        (*TRAIN, "--eval_strategy", "nope"): "nope",
+        (*TRAIN, "--save_strategy", "no"): "do not fit together",
+        (*TRAIN, "--input_steps", "12.5"): "invalid int value",
+        (*TRAIN, "--lr_scheduler_kwargs", "{bad"): "do not fit together",
+        (*TRAIN, "--model_config", "[1]"): "model_config takes names and values",
     }
     for arguments, message in mistakes.items():
         code, _, err = solared(*arguments)
@@ -141,8 +151,49 @@ def test_a_model_that_disagrees_with_its_processor_is_refused(solared, simulated
     folder = save_model(tmp_path / "mixed", simulated_dataset, CHANNELS[:5], CHANNELS)
     code, _, err = solared("evaluate", "--model", folder, "--dataset", simulated_dataset)
     assert code == 2
-    assert "The model mixed sees the channels power_2_3mhz" in err
+    assert "The model mixed has input_channels ['power_2_3mhz'" in err
     assert "use the preprocessor_config.json it was trained with" in err
+
+
+@pytest.mark.parametrize("ar_number", [90003, 90005])
+def test_a_model_of_some_channels_forecasts_regions_with_gaps_and_nan(solared, simulated_dataset, tmp_path, ar_number):
+    channels = ("continuum_intensity", "unsigned_magnetic_flux")
+    folder, output = tmp_path / "two", tmp_path / "forecast.parquet"
+    save_model(folder, simulated_dataset, channels, channels)
+    code, _, _ = solared(
+        "predict", "--model", folder, "--dataset", simulated_dataset, "--ar", ar_number, "--output", output
+    )
+    assert code == 0
+    table = pq.read_table(output)
+    assert np.isfinite(table.column("forecast_intensity").to_numpy()).all()
+    region = load_region(simulated_dataset, ar_number)
+    spacing = np.diff(np.unique(table.column("last_input_time_tai").to_numpy())) / np.timedelta64(1, "h")
+    gap = int((np.diff(region.times) / np.timedelta64(1, "h")).max())
+    # Behind a gap the first window ends INPUT_STEPS steps later.
+    assert spacing.max() == (gap + INPUT_STEPS - 1 if gap > 1 else 1)
+
+
+def test_a_damaged_model_is_refused(solared, model, simulated_dataset, tmp_path):
+    damages = {
+        "truncated": lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100),
+        "other_shape": lambda folder: _edit(folder / "config.json", '"hidden_size": 8', '"hidden_size": 16'),
+        "wrong_type": lambda folder: _edit(folder / "config.json", '"hidden_size": 8', '"hidden_size": "eight"'),
+        "no_statistics": lambda folder: _edit(folder / "preprocessor_config.json", '"minimum"', '"lowest"'),
+        "other_horizon": lambda folder: _edit(folder / "config.json", '"horizon_hours": 12.0', '"horizon_hours": 6.0'),
+    }
+    for name, damage in damages.items():
+        folder = tmp_path / name
+        shutil.copytree(model, folder)
+        damage(folder)
+        code, _, err = solared("evaluate", "--model", folder, "--dataset", simulated_dataset)
+        assert code == 2, name
+        assert name in err.strip().splitlines()[-1]
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def test_a_model_of_unknown_channels_is_refused(solared, simulated_dataset, tmp_path):

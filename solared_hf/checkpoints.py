@@ -1,0 +1,70 @@
+"""Going on with an interrupted run: which checkpoint, and whether it is the same run."""
+
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
+
+from solared_hf.errors import SolaredError
+from solared_hf.processing_solared import SolaredProcessor
+
+# The Trainer writes it last, so a folder without it is what a kill left of a checkpoint.
+_LAST_FILE = "trainer_state.json"
+_SETTINGS = ("input_channels", "input_steps", "horizon_hours", "nan_policy", "cadence_minutes", "minimum", "maximum")
+
+
+def checkpoint_to_resume(training: TrainingArguments) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` means: a folder, or for `last` the last whole one, if any.
+
+    Raises:
+        SolaredError: there is no such checkpoint, or the output folder holds checkpoints and no word to resume.
+    """
+    wanted, output = training.resume_from_checkpoint, Path(training.output_dir)
+    if wanted is not None and wanted != "last":
+        if not (Path(wanted) / _LAST_FILE).is_file():
+            raise SolaredError(
+                f"There is no checkpoint {wanted}; name a whole checkpoint folder, or `last` for the last in {output}."
+            )
+        return wanted
+    numbered = {
+        int(match[1]): path for path in output.glob("*") if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    if wanted is None:
+        if numbered:
+            raise SolaredError(
+                f"{output} holds the checkpoints of another run; add --resume_from_checkpoint last to go on with it, "
+                "or choose another --output_dir."
+            )
+        return None
+    for _, path in sorted(numbered.items(), reverse=True):
+        if (path / _LAST_FILE).is_file():
+            return str(path)
+        print(f"{path} is only half written and is passed over.", file=sys.stderr)
+    return None
+
+
+def check_same_run(checkpoint: str, config: PreTrainedConfig, processor: SolaredProcessor) -> None:
+    """Refuse to go on with a checkpoint of another model, or one that was trained on other data.
+
+    Raises:
+        SolaredError: the message names the first difference.
+    """
+    earlier, earlier_config = SolaredProcessor.from_pretrained(checkpoint), AutoConfig.from_pretrained(checkpoint)
+    own_fields = {one.name for one in fields(config)} - {one.name for one in fields(PreTrainedConfig)}
+    differences = [
+        (name, getattr(before, name, None), getattr(now, name))
+        for before, now, names in (
+            (earlier_config, config, ("model_type", *sorted(own_fields))),
+            (earlier, processor, _SETTINGS),
+        )
+        for name in names
+        if getattr(before, name, None) != getattr(now, name)
+    ]
+    if differences:
+        name, before, now = differences[0]
+        raise SolaredError(
+            f"{checkpoint} was trained with {name} {before}, and this run has {now}; resume with the same model and "
+            "data, or choose another --output_dir."
+        )

@@ -1,0 +1,78 @@
+"""Datasets by name: what is there, what is not, and that what is read is what is on disk."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dataset_builder.build import build_dataset
+from dataset_builder.published import read_timeline, write_published
+from solared_hf.errors import SolaredError
+from solared_hf.loading import dataset_identity, load_region, load_timelines
+from solared_hf.schema import CHANNELS, NUM_TILES
+from solared_hf.timelines import Timeline
+
+
+def assert_same(actual: Timeline, expected: Timeline) -> None:
+    assert actual.ar_number == expected.ar_number
+    np.testing.assert_array_equal(actual.times, expected.times)
+    np.testing.assert_array_equal(actual.values, expected.values)
+
+
+def test_load_timelines_and_region_from_a_folder(simulated_dataset):
+    train = load_timelines(simulated_dataset, "train")
+    test = load_timelines(simulated_dataset, "test")
+    numbers = [timeline.ar_number for timeline in train]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers) & {timeline.ar_number for timeline in test}) == 0
+    assert_same(load_region(simulated_dataset, test[0].ar_number), test[0])
+    assert train[0].values.shape[1:] == (len(CHANNELS), NUM_TILES)
+
+
+def test_an_unknown_region_is_answered_with_the_known_ones(simulated_dataset):
+    known = load_timelines(simulated_dataset, "test")[0].ar_number
+    with pytest.raises(SolaredError, match=f"no region AR11726; it has .*{known}"):
+        load_region(simulated_dataset, 11726)
+
+
+def test_an_unknown_split_is_answered_with_the_known_ones(simulated_dataset):
+    with pytest.raises(SolaredError, match=r"tset.*train"):
+        load_timelines(simulated_dataset, "tset")
+
+
+def test_no_dataset_there(tmp_path):
+    with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
+        load_timelines(tmp_path, "train")
+    with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
+        load_timelines(tmp_path / "nowhere", "train")
+
+
+def test_a_rebuilt_folder_is_read_anew(simulated_published, tmp_path):
+    raw, folder = tmp_path / "raw", tmp_path / "dataset"
+    shutil.copytree(simulated_published / "AR90009", raw / "AR90009")
+    timeline = read_timeline(raw / "AR90009")
+    identities = set()
+    for value in (1000.0, -1000.0, 1001.0):
+        timeline.values[7, 5, 30] = value
+        write_published(raw, timeline)
+        build_dataset("simulated", raw, folder)
+        assert load_region(folder, 90009).values[7, 5, 30] == value
+        identities.add(dataset_identity(folder)["revision"])
+    assert len(identities) == 3
+
+
+def test_what_a_dataset_is(simulated_dataset, tmp_path):
+    identity = dataset_identity(simulated_dataset)
+    assert identity["source"] == "simulated"
+    assert identity["schema_version"] == 1
+    assert identity["dataset"] == simulated_dataset.name
+    assert len(identity["revision"]) == 64
+    moved = tmp_path / "moved"
+    shutil.copytree(simulated_dataset, moved)
+    assert dataset_identity(moved)["revision"] == identity["revision"]
+    manifest = json.loads((moved / "manifest.json").read_text())
+    del manifest["source"]
+    (moved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SolaredError, match=r"There is no SOLARED dataset at .*source"):
+        dataset_identity(moved)
