@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForTimeSeriesPrediction, AutoProcessor
 
 from solared_hf.errors import SolaredError
@@ -208,6 +210,19 @@ def test_early_stopping_also_of_a_resumed_run(simulated_dataset, tmp_path):
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     metrics = run(simulated_dataset, tmp_path / "resumed", resume_from_checkpoint="last", **options)
     assert max(entry["step"] for entry in metrics["log"]) == 3
+
+
+def test_one_run_in_tensorboard_and_trackio(simulated_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    arguments = command_line(dataset=simulated_dataset, output_dir=tmp_path / "run", project="solared")
+    train(parse_arguments([*arguments, "--report_to", "tensorboard", "trackio"]))
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    series = EventAccumulator(str(events))
+    series.Reload()
+    assert [event.step for event in series.Scalars("eval/skill")] == [3, 6]
+    with sqlite3.connect(tmp_path / "trackio" / "solared.db") as database:
+        runs = database.execute("select distinct run_name from metrics").fetchall()
+    assert len(runs) == 1
 
 
 def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path):
