@@ -4,17 +4,19 @@ A region is a folder `AR<number>` with three files. `mean_pmdop<number>_flat.npz
 (`arr_0` .. `arr_3`) and the times (`arr_4`); `mean_mag<number>_flat.npz` and `mean_int<number>_flat.npz` hold unsigned
 flux density and continuum intensity (`arr_0`) and the times (`arr_1`). Values are float64 of shape (81 tiles, steps).
 Times are pickled `datetime` objects, naive TAI. A pickle may run any code, so `numpy.load(allow_pickle=True)` is never
-used: the times are read by an unpickler that knows four names and refuses every other.
+used: the times are read by an unpickler that admits what a pickled array of datetimes holds, and builds nothing but
+datetimes of it. Sizes that a file declares are checked against what it holds before memory is taken.
 """
 
 import io
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -30,15 +32,21 @@ FILE_CHANNELS = {"pmdop": POWER_CHANNELS, "mag": ("unsigned_magnetic_flux",), "i
 _REGION_NAME = re.compile(r"AR([1-9][0-9]{0,8})")
 _ALMOST_REGION_NAME = re.compile(r"AR[0-9]")
 
-# numpy itself says what constructs a pickled array; numpy 2 renamed the module that files mention.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_ADMITTED_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("datetime", "datetime"): datetime,
-}
+# The largest published array has 156 kB and 240 steps; these leave room for 100,000 steps.
+_LARGEST_ARRAY = 64 * 2**20
+_LARGEST_TIMES = 4 * 2**20
+
+# What pickled arrays of datetimes consist of in protocols 3 to 5. numpy's own files use 3 or 4; protocol 2 codes bytes
+# as text and would need one more name.
+_FRAME_OPCODES = {"PROTO", "FRAME", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "APPEND", "APPENDS", "STOP"}
+_NUMBER_OPCODES = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2"}
+_TEXT_OPCODES = {"BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES"}
+_CONTAINER_OPCODES = {"EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE3"}
+_MEMORISE_OPCODES = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
+_RECALL_OPCODES = {"BINGET", "LONG_BINGET"}
+_OPCODES = _FRAME_OPCODES | _NUMBER_OPCODES | _TEXT_OPCODES | _CONTAINER_OPCODES | _MEMORISE_OPCODES | _RECALL_OPCODES
+# The shape that the array is made with and the one it takes, the state of its dtype, its own, and the list of items.
+_MOST_CONTAINERS = 5
 
 Parsed = TypeVar("Parsed")
 
@@ -162,33 +170,60 @@ def _source_path(folder: Path, kind: str) -> Path:
 def _parse(path: Path, reader: Callable[[], Parsed]) -> Parsed:
     """Result of `reader`, whatever it stumbles over told as one sentence about `path`.
 
-    Damaged or hostile bytes make zipfile, numpy and pickle raise almost anything, hence the broad clause.
+    Damaged or hostile bytes make zipfile, numpy and pickle raise almost anything, hence the broad clause, and their
+    messages may quote the file at any length.
     """
     try:
         return reader()
     except SolaredError:
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise SolaredError(f"{path} is damaged or no published file ({reason}); download it again.") from error
 
 
-def _member(path: Path, archive: zipfile.ZipFile, name: str) -> io.BytesIO:
+def _member(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> io.BytesIO:
     if f"{name}.npy" not in archive.namelist():
         raise SolaredError(f"{path} holds no array {name}; download it again, or check that it is a published file.")
-    # Reading the whole member makes zipfile verify its checksum.
-    return io.BytesIO(_parse(path, lambda: archive.read(f"{name}.npy")))
+    return io.BytesIO(_parse(path, lambda: _expand(archive, f"{name}.npy", limit)))
+
+
+def _expand(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Content of a member, its checksum verified, without ever expanding more than `limit` bytes."""
+    info = archive.getinfo(name)
+    if info.file_size > limit:
+        raise ValueError(f"{name} would expand to {info.file_size} bytes, beyond the {limit} that are read")
+    # numpy writes no other compression, and zipfile expands the others whole, whatever size is asked for.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in a way that numpy does not use")
+    with archive.open(info) as member:
+        # The size in the archive may be a lie: without an argument, read() would expand everything before it notices.
+        return member.read(info.file_size)
+
+
+def _read_header(member: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and dtype; `member` is left where the data begin."""
+    if np.lib.format.read_magic(member) == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)
+    return np.lib.format.read_array_header_2_0(member)
 
 
 def _read_values(path: Path, archive: zipfile.ZipFile, name: str, steps: int) -> np.ndarray:
     """(63, T) float32 values of the kept tiles."""
-    member = _member(path, archive, name)
-    array = _parse(path, lambda: np.lib.format.read_array(member, allow_pickle=False))
-    if array.dtype.kind != "f" or array.shape != (NUM_PATCH_TILES, steps):
+    member = _member(path, archive, name, _LARGEST_ARRAY)
+    shape, in_fortran_order, dtype = _parse(path, lambda: _read_header(member))
+    if dtype.kind != "f" or shape != (NUM_PATCH_TILES, steps):
         raise SolaredError(
-            f"{path} holds {array.dtype} values of shape {array.shape} in {name}, and floats of shape "
+            f"{path} holds {dtype} values of shape {shape} in {name}, and floats of shape "
             f"({NUM_PATCH_TILES}, {steps}), tiles by steps, were expected; download it again."
         )
+    content = member.read()
+    declared = NUM_PATCH_TILES * steps * dtype.itemsize
+    if len(content) != declared:
+        raise SolaredError(
+            f"{path} holds {len(content)} bytes in {name} where its shape takes {declared}; download it again."
+        )
+    array = np.frombuffer(content, dtype).reshape(NUM_PATCH_TILES, steps, order="F" if in_fortran_order else "C")
     background = np.delete(array, KEPT_TILES, axis=0)
     if ((background != 0) & ~np.isnan(background)).any():
         raise SolaredError(
@@ -205,33 +240,99 @@ def _read_values(path: Path, archive: zipfile.ZipFile, name: str, steps: int) ->
 
 def _read_times(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """(T,) datetime64[us] from an array of pickled, naive `datetime` objects."""
-    member = _member(path, archive, name)
-    objects = _parse(path, lambda: _unpickle_times(member))
-    if not isinstance(objects, np.ndarray) or objects.dtype.kind != "O" or objects.ndim != 1:
+    member = _member(path, archive, name, _LARGEST_TIMES)
+    shape, _, dtype = _parse(path, lambda: _read_header(member))
+    if dtype.kind != "O" or len(shape) != 1:
         raise SolaredError(f"{path} holds no list of times in {name}; download it again.")
-    if not all(type(time) is datetime and time.tzinfo is None for time in objects):
+    times = _parse(path, lambda: _unpickle_items(member.read()))
+    if type(times) is not list or len(times) != shape[0]:
+        raise SolaredError(f"{path} holds no list of {shape[0]} times in {name}; download it again.")
+    if not all(type(time) is datetime and time.tzinfo is None for time in times):
         raise SolaredError(
             f"{path} holds something else than datetimes without time zone in {name}; store TAI times as naive "
             "datetimes."
         )
-    return objects.astype("datetime64[us]")
+    # Unpickling a datetime does not check its fields (a year of 65535, 99 minutes); replace() makes it anew and does.
+    return _parse(path, lambda: np.array([time.replace() for time in times], dtype="datetime64[us]"))
 
 
-def _unpickle_times(file: io.BytesIO) -> object:
-    if np.lib.format.read_magic(file) == (1, 0):
-        _, _, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        _, _, dtype = np.lib.format.read_array_header_2_0(file)
-    if dtype.kind != "O":
-        return None
-    return _TimesUnpickler(file).load()
+def _unpickle_items(payload: bytes) -> object:
+    """What a pickled array keeps as its items; a list, if it is an object array.
+
+    Raises:
+        Exception: of any kind, if `payload` is anything else.
+    """
+    _check_opcodes(payload)
+    array = _TimesUnpickler(io.BytesIO(payload)).load()
+    if not isinstance(array, _PickledArray):
+        raise pickle.UnpicklingError("its times are no array")
+    return array.items
+
+
+def _check_opcodes(payload: bytes) -> None:
+    """Refuse what a pickled array of datetimes does not need and what may exhaust memory or the stack.
+
+    Raises:
+        ValueError: there is such a thing, or the pickle does not end where the payload does.
+    """
+    memory, containers, previous, end = [], 0, None, 0
+    for opcode, argument, position in pickletools.genops(payload):
+        name, end = opcode.name, position + 1
+        if name not in _OPCODES:
+            raise ValueError(f"its times hold the pickle opcode {name}, which an array of datetimes does not need")
+        if name in _MEMORISE_OPCODES:
+            # Picklers count up; a leap would make the unpickler reserve room for all that was skipped.
+            if argument not in (None, len(memory)):
+                raise ValueError(f"its times skip to entry {argument} of the pickle's memory")
+            memory.append(previous)
+            continue
+        # A tuple of arguments is gone after the call. Only the others can lie in each other, so few of them, never
+        # recalled, keep everything shallow: Python may crash on what is nested a million times.
+        recalled = name in _RECALL_OPCODES and argument < len(memory) and memory[argument] in _CONTAINER_OPCODES
+        containers += previous in _CONTAINER_OPCODES and name != "REDUCE"
+        if recalled or containers > _MOST_CONTAINERS:
+            raise ValueError("its times nest lists and tuples as no array of datetimes does")
+        previous = name
+    if end != len(payload):
+        raise ValueError(f"{len(payload) - end} bytes follow its times")
+
+
+class _PickledArray:
+    """Stands in for an array. Nothing of numpy is built: its constructors trust a pickle with raw pointers."""
+
+    items = None
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        _version, _shape, _dtype, _in_fortran_order, self.items = state
+
+
+class _PickledDtype:
+    """Stands in for a dtype; whatever it is, only datetimes are taken from the items."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        pass
 
 
 class _TimesUnpickler(pickle.Unpickler):
-    """Reads object arrays of datetimes and refuses every name that these do not need, so no foreign code can run."""
+    """Refuses every name that an array of datetimes does not need, so no foreign code can run."""
+
+    # numpy 2 renamed the module that files mention.
+    _admitted: ClassVar[dict] = {
+        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): _PickledDtype,
+        ("datetime", "datetime"): datetime,
+    }
 
     def find_class(self, module: str, name: str) -> object:
         try:
-            return _ADMITTED_NAMES[module, name]
+            return self._admitted[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"its times ask for {module}.{name}, which is not run") from None

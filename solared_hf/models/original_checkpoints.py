@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         Name to tensor, on the CPU.
 
     Raises:
-        SolaredError: the file is missing, is no checkpoint, or needs more than tensors to be read.
+        SolaredError: the file is missing, is no checkpoint, or needs more than tensors to be read; or a tensor is
+            sparse, quantized or complex, or holds what is no float32 number.
     """
     if not Path(path).is_file():
         raise SolaredError(f"There is no checkpoint file {path}; check the path.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # Sparse tensors come with one, and are refused below.
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # What torch.load raises depends on which byte of a damaged file it meets first.
         raise SolaredError(
             f"{path} cannot be read as a checkpoint of plain tensors; save it again with "
@@ -43,23 +46,46 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         ) from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in _WRAPPER_KEYS if key in content), content)
-    if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in content.items())
+    ):
         raise SolaredError(
             f"{path} holds no state dict; expected names and tensors, bare or under {' or '.join(_WRAPPER_KEYS)}."
         )
     if all(name.startswith(_DDP_PREFIX) for name in content):
         content = {name.removeprefix(_DDP_PREFIX): tensor for name, tensor in content.items()}
+    for name, tensor in content.items():
+        if not _is_plain(tensor):
+            raise SolaredError(
+                f"{name!r} in {path} is no dense tensor of real numbers; save the checkpoint again with dense weights."
+            )
+        # As float32, because a larger number would become infinite in the model.
+        if not tensor.float().isfinite().all():
+            raise SolaredError(
+                f"{name!r} in {path} holds NaN or numbers beyond float32, as after a failed training; use an earlier "
+                "checkpoint."
+            )
     return dict(content)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    unusual = tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_complex()
+    # A few bytes can pass for a tensor of any size, every number of which is the same.
+    return not unusual and tensor.device.type == "cpu" and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def sizes(state_dict: Mapping[str, torch.Tensor], name: str, ndim: int) -> tuple[int, ...]:
     """Shape of the tensor `name`, from which a size of the network is read.
 
     Raises:
-        SolaredError: it is missing, or has not `ndim` axes.
+        SolaredError: it is missing, is empty, or has not `ndim` axes.
     """
-    if name not in state_dict or state_dict[name].ndim != ndim:
-        raise SolaredError(f"The checkpoint has no {name!r} with {ndim} axes; it belongs to another network.")
+    if name not in state_dict or state_dict[name].ndim != ndim or not state_dict[name].numel():
+        raise SolaredError(
+            f"The checkpoint has no {name!r} with {ndim} axes and numbers in it; it belongs to another network."
+        )
     return tuple(state_dict[name].shape)
 
 
@@ -70,7 +96,7 @@ def name_channels(num_channels: int, names: Sequence[str] | None) -> list[str]:
     original baselines do.
 
     Raises:
-        SolaredError: the names are not as many as the channels, or cannot be guessed.
+        SolaredError: the names are not as many as the channels, cannot be guessed, or are none of the vocabulary.
     """
     if names is None and num_channels in (len(CHANNELS) - 1, len(CHANNELS)):
         names = CHANNELS[:num_channels]
@@ -78,6 +104,9 @@ def name_channels(num_channels: int, names: Sequence[str] | None) -> list[str]:
         raise SolaredError(
             f"The checkpoint reads {num_channels} channels; name each of them, in order, with --input_channels."
         )
+    unknown = [name for name in names if name not in CHANNELS]
+    if unknown:
+        raise SolaredError(f"There is no channel {', '.join(unknown)}; the channels are {', '.join(CHANNELS)}.")
     return list(names)
 
 

@@ -4,6 +4,9 @@ import io
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import tracemalloc
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_builder.published import find_regions, read_timeline, region_number, write_published
+from dataset_builder.published import _read_times, find_regions, read_timeline, region_number, write_published
 from dataset_builder.simulate import simulate_region
 from solared_hf.errors import SolaredError
 
@@ -33,6 +36,24 @@ def spoil(region: Path, kind: str, change) -> Path:
     path = region / f"mean_{kind}90001_flat.npz"
     np.savez(path, *change(arrays_of(path)))
     return path
+
+
+def set_members(region: Path, kind: str, **contents: bytes) -> Path:
+    """Replace arrays of one file by raw bytes."""
+    path = region / f"mean_{kind}90001_flat.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members |= {f"{name}.npy": content for name, content in contents.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def header(descr: str, shape: tuple[int, ...]) -> bytes:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": descr, "fortran_order": False, "shape": shape})
+    return content.getvalue()
 
 
 def assert_refused(region: Path, *words: str) -> str:
@@ -139,37 +160,176 @@ def test_foreign_code_does_not_run(region, tmp_path, place):
     "name",
     ["numpy._core.multiarray scalar", "numpy load", "builtins eval", "datetime timedelta", "numpy ndarray.__reduce__"],
 )
-def test_only_four_names_are_admitted(region, name):
+@pytest.mark.parametrize("opcode", ["GLOBAL", "STACK_GLOBAL"])
+def test_only_four_names_are_admitted(region, name, opcode):
     module, _, attribute = name.partition(" ")
-
-    def ask_for_name(arrays):
-        content = io.BytesIO()
-        np.lib.format.write_array_header_1_0(content, {"descr": "|O", "fortran_order": False, "shape": (12,)})
-        content.write(f"\x80\x02c{module}\n{attribute}\n.".encode("latin1"))
-        return content.getvalue()
-
-    path = region / "mean_mag90001_flat.npz"
-    with zipfile.ZipFile(path) as archive:
-        values = archive.read("arr_0.npy")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("arr_0.npy", values)
-        archive.writestr("arr_1.npy", ask_for_name(None))
+    asked = f"c{module}\n{attribute}\n".encode()
+    if opcode == "STACK_GLOBAL":
+        asked = pickle_text(module) + pickle_text(attribute) + b"\x93"
+    path = set_members(region, "mag", arr_1=header("|O", (12,)) + b"\x80\x04" + asked + b".")
     assert_refused(region, str(path), f"{module}.{attribute}", "not run")
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_every_protocol_of_numpy_is_read(region, protocol):
-    expected = read_timeline(region)
-    for kind in ("pmdop", "mag", "int"):
-        path = region / f"mean_{kind}90001_flat.npz"
-        *values, times = arrays_of(path)
-        content = io.BytesIO()
-        np.lib.format.write_array_header_1_0(content, {"descr": "|O", "fortran_order": False, "shape": times.shape})
-        content.write(pickle.dumps(times, protocol=protocol))
-        np.savez(path, *values)
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(f"arr_{len(values)}.npy", content.getvalue())
-    np.testing.assert_array_equal(read_timeline(region).times, expected.times)
+@pytest.mark.parametrize("protocol", [3, 4, 5, "numpy"])
+@pytest.mark.parametrize("steps", [1, 70, 300, 100_000])
+def test_times_of_any_length_and_protocol_of_numpy_are_read(tmp_path, protocol, steps):
+    times = np.array([datetime(2001, 1, 1) + timedelta(hours=i) for i in range(steps)], dtype=object)
+    # Picklers recall what they meet again.
+    times = np.append(times, times[-1])
+    content = io.BytesIO()
+    if protocol == "numpy":
+        np.save(content, times)
+    else:
+        content.write(header("|O", times.shape) + pickle.dumps(times, protocol=protocol))
+    with zipfile.ZipFile(tmp_path / "times.npz", "w") as archive:
+        archive.writestr("times.npy", content.getvalue())
+        np.testing.assert_array_equal(_read_times(tmp_path, archive, "times").astype(object), times)
+
+
+def pickle_int(number: int) -> bytes:
+    return b"J" + number.to_bytes(4, "little", signed=True)
+
+
+def pickle_text(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def pickle_array(ending: bytes) -> bytes:
+    """An array of 12 items; `ending` gives the rest of its state: dtype, order and items."""
+    return RECONSTRUCT + b"K\x00\x85C\x01b\x87R(" + pickle_int(1) + b"K\x0c\x85" + ending + b"tb"
+
+
+def pickle_nested_arguments(depth: int) -> bytes:
+    """Calls whose argument is the memorised argument of the call before."""
+    numbers = [number.to_bytes(4, "little") for number in range(depth)]
+    return b"N" + b"".join(b"\x85r" + number + b"Rcnumpy\ndtype\nj" + number for number in numbers)
+
+
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+# An object dtype with the flags of numbers, for which numpy takes bytes of the file for pointers.
+POINTERS = b"cnumpy\ndtype\n" + pickle_text("O8") + b"\x89\x88\x87R("
+POINTERS += pickle_int(3) + pickle_text("|") + b"NNN" + pickle_int(-1) * 2 + pickle_int(0) + b"tb"
+RAW = b"C\x60" + b"\x41" * 96
+YEAR_65535 = b"cdatetime\ndatetime\nC\x0a\xff\xff\x01\x01" + bytes(6) + b"\x85R"
+# What crashes the interpreter, takes gigabytes or is believed, if it is unpickled as it asks to be, and its refusal.
+HOSTILE = {
+    "pointers in the state": (pickle_array(POINTERS + b"\x89" + RAW), "no list of 12 times"),
+    "pointers in a buffer": (b"cnumpy\nndarray\nK\x0c\x85" + POINTERS + RAW + b"\x87R", "not callable"),
+    "huge array": (b"cnumpy\nndarray\n" + pickle_int(10**9) + b"\x85" + pickle_text("O") + b"\x86R", "TUPLE2"),
+    "huge reconstruction": (RECONSTRUCT + pickle_int(10**9) + b"\x85C\x01O\x87R", "no list of 12 times"),
+    "deep key": (b"}N" + b"\x85" * 2_000_000 + b"Ns", "EMPTY_DICT"),
+    "deep tuple": (b"N" + b"\x85" * 2_000_000, "nest"),
+    "deep list": (b"]" * 1_000_000 + b"a" * 999_999, "nest"),
+    "deep arguments": (pickle_nested_arguments(100_000), "nest"),
+    "list in itself": (pickle_array(b"NN]q\x00h\x00a"), "nest"),
+    "long stack": (b"N" * 4_000_000, "no array"),
+    "long text": (b"X" + b"\xff" * 4, "damaged"),
+    "long frame": (b"\x95" + b"\xff" * 7 + b"\x3fN", "damaged"),
+    "leap in the memory": (b"Nr\xff\xff\xff\x0f", "skip to entry 268435455"),
+    "impossible year": (pickle_array(b"NN](" + YEAR_65535 * 12 + b"e"), "year"),
+}
+
+
+# The memory limit is set after the imports, which reserve much more than they use.
+VICTIM = """
+import resource, sys
+from pathlib import Path
+from dataset_builder.published import SolaredError, read_timeline
+
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29,) * 2)
+for folder in sys.argv[1:]:
+    try:
+        read_timeline(folder)
+    except SolaredError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells and limits address space")
+def test_hostile_times_neither_crash_nor_take_memory(region, tmp_path):
+    folders = [tmp_path / str(number) / region.name for number in range(len(HOSTILE))]
+    for folder, (payload, _) in zip(folders, HOSTILE.values(), strict=True):
+        shutil.copytree(region, folder)
+        set_members(folder, "mag", arr_1=header("|O", (12,)) + b"\x80\x04" + payload + b".")
+    finished = subprocess.run(
+        [sys.executable, "-c", VICTIM, *map(str, folders)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    sentences = finished.stdout.splitlines()
+    assert finished.returncode == 0, (finished.returncode, list(HOSTILE)[len(sentences) :], finished.stderr)
+    for (attack, (_, words)), folder, sentence in zip(HOSTILE.items(), folders, sentences, strict=True):
+        assert sentence.startswith(str(folder / "mean_mag90001_flat.npz")), attack
+        assert words in sentence, attack
+
+
+def refused_memory(region: Path, *words: str) -> int:
+    """Most bytes of memory taken while the region is refused."""
+    tracemalloc.start()
+    try:
+        assert_refused(region, *words)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("array", "compression", "words"),
+    [
+        ("arr_0", zipfile.ZIP_DEFLATED, "would expand to"),
+        ("arr_1", zipfile.ZIP_DEFLATED, "would expand to"),
+        ("arr_0", zipfile.ZIP_BZIP2, "compressed in a way"),
+    ],
+)
+@pytest.mark.parametrize("honest", [True, False], ids=["honest", "lying"])
+def test_zip_bombs_are_not_expanded(region, array, compression, words, honest):
+    path = region / "mean_mag90001_flat.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[f"{array}.npy"] += bytes(100 * 2**20)
+    with zipfile.ZipFile(path, "w", compression, compresslevel=1) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if not honest:
+            # What the directory at the end of the archive says, which is what zipfile believes.
+            archive.getinfo(f"{array}.npy").file_size = 9_000
+            words = words if compression == zipfile.ZIP_BZIP2 else "Bad CRC"
+    del members
+    assert refused_memory(region, str(path), words) < 8 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("array", "descr", "shape", "words"),
+    [
+        ("arr_0", "<f8", (81, 10**12), "(81, 1000000000000)"),
+        ("arr_0", "<f8", (81, 12), "takes 7776"),
+        ("arr_0", "|V2000000000", (81, 12), "|V2000000000"),
+        ("arr_1", "|O", (10**12,), "no list of 1000000000000 times"),
+        ("arr_1", "|O", (-1,), "no list of -1 times"),
+    ],
+)
+def test_headers_that_declare_more_than_there_is(region, array, descr, shape, words):
+    path = region / "mean_mag90001_flat.npz"
+    with zipfile.ZipFile(path) as archive:
+        member = io.BytesIO(archive.read(f"{array}.npy"))
+    np.lib.format.read_magic(member)
+    np.lib.format.read_array_header_1_0(member)
+    data = member.read()
+    set_members(region, "mag", **{array: header(descr, shape) + (data[:-8] if array == "arr_0" else data)})
+    assert refused_memory(region, str(path), words) < 8 * 2**20
+
+
+@pytest.mark.parametrize("array", ["arr_0", "arr_1"])
+def test_bytes_that_are_left_over(region, array):
+    path = region / "mean_mag90001_flat.npz"
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read(f"{array}.npy")
+    set_members(region, "mag", **{array: content + b"more"})
+    assert_refused(region, str(path), "7780 bytes" if array == "arr_0" else "4 bytes follow")
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,9 @@ def test_other_numbers_of_channels_must_be_named(tmp_path, capsys):
     command = [str(tmp_path / "original.pth"), str(tmp_path / "out"), *OPTIONS]
     assert convert_attention(command) == 2
     assert "reads 2 channels; name each of them" in capsys.readouterr().err
-    assert convert_attention([*command, "--input_channels", "a", "b", "--input_steps", "9"]) == 0
+    assert convert_attention([*command, "--input_channels", *CHANNELS[4:], "--input_steps", "9"]) == 0
     config = SpatioTemporalAttentionForPrediction.from_pretrained(tmp_path / "out").config
-    assert (config.input_channels, config.input_steps) == (["a", "b"], 9)
+    assert (config.input_channels, config.input_steps) == (list(CHANNELS[4:]), 9)
 
 
 def without(name):
@@ -135,6 +135,18 @@ def with_tensor(name, tensor):
         (with_tensor("fc.weight", torch.zeros(2, HIDDEN)), "'fc.weight' has shape (2, 24)"),
         (with_tensor("temporal_pos_enc.pe", torch.randn(1, STEPS, HIDDEN)), "'temporal_pos_enc.pe' is not the sinus"),
         (with_tensor("spatial_pos_enc.pe", torch.zeros(1, TILES, 7)), "'spatial_pos_enc.pe' is not the sinusoidal"),
+        (with_tensor("temporal_pos_enc.pe", torch.zeros(1, 0, HIDDEN)), "'temporal_pos_enc.pe' is not the sinusoidal"),
+        (with_tensor("input_proj.weight", torch.zeros(0, 6)), "no 'input_proj.weight' with 2 axes and numbers"),
+        (with_tensor("temporal_encoder.layers.100000000.x", torch.zeros(1)), "lacks temporal_encoder.layers.2"),
+        (with_tensor("fc.weight", torch.full((1, HIDDEN), math.nan)), "'fc.weight' in"),
+        (with_tensor("fc.weight", torch.full((1, HIDDEN), -math.inf)), "holds NaN or numbers beyond"),
+        (with_tensor("fc.weight", torch.full((1, HIDDEN), 1e300, dtype=torch.double)), "holds NaN or numbers beyond"),
+        (with_tensor("fc.weight", torch.ones(1, HIDDEN).to_sparse()), "is no dense tensor"),
+        (with_tensor("fc.weight", torch.ones(1, HIDDEN, dtype=torch.complex64)), "is no dense tensor"),
+        (with_tensor("fc.weight", torch.ones(1, HIDDEN, device="meta")), "is no dense tensor"),
+        (with_tensor("fc.weight", torch.ones(1).expand(10**6, 10**6)), "is no dense tensor"),
+        (with_tensor(3, torch.zeros(1)), "holds no state dict"),
+        (lambda state: {3: torch.zeros(1)}, "holds no state dict"),
         (lambda state: {"weights": 3}, "holds no state dict"),
         (lambda state: [1, 2], "holds no state dict"),
         (lambda state: {}, "holds no state dict"),
@@ -183,6 +195,19 @@ def test_heads_that_do_not_divide(original, tmp_path, capsys):
     assert_refused(tmp_path, capsys, "choose a number of heads", ["--num_attention_heads", "7"])
 
 
+@pytest.mark.parametrize("hours", ["nan", "inf", "0", "-1"])
+def test_horizon_that_is_no_time_ahead(original, hours, tmp_path, capsys):
+    torch.save(original.state_dict(), tmp_path / "original.pth")
+    assert_refused(tmp_path, capsys, "must be positive", [*OPTIONS, f"--horizon_hours={hours}"])
+
+
+def test_channels_outside_the_vocabulary(original, tmp_path, capsys):
+    torch.save(original.state_dict(), tmp_path / "original.pth")
+    names = [*CHANNELS[:4], "flux", "intensity"]
+    sentence = "There is no channel flux, intensity; the channels are power_2_3mhz,"
+    assert_refused(tmp_path, capsys, sentence, [*OPTIONS, "--input_channels", *names])
+
+
 def test_existing_output_is_kept(original, tmp_path, capsys):
     torch.save(original.state_dict(), tmp_path / "original.pth")
     (tmp_path / "new" / "out").mkdir(parents=True)
@@ -225,6 +250,11 @@ def test_converted_resnet_equals_the_original(tmp_path, capsys):
         torch.testing.assert_close(model(past).prediction_outputs, expected, atol=1e-5, rtol=0)
     assert (model.config.spatial_layout, model.config.input_channels) == ("grid", list(CHANNELS[:5]))
 
+    torch.save(state_dict | {"backbone.fc.bias": torch.full((TILES,), math.nan)}, tmp_path / "diverged.pth")
+    assert convert_resnet([str(tmp_path / "diverged.pth"), str(tmp_path / "other")]) == 2
+    assert "'backbone.fc.bias' in" in capsys.readouterr().err
+    assert convert_resnet([str(tmp_path / "original.pth"), str(tmp_path / "other"), "--horizon_hours", "nan"]) == 2
+    assert "must be positive" in capsys.readouterr().err
     del state_dict["backbone.layer2.0.conv1.0.weight"]
     torch.save(state_dict, tmp_path / "damaged.pth")
     assert convert_resnet([str(tmp_path / "damaged.pth"), str(tmp_path / "other")]) == 2

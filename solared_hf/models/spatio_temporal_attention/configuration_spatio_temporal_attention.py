@@ -134,9 +134,10 @@ class SpatioTemporalAttentionConfig(PreTrainedConfig):
                 f"max_position_embeddings={self.max_position_embeddings}; raise max_position_embeddings or shorten "
                 "the input."
             )
-        if self.horizon_hours <= 0:
+        if not 0 < self.horizon_hours < float("inf"):  # NaN fails this too.
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} must be positive; a forecast speaks about a time after its input."
+                f"horizon_hours={self.horizon_hours} must be positive and finite; a forecast speaks about a time "
+                "after its input."
             )
 
 

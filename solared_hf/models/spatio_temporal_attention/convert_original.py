@@ -111,8 +111,9 @@ def _original_name(name: str) -> str:
 
 
 def _count_layers(state_dict: Mapping[str, torch.Tensor], stage: str) -> int:
+    """Number of layers, not the highest index: one stray name must not make a million layers."""
     numbers = (re.match(rf"{stage}_encoder\.layers\.(\d+)\.", name) for name in state_dict)
-    return max((int(number[1]) + 1 for number in numbers if number), default=0)
+    return len({number[1] for number in numbers if number})
 
 
 def _pop_table_length(state_dict: dict[str, torch.Tensor], name: str, hidden_size: int) -> int:
@@ -123,7 +124,8 @@ def _pop_table_length(state_dict: dict[str, torch.Tensor], name: str, hidden_siz
     num_positions = table.numel() // hidden_size
     ours = sinusoidal_table(num_positions, hidden_size)
     # The axis of the batch, of length 1, stands before or after the positions, or is missing.
-    if table.numel() != ours.numel() or not torch.allclose(table.view_as(ours), ours, rtol=0, atol=_TABLE_TOLERANCE):
+    same_size = num_positions > 0 and table.numel() == ours.numel()
+    if not same_size or not torch.allclose(table.reshape(ours.shape), ours, rtol=0, atol=_TABLE_TOLERANCE):
         raise SolaredError(
             f"The positional table {name!r} is not the sinusoidal one of width {hidden_size}; this model computes "
             "that one and cannot hold another."

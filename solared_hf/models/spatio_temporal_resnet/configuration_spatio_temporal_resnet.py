@@ -100,9 +100,10 @@ class SpatioTemporalResnetConfig(PreTrainedConfig):
         """Part of `@strict`: there is a past, and the target comes after it."""
         if self.input_steps < 1:
             raise ValueError(f"input_steps={self.input_steps} must be at least 1; a forecast needs a past.")
-        if self.horizon_hours <= 0:
+        if not 0 < self.horizon_hours < float("inf"):  # NaN fails this too.
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} must be positive; a forecast speaks about a time after its input."
+                f"horizon_hours={self.horizon_hours} must be positive and finite; a forecast speaks about a time "
+                "after its input."
             )
 
 
