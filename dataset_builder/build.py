@@ -2,11 +2,18 @@
 
 A shard carries a key in its footer: the checksum of its source files and of how it is built. A region whose shard is
 whole and carries the key of today is done. Card, catalog and manifest are made from the shards themselves, at the end.
+
+A folder with a card is a finished dataset, and the card describes the files beside it. To keep that true, a rebuild
+writes what is new into the hidden folder `.staged`, which is laid out as the dataset is, and moves it into place once
+all of it is there: the old card goes first, the new one comes last. A build that fails or is killed before leaves the
+old dataset as it was. One that is killed while it moves files leaves a folder without a card, and the next build
+finishes that first.
 """
 
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +29,7 @@ from dataset_builder.publish import CATALOG_PATH, catalog_table, dataset_card, r
 from dataset_builder.published import find_regions, parse_timeline, read_sources, region_number
 from solared_hf.errors import SolaredError
 from solared_hf.files import remove_leftovers, write_atomically
-from solared_hf.schema import CHANNELS, SCHEMA_VERSION
+from solared_hf.schema import CHANNELS, SCHEMA_VERSION, timeline_features
 from solared_hf.splits import SPLITS, published_split
 from solared_hf.timelines import Timeline, timelines_from_table
 
@@ -33,8 +40,12 @@ LOCK_NAME = ".build.lock"
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "README.md"
 DATA_FOLDER = "data"
+STAGING_NAME = ".staged"
 _GENERATOR = "solared build"
 _KEY = b"solared_source_key"
+
+# Raised whenever parse_timeline gives other values for the same files, so that finished shards are built again.
+PARSER_VERSION = 1
 
 # Measured on the 52 published regions: floats split by byte are 7 % smaller and read within 10 % as fast; level 9 is
 # 2 % smaller than level 3, and level 15 would be another 3.5 % smaller for five times the writing time.
@@ -69,8 +80,9 @@ def build_dataset(
     """Build, or bring up to date, a dataset folder that `datasets.load_dataset` reads.
 
     Regions that cannot be read do not stop the others: every region is tried, the good ones become shards, and then
-    the build fails with a sentence for each bad one. Card, catalog and manifest stay as they were, so that no
-    description hides a region that is missing. Shards of regions that are not in `input` are kept and described.
+    the build fails with a sentence for each bad one. A dataset that was in `output` stays as it was, a new one gets no
+    card, and the next run takes up the finished shards. Shards of regions that are not in `input` are kept and
+    described.
 
     Args:
         source: what `input` holds, one of `SOURCES`.
@@ -88,25 +100,33 @@ def build_dataset(
     regions, output = find_regions(input), Path(output)
     _check_output(output, Path(input), regions)
     with _locked(output):
-        remove_leftovers(output)
+        staging = output / STAGING_NAME
+        remove_leftovers(*_written_folders(output), *_written_folders(staging))
+        if (staging / CARD_NAME).exists():  # written last: an earlier build was killed while it moved files
+            _move_into_place(output, staging)
         _check_source(source, regions, output)
+        # A folder without a card is no dataset yet, and its shards need no detour.
+        target = staging if staging.exists() or (output / CARD_NAME).exists() else output
         bad, written = [], 0
         for region in progress(regions):
             try:
-                shard = _new_shard(region, output, split_of)
+                shard = _new_shard(region, output, target, split_of)
             except SolaredError as error:
                 bad.append(str(error))
                 continue
             if shard is not None:
                 write_atomically(*shard)
                 written += 1
-            _remove_from_other_splits(output, region_number(region), split_of)
+            _remove_from_other_splits(target, region_number(region), split_of)
         if bad:
             raise SolaredError(
-                f"{len(bad)} of {len(regions)} regions could not be built; the others are finished and kept, and the "
-                "card is left as it was. Mend these and run the same command again:\n" + "\n".join(bad)
+                f"{len(bad)} of {len(regions)} regions could not be built; the others are finished and kept for the "
+                "next run, and a dataset that was there is left as it was. Mend these and run the same command "
+                "again:\n" + "\n".join(bad)
             )
-        manifest = _describe(output, source)
+        manifest = _describe(output, target, source)
+        if target != output and target.exists():
+            _move_into_place(output, target)
     return BuildReport(
         folder=output,
         regions=len(manifest["regions"]),
@@ -117,38 +137,45 @@ def build_dataset(
     )
 
 
-def _new_shard(region: Path, output: Path, split_of: Callable[[int], str]) -> tuple[Path, bytes] | None:
-    """Path and content of a region's shard, or None where the shard is there already."""
+def _new_shard(region: Path, output: Path, target: Path, split_of: Callable[[int], str]) -> tuple[Path, bytes] | None:
+    """Path in `target` and content of a region's shard, or None where `output` or `target` has it already."""
     sources = read_sources(region)
     key = _source_key(sources)
-    path = _shard_path(output, region_number(region), split_of)
-    if path.exists():
-        try:
-            if _read_shard(path.read_bytes())[1] == key:
-                return None
-        except (OSError, SolaredError):
-            pass  # damaged: built again
+    finished, path = (_shard_path(folder, region_number(region), split_of) for folder in (output, target))
+    if _is_current(finished, key):
+        if path != finished:
+            path.unlink(missing_ok=True)  # staged for sources that have changed back since
+        return None
+    if _is_current(path, key):
+        return None
     timeline = parse_timeline(region, sources)
     region_facts(timeline)  # refuses a region that cannot be described before it is written
     return path, _encode(timeline.to_table(), key)
 
 
-def _describe(output: Path, source: str) -> dict:
-    """Write catalog, manifest and card from the shards, each only where it changes; the manifest."""
+def _is_current(path: Path, key: str) -> bool:
+    try:
+        return _read_shard(path.read_bytes())[1] == key
+    except (OSError, SolaredError):
+        return False  # missing or damaged
+
+
+def _describe(output: Path, target: Path, source: str) -> dict:
+    """Write catalog, manifest and card of the shards into `target`, each only where `output` differs; the manifest."""
     regions, by_split = [], {}
-    for path in _shard_paths(output):
+    for name, path in _shards_to_be(output, target):
         content = path.read_bytes()
         try:
             timeline, key = _read_shard(content)
         except SolaredError as error:
             raise SolaredError(f"{path} is damaged or no shard of ours; delete it and build again.") from error
-        split = path.parent.name
+        split = Path(name).parent.name
         by_split.setdefault(split, []).append(timeline)
         regions.append(
             {
                 **region_facts(timeline),
                 "split": split,
-                "path": path.relative_to(output).as_posix(),
+                "path": name,
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "source_key": key,
@@ -175,15 +202,54 @@ def _describe(output: Path, source: str) -> dict:
             "memory_bytes": catalog.nbytes,
         },
     }
-    _write_if_changed(output / CATALOG_PATH, catalog_content)
-    _write_if_changed(output / MANIFEST_NAME, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
-    # The card comes last: a folder with a card is a finished dataset.
-    _write_if_changed(output / CARD_NAME, dataset_card(manifest).encode())
+    described = {
+        CATALOG_PATH: catalog_content,
+        MANIFEST_NAME: (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode(),
+        CARD_NAME: dataset_card(manifest).encode(),
+    }
+    for name, content in described.items():
+        # The card comes last, and whenever anything is staged: the old one is about to be deleted.
+        if not _holds(output / name, content) or (name == CARD_NAME and target.exists()):
+            write_atomically(target / name, content)
+        elif target != output:
+            (target / name).unlink(missing_ok=True)  # staged by a run that failed, for other shards
     return manifest
 
 
+def _move_into_place(output: Path, staging: Path) -> None:
+    """Make what is staged part of the dataset; after an interruption it can be called again.
+
+    Raises:
+        SolaredError: the folder cannot be written.
+    """
+    try:
+        (output / CARD_NAME).unlink(missing_ok=True)
+        for path in _shard_paths(staging):
+            for split in SPLITS:
+                (output / DATA_FOLDER / split / path.name).unlink(missing_ok=True)
+            _move(path, output / path.relative_to(staging))
+        for name in (CATALOG_PATH, MANIFEST_NAME, CARD_NAME):
+            if (staging / name).exists():
+                _move(staging / name, output / name)
+        shutil.rmtree(staging)
+    except OSError as error:
+        raise SolaredError(
+            f"Could not write {output} ({error.strerror or error}); mend this and run the same command again."
+        ) from error
+
+
+def _move(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(to)
+
+
 def _source_key(sources: dict[str, bytes]) -> str:
-    settings = {"schema_version": SCHEMA_VERSION, "parquet": _PARQUET, "split_bytes": _SPLIT_BYTES}
+    settings = {
+        "schema_version": SCHEMA_VERSION,
+        "parser_version": PARSER_VERSION,
+        "parquet": _PARQUET,
+        "split_bytes": _SPLIT_BYTES,
+    }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for kind, content in sorted(sources.items()):
         digest.update(f"\n{kind} {len(content)}\n".encode())
@@ -210,6 +276,8 @@ def _read_shard(content: bytes) -> tuple[Timeline, str]:
         table = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True).read()
     except (OSError, pa.ArrowException) as error:
         raise SolaredError(f"Not a whole Parquet file ({error}).") from error
+    if not table.schema.equals(timeline_features().arrow_schema, check_metadata=False):
+        raise SolaredError("A Parquet file, but its columns are not those of a shard.")
     key = (table.schema.metadata or {}).get(_KEY)
     timelines = timelines_from_table(table)
     if key is None or len(timelines) != 1:
@@ -228,6 +296,22 @@ def _shard_paths(output: Path) -> list[Path]:
     return sorted((output / DATA_FOLDER).glob("*/*.parquet"))
 
 
+def _shards_to_be(output: Path, target: Path) -> list[tuple[str, Path]]:
+    """Names in the finished dataset, and files, of the shards in `target` and of those in `output` that stay."""
+    new = _shard_paths(target)
+    replaced = {path.name for path in new}
+    stay = [path for path in _shard_paths(output) if path.name not in replaced]
+    return sorted(
+        (path.relative_to(folder).as_posix(), path)
+        for folder, paths in ((target, new), (output, stay))
+        for path in paths
+    )
+
+
+def _written_folders(output: Path) -> list[Path]:
+    return [output, (output / CATALOG_PATH).parent, *(output / DATA_FOLDER / split for split in SPLITS)]
+
+
 def _remove_from_other_splits(output: Path, ar_number: int, split_of: Callable[[int], str]) -> None:
     right = _shard_path(output, ar_number, split_of)
     for split in SPLITS:
@@ -236,9 +320,8 @@ def _remove_from_other_splits(output: Path, ar_number: int, split_of: Callable[[
             path.unlink(missing_ok=True)
 
 
-def _write_if_changed(path: Path, content: bytes) -> None:
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+def _holds(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
 
 
 def _check_source(source: str, regions: list[Path], output: Path) -> None:

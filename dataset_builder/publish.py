@@ -3,6 +3,7 @@
 Everything is a pure function of timelines or of the build manifest, so the same data give the same bytes.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
@@ -14,7 +15,16 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from solared_hf.cards import render
-from solared_hf.schema import CHANNELS, NUM_TILES, SCHEMA_VERSION, UNITS, catalog_features, timeline_features
+from solared_hf.schema import (
+    CHANNELS,
+    NUM_TILES,
+    SCHEMA_VERSION,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    UNITS,
+    catalog_features,
+    timeline_features,
+)
 from solared_hf.splits import SPLITS, TEST_REGIONS, TRAIN_REGIONS
 from solared_hf.timelines import Timeline
 
@@ -51,7 +61,7 @@ def region_facts(timeline: Timeline) -> dict:
     Raises:
         SolaredError: the region has a single step, so its cadence is unknown.
     """
-    cadence = np.timedelta64(timeline.cadence)
+    missing = timeline.missing_between
     repeated = (np.diff(timeline.values[:, len(CHANNELS) - 2 :], axis=0) == 0).all(axis=(1, 2))
     return {
         "ar_number": timeline.ar_number,
@@ -63,12 +73,13 @@ def region_facts(timeline: Timeline) -> dict:
             {
                 "after_tai": str(timeline.times[step]),
                 "before_tai": str(timeline.times[step + 1]),
-                "missing_steps": round((timeline.times[step + 1] - timeline.times[step]) / cadence) - 1,
+                "missing_steps": int(missing[step]),
             }
             for step in np.flatnonzero(timeline.breaks)
         ],
         "missing_steps": timeline.missing_steps,
         "nan_steps": timeline.nan_steps,
+        "nan_at_ends": _nan_at_ends(timeline.values),
         "repeated_frames": int(repeated.sum()),
         "memory_bytes": timeline.to_table().nbytes,
     }
@@ -135,6 +146,7 @@ def dataset_card(manifest: dict) -> str:
         "span_days": max(_days(region["start_tai"], region["end_tai"]) for region in regions),
         "gappy": [region for region in regions if region["gaps"]],
         "with_nan": [region for region in regions if region["nan_steps"]],
+        "nan_at_ends": all(region["nan_at_ends"] for region in regions),
         "repeating": [region for region in regions if region["repeated_frames"]],
         "overlaps": overlaps(regions),
         "benchmark_regions": len(BENCHMARK_REGIONS),
@@ -172,12 +184,19 @@ def _front_matter(manifest: dict, splits: list[str]) -> str:
         download_size=catalog["bytes"],
         dataset_size=catalog["memory_bytes"],
     )
+    # For a local folder, `datasets` finds what it has prepared before by the card alone, whatever became of the files.
+    # The descriptions are part of what it compares, so a digest in them keeps old values from being loaded.
+    shards = "".join(f"{region['path']} {region['sha256']}\n" for region in regions)
     configs = {
         "timelines": {
+            "description": f"sha256 {hashlib.sha256(shards.encode()).hexdigest()}",
             "data_files": [{"split": split, "path": f"data/{split}/*.parquet"} for split in splits],
             "default": True,
         },
-        "catalog": {"data_files": [{"split": CATALOG_SPLIT, "path": CATALOG_PATH}]},
+        "catalog": {
+            "description": f"sha256 {catalog['sha256']}",
+            "data_files": [{"split": CATALOG_SPLIT, "path": CATALOG_PATH}],
+        },
     }
     data = DatasetCardData(
         **_FRONT_MATTER[manifest["source"]],
@@ -188,6 +207,20 @@ def _front_matter(manifest: dict, splits: list[str]) -> str:
     DatasetInfosDict({"timelines": timelines_info, "catalog": catalog_info}).to_dataset_card_data(data)
     MetadataConfigs(configs).to_dataset_card_data(data)
     return data.to_yaml(line_break="\n")
+
+
+def _nan_at_ends(values: np.ndarray) -> bool:
+    """Whether all NaN are whole columns of tiles in the first or last steps, eastern ones first and western ones last.
+
+    A patch whose edge reaches the limb looks like that; regions without NaN do as well.
+    """
+    nan = np.isnan(values).reshape(len(values), len(CHANNELS), TILE_ROWS, TILE_COLUMNS)
+    columns = nan.any(axis=2)
+    observed = np.flatnonzero(~columns.any(axis=(1, 2)))
+    if (columns != nan.all(axis=2)).any() or not len(observed):
+        return False
+    middle = columns[observed[0] : observed[-1] + 1]
+    return not (middle.any() or columns[: observed[0], :, -1].any() or columns[observed[-1] :, :, 0].any())
 
 
 def _size_category(rows: int) -> str:

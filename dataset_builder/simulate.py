@@ -8,7 +8,7 @@ Nothing here is an observation. The amplitudes are those of the published files 
   at 40 G) and strong field darkens (-30e6).
 - *Continuum intensity* brightens by some 300 DN in weak field (faculae) and falls by about 30 DN per gauss above 90 G,
   when pores form. It therefore follows the power by many hours: what makes a forecast possible, and persistence poor.
-- *Background*: what a straight line between rows 0 and 8 leaves of the limb darkening is a parabola over the rows,
+- *Background*: what the correction by rows 0 and 8 leaves of the limb darkening is close to a parabola over the rows,
   zero at the ends, 630 DN at the centre; it varies by a quarter while the region crosses the disk.
 - *Noise*: power windows of 8 h overlap by 7/8, so part of the power noise, 76 % of the variance in the lowest band and
   24 % in the highest, is a moving mean of eight hourly draws, and the rest remembers a day; flux noise remembers about

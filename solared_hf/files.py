@@ -41,10 +41,11 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
         ) from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed writer left in `folder` and below."""
-    for leftover in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+def remove_leftovers(*folders: Path) -> None:
+    """Delete the temporary files that a killed writer left in `folders`, and not below them."""
+    for folder in folders:
+        for leftover in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
 
 
 def _umask() -> int:

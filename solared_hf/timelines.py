@@ -72,10 +72,15 @@ class Timeline:
         return np.diff(self.times) != np.timedelta64(self.cadence)
 
     @property
+    def missing_between(self) -> np.ndarray:
+        """(T-1,) int: how many steps are missing between each step and the next; half a cadence counts as one."""
+        spacings = np.diff(self.times) / np.timedelta64(self.cadence)
+        return np.maximum(np.floor(spacings + 0.5).astype(int) - 1, 0)
+
+    @property
     def missing_steps(self) -> int:
         """How many steps the gaps swallow."""
-        spacings = np.diff(self.times) / np.timedelta64(self.cadence)
-        return int(np.rint(spacings - 1).sum())
+        return int(self.missing_between.sum())
 
     @property
     def nan_steps(self) -> int:
@@ -101,8 +106,11 @@ class Timeline:
 def timelines_from_table(table: pa.Table) -> list[Timeline]:
     """Regions found in rows of the `timelines` config, in ascending order of AR number; rows may come in any order.
 
+    Columns may have another type than `schema.timeline_features` gives them, such as lists of any length or wider
+    numbers, as long as every value fits the right type as it is.
+
     Raises:
-        SolaredError: a column is missing or has another type, or a step occurs twice.
+        SolaredError: a column is missing or its values do not fit its type, or a step occurs twice.
     """
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
@@ -110,6 +118,7 @@ def timelines_from_table(table: pa.Table) -> list[Timeline]:
             f"The dataset has no column {', '.join(missing)}, so it is not a SOLARED timelines dataset; load the "
             "config 'timelines' of a folder written by `solared build`, with all its columns."
         )
+    table = _cast(table)
     numbers, steps = (table.column(name).to_numpy() for name in ("ar_number", "step"))
     times = table.column("time_tai").to_numpy()
     values = np.stack([_tile_values(table, channel) for channel in CHANNELS], axis=1)
@@ -148,16 +157,46 @@ def timelines_from_dataset(dataset: Dataset | IterableDataset) -> list[Timeline]
     return timelines_from_table(dataset.with_format("arrow")[:])
 
 
+def _cast(table: pa.Table) -> pa.Table:
+    """The columns of the `timelines` config with the types of `schema.timeline_features`.
+
+    Raises:
+        SolaredError: a value is missing or would change.
+    """
+    schema = timeline_features().arrow_schema
+    columns = []
+    for field in schema:
+        column = table.column(field.name)
+        value_type = getattr(column.type, "value_type", column.type)
+        try:
+            if not pa.types.is_primitive(value_type):
+                raise pa.ArrowInvalid("its values are no numbers")
+            cast = column.cast(field.type)
+            if cast.null_count:
+                raise pa.ArrowInvalid("there are nulls")
+            # Arrow watches over every other narrowing itself.
+            narrowed = pa.types.is_float64(value_type) and field.name in CHANNELS
+            if narrowed and not np.array_equal(_flat(cast), _flat(column), equal_nan=True):
+                raise pa.ArrowInvalid("values have more digits than float32 holds")
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise SolaredError(
+                f"Column {field.name} holds {column.type}, which does not fit {field.type} ({reason}); load the "
+                "config 'timelines' of a folder written by `solared build`."
+            ) from error
+        columns.append(cast)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
 def _tile_values(table: pa.Table, channel: str) -> np.ndarray:
-    """One channel as (rows, 63) float32; list chunks are flattened, never iterated."""
-    column = table.column(channel)
+    """One channel as (rows, 63) float32."""
+    return _flat(table.column(channel)).reshape(-1, NUM_TILES)
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    """Items of a column of lists; chunks are flattened, never iterated."""
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    values = np.concatenate(flat) if flat else np.empty(0, np.float32)
-    if values.size != table.num_rows * NUM_TILES:
-        raise SolaredError(
-            f"Column {channel} does not hold {NUM_TILES} tiles in every row; build the dataset folder again."
-        )
-    return values.reshape(-1, NUM_TILES).astype(np.float32, copy=False)
+    return np.concatenate(flat) if flat else np.empty(0, np.float32)
 
 
 def regions_of(timelines: Iterable[Timeline]) -> list[int]:

@@ -1,6 +1,8 @@
 """A dataset folder is exact, finished or unfinished but never half-written, and the same whoever builds it."""
 
 import fcntl
+import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -14,18 +16,22 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from dataset_builder.build import LOCK_NAME, SOURCES, build_dataset, split_of_region
-from dataset_builder.published import find_regions, read_timeline
-from dataset_builder.simulate import SIMULATED_REGIONS, split_of, write_simulated
+from dataset_builder import build
+from dataset_builder.build import LOCK_NAME, SOURCES, STAGING_NAME, build_dataset, split_of_region
+from dataset_builder.publish import CATALOG_PATH
+from dataset_builder.published import FILE_CHANNELS, find_regions, parse_timeline, read_timeline, write_published
+from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region, split_of, write_simulated
 from solared_hf import files
 from solared_hf.errors import SolaredError
+from solared_hf.loading import load_timelines
 from solared_hf.schema import CHANNELS, SCHEMA_VERSION, catalog_features, timeline_features
 from solared_hf.splits import SPLITS, published_split
-from solared_hf.timelines import load_timelines, timelines_from_dataset
+from solared_hf.timelines import timelines_from_dataset, timelines_from_table
 
 COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "simulated")
 
@@ -192,11 +198,12 @@ def test_regions_can_come_in_several_runs(few, tmp_path):
     assert tree(tmp_path / "in_two") == tree(tmp_path / "at_once")
 
 
-def test_bad_regions_are_all_named_and_hide_behind_no_card(few, tmp_path):
+def test_bad_regions_are_all_named_and_leave_the_dataset_as_it_was(few, tmp_path):
     output = tmp_path / "out"
     build_dataset("simulated", few, output)
-    described = {name: content for name, content in tree(output).items() if not name.startswith("data/")}
+    before = tree(output)
     write_simulated(few, (90002, 90003, 90004), steps=20)
+    write_simulated(few, (90007,), seed=1, steps=20)
     (few / "AR90002" / "mean_int90002_flat.npz").unlink()
     (few / "AR90003" / "mean_mag90003_flat.npz").write_bytes(b"no zip")
     with pytest.raises(SolaredError) as caught:
@@ -206,13 +213,35 @@ def test_bad_regions_are_all_named_and_hide_behind_no_card(few, tmp_path):
     assert len(sentences) == 2
     assert "mean_int90002_flat.npz is missing" in sentences[0]
     assert "mean_mag90003_flat.npz is damaged" in sentences[1]
-    assert "train/AR90004.parquet" in shards(output)
-    assert {name: content for name, content in tree(output).items() if not name.startswith("data/")} == described
+    staged = {f"{STAGING_NAME}/data/{name}.parquet" for name in ("train/AR90004", "validation/AR90007")}
+    assert tree(output).keys() - before.keys() == staged
+    assert {name: content for name, content in tree(output).items() if name not in staged} == before
+    fresh = load_dataset(str(output), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in fresh.items()} == dict.fromkeys(SPLITS, 20)
 
     write_simulated(few, (90002, 90003), steps=20)
+    # The two that were finished are not built again.
     assert build_dataset("simulated", few, output).written == 2
     build_dataset("simulated", few, tmp_path / "clean")
     assert tree(output) == tree(tmp_path / "clean")
+    assert not (output / STAGING_NAME).exists()
+
+
+def test_what_was_staged_is_forgotten_when_the_source_is_as_before(few, tmp_path):
+    output = tmp_path / "out"
+    build_dataset("simulated", few, output)
+    before = tree(output)
+    write_simulated(few, (90001, 90007), seed=1, steps=20)
+    (few / "AR90009" / "mean_int90009_flat.npz").unlink()
+    with pytest.raises(SolaredError, match="1 of 3 regions"):
+        build_dataset("simulated", few, output)
+    write_simulated(few, (90001, 90007, 90009), steps=20)
+    # As a disk that is full before the card leaves it.
+    (output / STAGING_NAME / "catalog").mkdir()
+    (output / STAGING_NAME / CATALOG_PATH).write_bytes(b"of other shards")
+    report = build_dataset("simulated", few, output)
+    assert (report.written, report.kept) == (0, 3)
+    assert tree(output) == before
 
 
 def test_first_build_with_a_bad_region_leaves_shards_and_no_card(few, tmp_path):
@@ -354,6 +383,211 @@ def test_a_write_that_never_ends_leaves_nothing_under_the_name(few, tmp_path, mo
     build_dataset("simulated", few, output)
     build_dataset("simulated", few, tmp_path / "clean")
     assert tree(output) == tree(tmp_path / "clean")
+
+
+def test_full_disk_leaves_the_dataset_as_it_was(few, tmp_path):
+    build_dataset("simulated", few, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    write_simulated(few, (90001,), seed=1, steps=20)
+    write_simulated(few, (90002,), steps=240)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*make room"):
+            build_dataset("simulated", few, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    after = tree(tmp_path / "out")
+    assert after.pop(f"{STAGING_NAME}/data/train/AR90001.parquet")
+    assert after == before
+    assert build_dataset("simulated", few, tmp_path / "out").written == 1
+
+
+def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, tmp_path, monkeypatch):
+    """Values, regions and a split change; after each kill a card describes the files beside it, or there is none."""
+
+    class Killed(BaseException):
+        """Nobody catches it, as nobody catches SIGKILL."""
+
+    build_dataset("simulated", few, tmp_path / "old")
+    old = tree(tmp_path / "old")
+    write_simulated(few, (90002,), steps=20)
+    write_simulated(few, (90007,), seed=1, steps=20)
+    arguments = {"split_of": lambda number: "test" if number == 90001 else split_of(number)}
+    build_dataset("simulated", few, tmp_path / "new", **arguments)
+    new = tree(tmp_path / "new")
+    (tmp_path / "bad" / "AR90003").mkdir(parents=True)
+    seen = []
+    for allowed in range(1_000):
+        output = tmp_path / f"out{allowed}"
+        shutil.copytree(tmp_path / "old", output)
+        left = allowed
+
+        def dying(operation):
+            def run(*args, **options):
+                nonlocal left
+                if not left:
+                    raise Killed
+                left -= 1
+                return operation(*args, **options)
+
+            return run
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink"):
+                patch.setattr(Path, name, dying(getattr(Path, name)))
+            try:
+                build_dataset("simulated", few, output, **arguments)
+            except Killed:
+                pass
+            else:
+                break
+        visible = {name: content for name, content in tree(output).items() if not name.startswith(".")}
+        visible = {name: content for name, content in visible.items() if not Path(name).name.startswith(".")}
+        state = (
+            "none" if "README.md" not in visible else "old" if visible == old else "new" if visible == new else "mixed"
+        )
+        seen.append(state)
+        if state == "none":
+            # Finished first, even if the rerun itself fails.
+            with pytest.raises(SolaredError, match="1 of 1 regions"):
+                build_dataset("simulated", tmp_path / "bad", output)
+            assert tree(output) == new
+        build_dataset("simulated", few, output, **arguments)
+        assert tree(output) == new
+    assert tree(output) == new
+    # In this order, and never mixed.
+    assert [state for state, following in zip(seen, [*seen[1:], ""], strict=True) if state != following] == [
+        "old",
+        "none",
+    ]
+
+
+def test_leftovers_are_removed_where_the_builder_writes_and_nowhere_else(few, tmp_path):
+    output = tmp_path / "out"
+    build_dataset("simulated", few, output)
+    before = tree(output)
+    ours = [output / folder / ".AR1.parquet.x.tmp" for folder in (".", "catalog", "data/train")]
+    theirs = output / ".git" / "lfs" / ".object.tmp"
+    theirs.parent.mkdir(parents=True)
+    for path in (*ours, theirs):
+        path.write_bytes(b"x")
+    build_dataset("simulated", few, output)
+    assert tree(output) == {**before, ".git/lfs/.object.tmp": b"x"}
+
+
+def test_loading_never_gives_the_values_of_before(few, tmp_path):
+    """`datasets` keeps what it prepared; for a folder it looks at the card, not at the files."""
+
+    def observed(output: Path) -> float:
+        return load_dataset(str(output), split="train").with_format("numpy")[10]["continuum_intensity"][30]
+
+    timeline = simulate_region(90001, steps=20)
+    for value in (1000.0, 1000.5, 1001.0, 1002.0, 1000.5):
+        timeline.values[10, 5, 30] = value
+        write_published(few, timeline)
+        build_dataset("simulated", few, tmp_path / "out")
+        assert observed(tmp_path / "out") == value
+    for place, value in (("a", 1000.25), ("b", 1000.75)):
+        timeline.values[10, 5, 30] = value
+        write_published(few, timeline)
+        build_dataset("simulated", few, tmp_path / place / "dataset")
+        assert observed(tmp_path / place / "dataset") == value
+
+
+def test_another_parser_builds_every_shard_again(few, tmp_path, monkeypatch):
+    build_dataset("simulated", few, tmp_path / "out")
+    monkeypatch.setattr(build, "PARSER_VERSION", build.PARSER_VERSION + 1)
+    assert build_dataset("simulated", few, tmp_path / "out").written == 3
+
+
+def test_parsed_values_are_those_of_this_parser_version(tmp_path):
+    """If this fails, finished shards hold other values than new ones would: raise PARSER_VERSION and pin again.
+
+    The files hold exact fractions, which no machine computes differently.
+    """
+    times = (np.datetime64("2001-01-01T00:59:37.500", "ms") + np.arange(20) * np.timedelta64(1, "h")).astype(object)
+    sources, counter = {}, np.arange(9 * 9 * 20, dtype=np.float64).reshape(81, 20)
+    for kind, channels in FILE_CHANNELS.items():
+        arrays = [(counter - 700) * 1e4 / (3 + len(kind) + index) for index in range(len(channels))]
+        for array in arrays:
+            array[:9] = array[72:] = 0
+            array[9:72:9, :2] = np.nan
+        content = io.BytesIO()
+        np.savez(content, *arrays, times)
+        sources[kind] = content.getvalue()
+    timeline = parse_timeline(tmp_path / "AR90001", sources)
+    digest = hashlib.sha256(
+        timeline.times.astype("<i8").tobytes() + timeline.values.astype("<f4").tobytes()
+    ).hexdigest()
+    assert (build.PARSER_VERSION, digest) == (1, "e1410a713af75f7f8ac06c7e737140b8c7f3d8faa8fcd81e39dc791ee7c0e083")
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("ar_number", pa.array(["90009"] * 20)),
+        ("step", pa.array(range(20), pa.int64())),
+        ("power_2_3mhz", pa.array([1.0] * 20)),
+    ],
+)
+def test_shard_with_another_type_is_built_again(few, tmp_path, column, values):
+    output = tmp_path / "out"
+    build_dataset("simulated", few, output)
+    whole = tree(output)
+    path = output / "data/test/AR90009.parquet"
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.set_column(table.column_names.index(column), column, values), path)
+    assert build_dataset("simulated", few, output).written == 1
+    assert tree(output) == whole
+
+
+@pytest.mark.parametrize(
+    ("column", "type"),
+    [
+        ("ar_number", pa.int64()),
+        ("step", pa.float64()),
+        ("time_tai", pa.timestamp("ns")),
+        (CHANNELS[0], pa.list_(pa.float32())),
+        (CHANNELS[1], pa.large_list(pa.float32())),
+        (CHANNELS[2], pa.list_(pa.float64(), 63)),
+        (CHANNELS[5], pa.large_list(pa.float64())),
+    ],
+)
+def test_rows_of_a_type_that_holds_the_same_are_read(column, type):
+    timeline = simulate_region(90001, steps=8)
+    timeline.values[2, :, 7] = np.nan
+    table = timeline.to_table()
+    index = table.column_names.index(column)
+    table = table.set_column(index, column, table.column(column).cast(type)).slice(2, 5)
+    (read,) = timelines_from_table(table)
+    assert read.values.tobytes() == timeline.values[2:7].tobytes()
+    np.testing.assert_array_equal(read.times, timeline.times[2:7])
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("ar_number", pa.array(["90001"] * 3)),
+        ("ar_number", pa.array([90001, None, 90001])),
+        ("ar_number", pa.array([2**40] * 3)),
+        ("step", pa.array([0.0, 0.5, 1.0])),
+        ("time_tai", pa.array([1, 2, 3], pa.timestamp("us"))),
+        ("time_tai", pa.array(["2001-01-01"] * 3)),
+        (CHANNELS[0], pa.array([1.0] * 3)),
+        (CHANNELS[0], pa.array([[1.0] * 62] * 3)),
+        (CHANNELS[0], pa.array([[0.1] * 63] * 3)),
+        (CHANNELS[0], pa.array([[2**24 + 1] * 63] * 3)),
+        (CHANNELS[0], pa.array([["1"] * 63] * 3)),
+        (CHANNELS[0], pa.array([[1.0] * 63, None, [1.0] * 63])),
+        (CHANNELS[0], pa.array([{"tile": 1.0}] * 3)),
+    ],
+)
+def test_rows_of_a_type_that_does_not_fit_are_refused_in_a_sentence(column, values):
+    table = simulate_region(90001, steps=3).to_table()
+    with pytest.raises(SolaredError, match=rf"^Column {column} holds .*; load the config 'timelines' of") as caught:
+        timelines_from_table(table.set_column(table.column_names.index(column), column, values))
+    assert "\n" not in str(caught.value)
 
 
 def assert_whole(folder: Path) -> int:

@@ -158,6 +158,67 @@ def test_facts_of_gaps_and_of_repeated_frames(make_timeline):
     assert (facts["steps"], facts["missing_steps"], facts["repeated_frames"]) == (26, 4, 2)
 
 
+def test_gaps_of_broken_length_count_the_same_everywhere(make_timeline):
+    """One half, three halves and five halves of a cadence."""
+    timeline = make_timeline(11130, 12)
+    for step, hours in ((3, -0.5), (6, 0.5), (9, 1.5)):
+        timeline.times[step:] += np.timedelta64(int(hours * 60), "m")
+    facts = region_facts(timeline)
+    assert [gap["missing_steps"] for gap in facts["gaps"]] == [0, 1, 2]
+    assert facts["missing_steps"] == timeline.missing_steps == 3
+
+
+def test_nan_at_the_limb_is_told_from_other_nan(make_timeline):
+    def at_ends(*places) -> bool:
+        timeline = make_timeline(11130, 10)
+        grid = timeline.values.reshape(10, len(CHANNELS), 7, 9)
+        for place in places:
+            grid[place] = np.nan
+        return region_facts(timeline)["nan_at_ends"]
+
+    everything = slice(None)
+    assert at_ends()
+    assert at_ends((slice(0, 3), 2, everything, 0), (slice(8, 10), everything, everything, 8))
+    assert not at_ends((slice(3, 4), 2, everything, 0))  # amidst
+    assert not at_ends((slice(0, 3), 2, everything, 8))  # the limb of the other side
+    assert not at_ends((slice(8, 10), 2, everything, 0))
+    assert not at_ends((slice(0, 3), 2, slice(0, 6), 0))  # part of a column
+    assert not at_ends((everything,))
+
+
+def test_card_says_where_nan_are_only_where_that_holds(published_manifest):
+    sentence = "NaN fill whole columns of tiles"
+    assert sum(region["nan_steps"] for region in published_manifest["regions"]) == 0
+    assert sentence not in dataset_card(published_manifest)
+    first, *others = published_manifest["regions"]
+    for at_ends in (True, False):
+        regions = [{**first, "nan_steps": 2, "nan_at_ends": at_ends}, *others]
+        assert (sentence in dataset_card({**published_manifest, "regions": regions})) == at_ends
+
+
+def test_card_states_the_weights_of_the_correction(card):
+    assert "weights (0, 2, 4, 6, 9, 12, 14, 16, 18)/18" in card
+    assert "straight line" not in card
+
+
+def test_descriptions_change_with_every_byte_of_the_data(manifest):
+    def descriptions(manifest: dict) -> dict[str, str]:
+        return {
+            config["config_name"]: config["description"]
+            for config in DatasetCard(dataset_card(manifest)).data["configs"]
+        }
+
+    before = descriptions(manifest)
+    assert before == descriptions(json.loads(json.dumps(manifest)))
+    first, *others = manifest["regions"]
+    after = descriptions({**manifest, "regions": [{**first, "sha256": "0" * 64}, *others]})
+    assert after["timelines"] != before["timelines"]
+    assert after["catalog"] == before["catalog"]
+    after = descriptions({**manifest, "catalog": {**manifest["catalog"], "sha256": "0" * 64}})
+    assert after["timelines"] == before["timelines"]
+    assert after["catalog"] == f"sha256 {'0' * 64}"
+
+
 def test_overlaps_in_time(make_timeline):
     def facts(number, start, steps):
         timeline = make_timeline(number, start + steps, missing=range(start))
