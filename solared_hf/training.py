@@ -147,7 +147,7 @@ def train(arguments: Arguments) -> dict:
     checkpoint = checkpoint_to_resume(training)
     metrics_file = Path(training.output_dir) / "metrics.json"
     requested = {"max_steps": training.max_steps, "num_train_epochs": training.num_train_epochs}
-    if checkpoint is not None and metrics_file.is_file():
+    if checkpoint is not None and training.resume_from_checkpoint == "last" and metrics_file.is_file():
         metrics = json.loads(metrics_file.read_text())
         if metrics["requested"] == requested:
             print(f"The run in {training.output_dir} is finished; ask for more steps or epochs to train on.")
