@@ -3,12 +3,14 @@
 from datetime import timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
+from dataset_builder.simulate import simulate_region
 from solared_hf.errors import SolaredError
-from solared_hf.schema import timeline_features
-from solared_hf.timelines import Timeline, timelines_from_dataset
+from solared_hf.schema import CHANNELS, timeline_features
+from solared_hf.timelines import Timeline, timelines_from_dataset, timelines_from_table
 
 
 def dataset_of(*timelines: Timeline) -> Dataset:
@@ -92,3 +94,51 @@ def test_cadence_gaps_and_nan_are_read_from_times_and_values(make_timeline):
 def test_impossible_timelines_are_refused(times, shape, message):
     with pytest.raises(SolaredError, match=f"AR90001: .*{message}"):
         Timeline(90001, np.array(times, "datetime64[h]"), np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("column", "type"),
+    [
+        ("ar_number", pa.int64()),
+        ("step", pa.float64()),
+        ("time_tai", pa.timestamp("ns")),
+        (CHANNELS[0], pa.list_(pa.float32())),
+        (CHANNELS[1], pa.large_list(pa.float32())),
+        (CHANNELS[2], pa.list_(pa.float64(), 63)),
+        (CHANNELS[5], pa.large_list(pa.float64())),
+    ],
+)
+def test_rows_of_a_type_that_holds_the_same_are_read(column, type):
+    timeline = simulate_region(90001, steps=8)
+    timeline.values[2, :, 7] = np.nan
+    table = timeline.to_table()
+    index = table.column_names.index(column)
+    table = table.set_column(index, column, table.column(column).cast(type)).slice(2, 5)
+    (read,) = timelines_from_table(table)
+    assert read.values.tobytes() == timeline.values[2:7].tobytes()
+    np.testing.assert_array_equal(read.times, timeline.times[2:7])
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("ar_number", pa.array(["90001"] * 3)),
+        ("ar_number", pa.array([90001, None, 90001])),
+        ("ar_number", pa.array([2**40] * 3)),
+        ("step", pa.array([0.0, 0.5, 1.0])),
+        ("time_tai", pa.array([1, 2, 3], pa.timestamp("us"))),
+        ("time_tai", pa.array(["2001-01-01"] * 3)),
+        (CHANNELS[0], pa.array([1.0] * 3)),
+        (CHANNELS[0], pa.array([[1.0] * 62] * 3)),
+        (CHANNELS[0], pa.array([[0.1] * 63] * 3)),
+        (CHANNELS[0], pa.array([[2**24 + 1] * 63] * 3)),
+        (CHANNELS[0], pa.array([["1"] * 63] * 3)),
+        (CHANNELS[0], pa.array([[1.0] * 63, None, [1.0] * 63])),
+        (CHANNELS[0], pa.array([{"tile": 1.0}] * 3)),
+    ],
+)
+def test_rows_of_a_type_that_does_not_fit_are_refused_in_a_sentence(column, values):
+    table = simulate_region(90001, steps=3).to_table()
+    with pytest.raises(SolaredError, match=rf"^Column {column} holds .*; load the config 'timelines' of") as caught:
+        timelines_from_table(table.set_column(table.column_names.index(column), column, values))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,220 @@
+"""Full disks, kills and second builds: a folder is finished or unfinished, never half-written."""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dataset_builder.build import LOCK_NAME, STAGING_NAME, build_dataset
+from dataset_builder.simulate import SIMULATED_REGIONS, split_of, write_simulated
+from solared_hf import files
+from solared_hf.errors import SolaredError
+
+COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "simulated")
+
+
+def test_second_build_at_the_same_time_is_refused(few, tmp_path, tree):
+    output = tmp_path / "out"
+    build_dataset("simulated", few, output)
+    write_simulated(few, (90002,), steps=20)
+    before = tree(output)
+    with (output / LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process holds it
+        with pytest.raises(SolaredError, match="Another build is writing"):
+            build_dataset("simulated", few, output)
+        assert tree(output) == before
+    assert build_dataset("simulated", few, output).written == 1
+
+
+def test_full_disk_is_one_sentence_and_no_half_file(tmp_path, tree):
+    """The limit on file sizes stands in for a full disk: the first region fits below it, the second does not."""
+    write_simulated(tmp_path / "in", (90001,), steps=20)
+    write_simulated(tmp_path / "in", (90002,), steps=240)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*make room") as caught:
+            build_dataset("simulated", tmp_path / "in", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert list(tree(tmp_path / "out")) == ["data/train/AR90001.parquet"]
+    assert build_dataset("simulated", tmp_path / "in", tmp_path / "out").written == 1
+
+
+def test_a_write_that_never_ends_leaves_nothing_under_the_name(few, tmp_path, monkeypatch, tree):
+    class Killed(BaseException):
+        """Nobody catches it, as nobody catches SIGKILL."""
+
+    def killed(*_):
+        raise Killed
+
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", killed)
+        with pytest.raises(Killed):
+            build_dataset("simulated", few, output)
+    (leftover,) = tree(output)
+    assert leftover.endswith(".tmp")
+    build_dataset("simulated", few, output)
+    build_dataset("simulated", few, tmp_path / "clean")
+    assert tree(output) == tree(tmp_path / "clean")
+
+
+def test_full_disk_leaves_the_dataset_as_it_was(few, tmp_path, tree):
+    build_dataset("simulated", few, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    write_simulated(few, (90001,), seed=1, steps=20)
+    write_simulated(few, (90002,), steps=240)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*make room"):
+            build_dataset("simulated", few, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    after = tree(tmp_path / "out")
+    assert after.pop(f"{STAGING_NAME}/data/train/AR90001.parquet")
+    assert after == before
+    assert build_dataset("simulated", few, tmp_path / "out").written == 1
+
+
+def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, tmp_path, monkeypatch, tree):
+    """Values, regions and a split change; after each kill a card describes the files beside it, or there is none."""
+
+    class Killed(BaseException):
+        """Nobody catches it, as nobody catches SIGKILL."""
+
+    build_dataset("simulated", few, tmp_path / "old")
+    old = tree(tmp_path / "old")
+    write_simulated(few, (90002,), steps=20)
+    write_simulated(few, (90007,), seed=1, steps=20)
+    arguments = {"split_of": lambda number: "test" if number == 90001 else split_of(number)}
+    build_dataset("simulated", few, tmp_path / "new", **arguments)
+    new = tree(tmp_path / "new")
+    (tmp_path / "bad" / "AR90003").mkdir(parents=True)
+    seen = []
+    for allowed in range(1_000):
+        output = tmp_path / f"out{allowed}"
+        shutil.copytree(tmp_path / "old", output)
+        left = allowed
+
+        def dying(operation):
+            def run(*args, **options):
+                nonlocal left
+                if not left:
+                    raise Killed
+                left -= 1
+                return operation(*args, **options)
+
+            return run
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink"):
+                patch.setattr(Path, name, dying(getattr(Path, name)))
+            try:
+                build_dataset("simulated", few, output, **arguments)
+            except Killed:
+                pass
+            else:
+                break
+        visible = {name: content for name, content in tree(output).items() if not name.startswith(".")}
+        visible = {name: content for name, content in visible.items() if not Path(name).name.startswith(".")}
+        state = (
+            "none" if "README.md" not in visible else "old" if visible == old else "new" if visible == new else "mixed"
+        )
+        seen.append(state)
+        if state == "none":
+            # Finished first, even if the rerun itself fails.
+            with pytest.raises(SolaredError, match="1 of 1 regions"):
+                build_dataset("simulated", tmp_path / "bad", output)
+            assert tree(output) == new
+        build_dataset("simulated", few, output, **arguments)
+        assert tree(output) == new
+    assert tree(output) == new
+    # In this order, and never mixed.
+    assert [state for state, following in zip(seen, [*seen[1:], ""], strict=True) if state != following] == [
+        "old",
+        "none",
+    ]
+
+
+def test_leftovers_are_removed_where_the_builder_writes_and_nowhere_else(few, tmp_path, tree):
+    output = tmp_path / "out"
+    build_dataset("simulated", few, output)
+    before = tree(output)
+    ours = [output / folder / ".AR1.parquet.x.tmp" for folder in (".", "catalog", "data/train")]
+    theirs = output / ".git" / "lfs" / ".object.tmp"
+    theirs.parent.mkdir(parents=True)
+    for path in (*ours, theirs):
+        path.write_bytes(b"x")
+    build_dataset("simulated", few, output)
+    assert tree(output) == {**before, ".git/lfs/.object.tmp": b"x"}
+
+
+def assert_whole(folder: Path, found: list[str]) -> int:
+    """Read everything that bears a final name, as a reader at any moment may; how many shards there are."""
+    for name in found:
+        assert pq.read_table(folder / "data" / name, partitioning=None).num_rows > 0
+    if (folder / "catalog/regions.parquet").exists():
+        assert pq.read_table(folder / "catalog/regions.parquet").num_rows == len(SIMULATED_REGIONS)
+    if (folder / "manifest.json").exists():
+        json.loads((folder / "manifest.json").read_text())
+    if (folder / "README.md").exists():
+        assert (folder / "README.md").read_text() == (folder.parent / "clean/README.md").read_text()
+    return len(found)
+
+
+def test_killed_at_any_moment_then_resumed(simulated_published, simulated_dataset, tmp_path, tree, shards):
+    """Real processes, SIGKILL, a reader that polls all the while; each rerun ends where an undisturbed build does."""
+    (tmp_path / "clean").mkdir()
+    shutil.copy(simulated_dataset / "README.md", tmp_path / "clean")
+    expected = tree(simulated_dataset)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dataset_builder.build"])
+    chance = random.Random(0)
+    seen = []
+    for round_number, kill_after in enumerate((0, 1, 3, 5, 7, 9, 10)):
+        output = tmp_path / f"out{round_number}"
+        process = context.Process(target=build_dataset, args=("simulated", simulated_published, output))
+        process.start()
+        while not (output / LOCK_NAME).exists() and process.is_alive():
+            time.sleep(0.001)
+        while assert_whole(output, shards(output)) < kill_after and process.is_alive():
+            pass
+        time.sleep(chance.uniform(0, 0.02))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        seen.append(assert_whole(output, shards(output)))
+        report = build_dataset("simulated", simulated_published, output)
+        # What was finished is not built again.
+        assert (report.written, report.kept) == (len(SIMULATED_REGIONS) - seen[-1], seen[-1])
+        assert tree(output) == expected
+    assert any(0 < count < len(SIMULATED_REGIONS) for count in seen)
+
+
+def test_command_on_a_full_disk(simulated_published, tmp_path, tree):
+    """`ulimit -f` counts blocks of 1024 bytes; a shard has some 320 of them."""
+    limited = 'ulimit -f 200; exec "$@"'
+    result = subprocess.run(
+        ["bash", "-c", limited, "bash", *COMMAND, "--input", simulated_published, "--output", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    message = result.stderr.splitlines()[-1]
+    assert "Could not write" in message
+    assert "make room" in message
+    assert tree(tmp_path / "out") == {}
