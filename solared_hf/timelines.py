@@ -1,6 +1,5 @@
 """A region's timeline, and its way between Python and the rows of the dataset."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -197,8 +196,3 @@ def _flat(column: pa.ChunkedArray) -> np.ndarray:
     """Items of a column of lists; chunks are flattened, never iterated."""
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     return np.concatenate(flat) if flat else np.empty(0, np.float32)
-
-
-def regions_of(timelines: Iterable[Timeline]) -> list[int]:
-    """AR numbers, ascending."""
-    return sorted(timeline.ar_number for timeline in timelines)

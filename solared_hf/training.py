@@ -32,7 +32,7 @@ from solared_hf.loading import dataset_identity, load_timelines
 from solared_hf.model_card import write_model_card
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS
-from solared_hf.timelines import Timeline, regions_of
+from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
 
@@ -252,7 +252,7 @@ def _fit_processor(data: DataArguments, regions: list[Timeline]) -> SolaredProce
             fitted_on={
                 **dataset_identity(data.dataset, data.dataset_revision),
                 "split": "train",
-                "regions": regions_of(regions),
+                "regions": [timeline.ar_number for timeline in regions],
             },
         )
     except ValueError as error:

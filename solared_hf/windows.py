@@ -195,12 +195,10 @@ class SolaredWindows(TorchDataset):
         if not isinstance(self.horizon, timedelta):
             raise SolaredError(f"The horizon is a timedelta, but got {self.horizon!r}; try timedelta(hours=12).")
         unknown = [channel for channel in self.input_channels if channel not in CHANNELS]
-        if unknown or not self.input_channels:
-            raise SolaredError(
-                f"Unknown input channels {unknown}; choose one or more of {', '.join(CHANNELS)}."
-                if unknown
-                else f"At least one input channel is needed; choose from {', '.join(CHANNELS)}."
-            )
+        if unknown:
+            raise SolaredError(f"Unknown input channels {unknown}; choose one or more of {', '.join(CHANNELS)}.")
+        if not self.input_channels:
+            raise SolaredError(f"At least one input channel is needed; choose from {', '.join(CHANNELS)}.")
         if self.nan_policy not in NAN_POLICIES:
             raise SolaredError(f"Unknown NaN policy {self.nan_policy!r}; choose one of {', '.join(NAN_POLICIES)}.")
         if self.input_steps < 1 or self.horizon <= timedelta(0):
@@ -220,7 +218,8 @@ class SolaredWindows(TorchDataset):
         raw = timeline.values[:, channels]
         observed = ~np.isnan(raw)
         target = timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]]
-        starts, target_steps, dropped = self._cut(timeline, observed, ~np.isnan(target).any(axis=(1, 2)))
+        has_nan = _count_before(~observed.all(axis=(1, 2)))
+        starts, target_steps, dropped = self._cut(timeline, observed, has_nan, ~np.isnan(target).any(axis=(1, 2)))
         values = np.where(observed, raw, np.float32(0))
         if self.processor is not None:
             values = self.processor.normalise(values, self.input_channels)
@@ -230,13 +229,13 @@ class SolaredWindows(TorchDataset):
             values=torch.from_numpy(np.ascontiguousarray(values)),
             observed=torch.from_numpy(observed),
             target=torch.from_numpy(np.ascontiguousarray(target[:, 0])),
-            nan_steps_before=_count_before(~observed.all(axis=(1, 2))).tolist(),
+            nan_steps_before=has_nan.tolist(),
             starts=starts,
             target_steps=target_steps,
             report=RegionWindows(timeline.ar_number, len(timeline), len(starts), dropped),
         )
 
-    def _cut(self, timeline: Timeline, observed: np.ndarray, target_observed: np.ndarray):
+    def _cut(self, timeline: Timeline, observed: np.ndarray, has_nan: np.ndarray, target_observed: np.ndarray):
         """Starts and target steps of the windows that can be given, and the number of the others by reason."""
         # A single step has no cadence, so no window of it has a known target.
         steps_ahead = self._steps_ahead(timeline) if len(timeline) > 1 else 1
@@ -250,7 +249,6 @@ class SolaredWindows(TorchDataset):
         target_steps[~np.isin(target_times, timeline.times)] = -1
 
         breaks = _count_before(timeline.breaks)
-        has_nan = _count_before(~observed.all(axis=(1, 2)))
         has_value = _count_before(observed.any(axis=(1, 2)))
         reasons = {SPANS_GAP: breaks[starts + span - 1] > breaks[starts]}
         if self.require_target:

@@ -1,6 +1,5 @@
 """Scores of several forecasters on the same windows, in normalised and physical units, with intervals."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +110,7 @@ def _intervals(forecast, reference, observed, regions: np.ndarray) -> tuple:
     def skill(squared, reference_squared, axis):
         return 1 - squared.sum(axis) / reference_squared.sum(axis)
 
-    def interval(statistic, *samples: Sequence[float]) -> tuple[float, float]:
+    def interval(statistic, *samples: np.ndarray) -> tuple[float, float]:
         drawn = bootstrap(
             samples,
             statistic,
