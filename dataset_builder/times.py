@@ -1,0 +1,69 @@
+"""The times that HMI headers state, and the 45 s slots they fall into; naive TAI everywhere."""
+
+import re
+
+import numpy as np
+
+from solared_hf.errors import SolaredError
+
+SLOT_SECONDS = 45
+
+_EPOCH = np.datetime64("1993-01-01", "ms")
+_MILLISECOND = np.timedelta64(1, "ms")
+_HALF_A_MILLISECOND = np.timedelta64(500, "us")
+_SLOT_MILLISECONDS = 1000 * SLOT_SECONDS
+# JSOC separates the date by dots and the day from the time by _, FITS by - and T; what is small may be left out.
+_TIME = re.compile(
+    r"([12]\d{3})([.-])(\d\d)\2(\d\d)(?:[_T](\d\d:\d\d(?::(?:[0-5]\d|60)(?:\.\d+)?)?))?_?(TAI|UTC|UT|Z)?", re.ASCII
+)
+
+
+def parse_time(text: str) -> np.datetime64:
+    """A time as JSOC or FITS write it, to naive TAI in milliseconds.
+
+    Without a zone a time is UTC, as FITS and JSOC have it.
+
+    Args:
+        text: such as `2011.02.15_00:00:05_TAI`, `2011.02.15_00:00:05_UTC` or `2011-02-14T23:59:31.6Z`.
+
+    Raises:
+        SolaredError: the text is no time, such as JSOC's `MISSING`.
+
+    >>> parse_time("2011.02.15_00:00:05_TAI")
+    np.datetime64('2011-02-15T00:00:05.000')
+    >>> parse_time("2011-02-15T00:00:05.4")
+    np.datetime64('2011-02-15T00:00:39.400')
+    """
+    match = _TIME.fullmatch(text.strip()) if isinstance(text, str) else None
+    try:
+        if match is None:
+            raise ValueError("another form")
+        year, _, month, day, clock, zone = match.groups()
+        iso = f"{year}-{month}-{day}T{clock or '00:00'}"
+        if zone != "TAI":
+            iso = _utc_to_tai(iso)
+        time = np.datetime64(iso, "us")
+    except ValueError as error:
+        raise SolaredError(
+            f"{text!r} is not a time; expected one such as 2011.02.15_00:00:05_TAI or 2011-02-15T00:00:05Z."
+        ) from error
+    # numpy would cut the digits off where we round.
+    return (time + _HALF_A_MILLISECOND).astype("datetime64[ms]")
+
+
+def slot_of(time: np.datetime64 | np.ndarray) -> int | np.ndarray:
+    """The number of the 45 s slot since 1993-01-01T00:00:00 TAI that is nearest to a time, or to each of an array."""
+    slots = ((time - _EPOCH) / _MILLISECOND + _SLOT_MILLISECONDS / 2) // _SLOT_MILLISECONDS
+    return slots.astype(np.int64) if np.ndim(slots) else int(slots)
+
+
+def slot_time(slot: int | np.ndarray) -> np.datetime64 | np.ndarray:
+    """When a slot is, naive TAI; the same of each of an array."""
+    return _EPOCH + np.multiply(slot, _SLOT_MILLISECONDS).astype("timedelta64[ms]")
+
+
+def _utc_to_tai(iso: str) -> str:
+    # Takes a third of a second to import, and TAI, the usual form, needs none of it.
+    from astropy.time import Time
+
+    return Time(iso, scale="utc").tai.isot

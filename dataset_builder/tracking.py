@@ -1,0 +1,397 @@
+"""From images of the Sun to patches that follow a region.
+
+An image is a pinhole picture of a sphere, so that one matrix takes points on the Sun to pixels: the points of a patch
+are computed once, and a frame costs a matrix product and the interpolation.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from dataset_builder.times import parse_time
+from solared_hf.errors import SolaredError
+
+# The radius that HMI's pipeline takes; sunpy's is 695.7 Mm, up to half a pixel off.
+HMI_SOLAR_RADIUS = 696.0e6
+
+_ARCSEC_PER_RADIAN = np.degrees(3600)
+# Blocks of the patch whose scratch arrays stay in the cache.
+_PIXELS_AT_ONCE = 16_384
+# Pixels of NaN around the part of the image in use: two for a kernel, two for what lies further out.
+_FRAME = 4
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where the centre of a region's patch is at any time.
+
+    The centre keeps its latitude, and moves in Carrington longitude at the rate by which JSOC's `mtrack` takes that
+    latitude to rotate faster or slower than Carrington's 2.865329 urad/s:
+    -0.02893 - 0.3441 sin^2 B - 0.5037 sin^4 B urad/s.
+
+    Args:
+        carrington_longitude: degrees, at `t0`.
+        latitude: degrees north.
+        t0: naive TAI, kept to the millisecond.
+
+    Raises:
+        SolaredError: an angle is out of its range, or `t0` is no time.
+
+    >>> Trajectory(100.0, 0.0, np.datetime64("2011-02-15")).longitude(np.datetime64("2011-02-16"))
+    99.85678...
+    """
+
+    carrington_longitude: float
+    latitude: float
+    t0: np.datetime64
+
+    def __post_init__(self):
+        if not -180 <= self.carrington_longitude <= 360:
+            raise SolaredError(
+                f"Carrington longitude {self.carrington_longitude} is not in degrees; give -180 to 360 (or 0 to 360)."
+            )
+        if not -90 <= self.latitude <= 90:
+            raise SolaredError(f"Latitude {self.latitude} is not in degrees; give -90 (south) to 90 (north).")
+        t0 = np.datetime64(self.t0, "ms")
+        if np.isnat(t0):
+            raise SolaredError("The trajectory has no time t0; give the TAI at which the region is at its longitude.")
+        object.__setattr__(self, "t0", t0)
+
+    def longitude(self, time: np.datetime64) -> float:
+        """Carrington longitude of the centre in degrees, 0 to 360, at a time (naive TAI)."""
+        seconds = (time - self.t0) / np.timedelta64(1, "s")
+        sine_squared = np.sin(np.radians(self.latitude)) ** 2
+        rate = (-0.02893 - 0.3441 * sine_squared - 0.5037 * sine_squared**2) * 1e-6
+        return float((self.carrington_longitude + np.degrees(rate * seconds)) % 360)
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Where the Sun is in an image, as its header says: a helioprojective gnomonic image (HPLN-TAN) from a place.
+
+    Args:
+        shape: rows and columns of the image.
+        reference_pixel: CRPIX1 and CRPIX2, counted from 1.
+        reference_value: CRVAL1 and CRVAL2, arcsec.
+        scale: arcsec to the west and to the north for a pixel along columns and along rows,
+            ((CD1_1, CD1_2), (CD2_1, CD2_2)) of FITS.
+        distance: of the observer from the centre of the Sun, m.
+        radius: of the Sun, m.
+        carrington_longitude: of the observer, degrees.
+        latitude: of the observer, degrees.
+        time: what the place of the observer is told for, naive TAI.
+    """
+
+    shape: tuple[int, int]
+    reference_pixel: tuple[float, float]
+    reference_value: tuple[float, float]
+    scale: tuple[tuple[float, float], tuple[float, float]]
+    distance: float
+    radius: float
+    carrington_longitude: float
+    latitude: float
+    time: np.datetime64
+
+    @classmethod
+    def from_header(cls, header: Mapping) -> "Pointing":
+        """What an HMI header says: full disk, or a cutout, which differs in CRPIX and size alone.
+
+        The time is T_OBS, to which CRLN_OBS, CRLT_OBS and DSUN_OBS belong. The radius is RSUN_REF, or HMI's 696.0 Mm.
+        The rotation is that of PCi_j or CDi_j where these are given, as FITS has it, and of CROTA2 otherwise.
+
+        Args:
+            header: an astropy header, or any mapping of keywords.
+
+        Raises:
+            SolaredError: a keyword is missing, or says what no such image can have.
+        """
+        for axis, coordinate in ((1, "HPLN-TAN"), (2, "HPLT-TAN")):
+            if header.get(f"CTYPE{axis}") != coordinate or header.get(f"CUNIT{axis}", "arcsec") != "arcsec":
+                raise SolaredError(
+                    f"The image is not a picture of the Sun in {coordinate} and arcsec: CTYPE{axis} is "
+                    f"{header.get(f'CTYPE{axis}')!r} and CUNIT{axis} {header.get(f'CUNIT{axis}')!r}; use HMI images "
+                    "as JSOC exports them."
+                )
+        scale = _scale(header)
+        if np.linalg.det(scale) == 0:
+            raise SolaredError(f"The header gives pixels of no size ({scale} arcsec); download the file again.")
+        distance, radius = _number(header, "DSUN_OBS"), _number(header, "RSUN_REF", HMI_SOLAR_RADIUS)
+        if not 0 < radius < distance:
+            raise SolaredError(
+                f"The header puts the observer inside the Sun: DSUN_OBS is {distance:g} m and RSUN_REF {radius:g} m; "
+                "download the file again."
+            )
+        try:
+            time = parse_time(header.get("T_OBS"))
+        except SolaredError as error:
+            raise SolaredError(f"The header does not say in T_OBS when the image was taken: {error}") from error
+        return cls(
+            shape=(int(_number(header, "NAXIS2")), int(_number(header, "NAXIS1"))),
+            reference_pixel=(_number(header, "CRPIX1"), _number(header, "CRPIX2")),
+            reference_value=(_number(header, "CRVAL1"), _number(header, "CRVAL2")),
+            scale=scale,
+            distance=distance,
+            radius=radius,
+            carrington_longitude=_number(header, "CRLN_OBS"),
+            latitude=_number(header, "CRLT_OBS"),
+            time=time,
+        )
+
+    def camera(self, longitude: float) -> np.ndarray:
+        """The matrix that takes points on the Sun to pixels, (4, 4).
+
+        It applies to (x, y, z, 1): a point in solar radii with z north and x towards the Carrington longitude given.
+        The first two components over the third are the 0-based column and row; the fourth is above 0 where the point
+        is on the near side of the limb.
+
+        The turns by longitude and latitude and the projection are those of Thompson, Astronomy & Astrophysics 449, 791
+        (2006), and of FITS for TAN (Calabretta and Greisen, Astronomy & Astrophysics 395, 1077, 2002), as one product.
+
+        Args:
+            longitude: degrees Carrington.
+        """
+        distance = self.distance / self.radius
+        # Axes: towards the observer, west, north.
+        toward, west, north = _turn(0, 2, self.latitude) @ _turn(0, 1, self.carrington_longitude - longitude)
+        seen = np.zeros((3, 4))
+        seen[:, :3] = west, north, -toward
+        seen[2, 3] = distance
+        column, row = self.reference_value
+        # Axes: west, north, and away from the observer, here to the reference point.
+        seen = _turn(2, 1, row / 3600) @ _turn(2, 0, column / 3600) @ seen
+        plate = np.eye(3)
+        plate[:2, :2] = np.linalg.inv(self.scale) * _ARCSEC_PER_RADIAN
+        plate[:2, 2] = np.subtract(self.reference_pixel, 1)
+        return np.vstack([plate @ seen, [*toward, -1 / distance]])
+
+
+class PatchMapper:
+    """Takes images of the Sun to patches that move with a region, in Postel's azimuthal equidistant projection.
+
+    It is `ARC` of FITS. Row 0 is the south and column 0 the east; the region's centre lies in the middle, for an even
+    size where the four middle pixels meet. Where a pixel of the patch lies in an image is computed in float64; its
+    value comes from the 16 pixels around by cubic convolution with a = -1/2, as in JSOC's `mtrack` (Keys, IEEE
+    Transactions on Acoustics, Speech, and Signal Processing 29, 1153, 1981).
+
+    Args:
+        trajectory: where the centre of the patch is at any time.
+        size: pixels a side.
+        degrees_per_pixel: heliographic degrees, along great circles through the centre.
+
+    Raises:
+        SolaredError: the patch has no pixels, or does not fit on a hemisphere.
+    """
+
+    def __init__(self, trajectory: Trajectory, *, size: int = 512, degrees_per_pixel: float = 0.06):
+        if not (size >= 1 and degrees_per_pixel > 0 and size * degrees_per_pixel < 127):
+            raise SolaredError(
+                f"A patch of {size} pixels of {degrees_per_pixel} degrees does not fit on a hemisphere; choose a "
+                "size whose side is below 127 degrees."
+            )
+        self.trajectory = trajectory
+        self.size = size
+        offsets = np.radians((np.arange(size) - (size - 1) / 2) * degrees_per_pixel)
+        north, west = (axis.ravel() for axis in np.meshgrid(offsets, offsets, indexing="ij"))
+        angle = np.hypot(north, west)
+        # np.sinc(x) is sin(pi x) / (pi x), and 1 at the centre.
+        shrink = np.sinc(angle / np.pi)
+        tilt = _turn(0, 2, -trajectory.latitude)
+        x, y, z = tilt @ np.stack([np.cos(angle), west * shrink, north * shrink])
+        self._points = np.stack([x, y, z, np.ones_like(x)])
+        self._edges = self._points[:, np.maximum(np.abs(north), np.abs(west)) == offsets[-1]]
+
+    def pixel_coordinates(self, pointing: Pointing) -> tuple[np.ndarray, np.ndarray]:
+        """Where the pixels of the patch lie in the image, 0-based columns and rows, each (size, size) float64.
+
+        NaN is beyond the limb; what is outside the image has its coordinates all the same.
+        """
+        column, row, depth, height = self._camera(pointing) @ self._points
+        column, row = (np.where(height > 0, axis / depth, np.nan) for axis in (column, row))
+        return column.reshape(self.size, self.size), row.reshape(self.size, self.size)
+
+    def rows(self, pointing: Pointing) -> slice:
+        """The rows of the image that `map` needs; empty where no pixel of the patch is in sight and in the image."""
+        return self._window(pointing)[0]
+
+    def map(self, image: np.ndarray, pointing: Pointing, first_row: int = 0) -> np.ndarray:
+        """The patch in one image.
+
+        Args:
+            image: (rows, columns) of any number type and byte order: the whole image, or some of its rows, of which
+                those of `rows(pointing)` are needed.
+            pointing: of the whole image.
+            first_row: of the image, that `image` begins with.
+
+        Returns:
+            (size, size) float32, the unit of the image. A pixel is NaN beyond the limb, and where any of the 16 pixels
+            around it is NaN, outside the image, or not among the rows given.
+
+        Raises:
+            ValueError: the rows given are not those of an image of `pointing.shape`.
+        """
+        image = np.asarray(image)
+        rows, columns = pointing.shape
+        if image.ndim != 2 or image.shape[1] != columns or not 0 <= first_row <= rows - len(image):
+            raise ValueError(
+                f"Rows of shape {image.shape} from row {first_row} are not part of an image of shape {pointing.shape}."
+            )
+        rows, columns = self._window(pointing)
+        rows = slice(max(rows.start, first_row), min(rows.stop, first_row + len(image)))
+        height, width = max(rows.stop - rows.start, 0), columns.stop - columns.start
+        # What is needed, in a frame of NaN so wide that every pixel of the patch can be computed alike.
+        framed = np.full((height + 2 * _FRAME, width + 2 * _FRAME), np.nan, np.float32)
+        needed = image[rows.start - first_row :, columns][:height]
+        framed[_FRAME : _FRAME + height, _FRAME : _FRAME + width] = needed
+        camera = self._camera(pointing)
+        camera[:2] -= np.outer([columns.start, rows.start], camera[2])
+        patch = np.empty(self.size * self.size, np.float32)
+        for start in range(0, patch.size, _PIXELS_AT_ONCE):
+            block = slice(start, start + _PIXELS_AT_ONCE)
+            _sample(framed, camera @ self._points[:, block], patch[block])
+        return patch.reshape(self.size, self.size)
+
+    def _camera(self, pointing: Pointing) -> np.ndarray:
+        return pointing.camera(self.trajectory.longitude(pointing.time))
+
+    def _window(self, pointing: Pointing) -> tuple[slice, slice]:
+        """Rows and columns of the image that the kernels touch."""
+        nothing = slice(0, 0), slice(0, 0)
+        camera = self._camera(pointing)
+        seen = camera @ self._edges
+        # The extremes of a patch that is all in sight are on its edges; else they may be where the limb cuts it.
+        if (seen[3] <= 0).any():
+            seen = camera @ self._points
+            seen = seen[:, seen[3] > 0]
+        if not seen.size:
+            return nothing
+        columns, rows = (_touched(seen[axis] / seen[2], pointing.shape[1 - axis]) for axis in (0, 1))
+        return (rows, columns) if rows.stop > rows.start and columns.stop > columns.start else nothing
+
+
+def interpolate_missing(patches: Iterable[np.ndarray | None]) -> Iterator[tuple[np.ndarray, bool]]:
+    """Fill the missing patches of a stream, linearly in time between those before and after, pixel by pixel.
+
+    At the ends the nearest patch is repeated. Two patches are in memory, however long a gap is.
+
+    Args:
+        patches: one a slot, all of one shape; None is missing.
+
+    Yields:
+        The patch, and whether it was filled. What is given is passed on and repeated as it is, not copied.
+
+    Raises:
+        SolaredError: all patches are missing.
+    """
+    before, missing = None, 0
+    for patch in patches:
+        if patch is None:
+            missing += 1
+            continue
+        for index in range(missing):
+            share = np.float32((index + 1) / (missing + 1))
+            yield (patch if before is None else before + share * (patch - before)), True
+        yield patch, False
+        before, missing = patch, 0
+    if missing and before is None:
+        raise SolaredError(
+            f"All {missing} frames are missing or bad, so there is nothing to interpolate; download others."
+        )
+    for _ in range(missing):
+        yield before, True
+
+
+def track(
+    frames: Iterable[tuple[np.ndarray, Pointing, int] | None], mapper: PatchMapper
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """The patches of a stream of images, filled, marked and refused as by `interpolate_missing`.
+
+    Args:
+        frames: one a 45 s slot: image, pointing and first row as `PatchMapper.map` takes them, or None where the frame
+            is missing or bad.
+        mapper: of the region.
+    """
+    return interpolate_missing(None if frame is None else mapper.map(*frame) for frame in frames)
+
+
+def _number(header: Mapping, key: str, default: float | None = None) -> float:
+    value = header.get(key, default)
+    if isinstance(value, Real) and np.isfinite(value):
+        return float(value)
+    says = "has no " + key if value is None else f"says {key} = {value!r}"
+    raise SolaredError(
+        f"The header {says}, so it is unknown where the Sun is in the image; download the file again, with all its "
+        "keywords."
+    )
+
+
+def _scale(header: Mapping) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The matrix CDi_j of FITS, arcsec a pixel, from whichever keywords the header has."""
+    pairs = [(1, 1), (1, 2), (2, 1), (2, 2)]
+    if any(f"CD{i}_{j}" in header for i, j in pairs):
+        matrix = np.reshape([_number(header, f"CD{i}_{j}", 0.0) for i, j in pairs], (2, 2))
+    else:
+        size = np.array([_number(header, "CDELT1"), _number(header, "CDELT2")])
+        if any(f"PC{i}_{j}" in header for i, j in pairs):
+            turn = np.reshape([_number(header, f"PC{i}_{j}", float(i == j)) for i, j in pairs], (2, 2))
+            matrix = size[:, None] * turn
+        else:
+            matrix = _turn(1, 0, _number(header, "CROTA2"))[:2, :2] * size
+    return tuple(map(tuple, matrix.tolist()))
+
+
+def _turn(first: int, second: int, degrees: float) -> np.ndarray:
+    """The rotation of three axes that turns the first towards the second, as a matrix for coordinates."""
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = cosine
+    matrix[first, second], matrix[second, first] = sine, -sine
+    return matrix
+
+
+def _touched(coordinates: np.ndarray, length: int) -> slice:
+    """The pixels of one axis of an image that the kernels at some coordinates touch."""
+    start, stop = np.floor(coordinates.min()) - 1, np.floor(coordinates.max()) + 3
+    return slice(int(np.clip(start, 0, length)), int(np.clip(stop, 0, length)))
+
+
+def _sample(framed: np.ndarray, seen: np.ndarray, values: np.ndarray) -> None:
+    """Values of an image at points, by cubic convolution.
+
+    Args:
+        framed: the image in a frame of NaN.
+        seen: (4, points), what `Pointing.camera` makes of the points.
+        values: (points,), the result.
+    """
+    height, width = framed.shape
+    place = seen[1::-1] / seen[2]
+    # What is out of sight or off the image goes to where the kernel touches the frame.
+    np.copyto(place, -2, where=seen[3] <= 0)
+    np.clip(place, -2, [[height - 2 * _FRAME + 1], [width - 2 * _FRAME + 1]], out=place)
+    corner = np.floor(place)
+    down, across = _cubic_convolution((place - corner).astype(np.float32))
+    corner += _FRAME - 1
+    first = (width * corner[0] + corner[1]).astype(np.intp)
+    pixels = framed.ravel()
+    line, lines = np.empty((2, 4, len(first)), np.float32)
+    for row in range(4):
+        for column in range(4):
+            # The indices are right; to clip them is numpy's fastest way with them.
+            pixels[row * width + column :].take(first, mode="clip", out=line[column])
+        np.einsum("ip,ip->p", line, across, out=lines[row])
+    np.einsum("ip,ip->p", lines, down, out=values)
+
+
+def _cubic_convolution(fraction: np.ndarray) -> np.ndarray:
+    """Keys' weights, a = -1/2, of the pixels at -1, 0, 1 and 2 for points at `fraction` of the way from 0 to 1.
+
+    The fractions are (axes, points), the weights (axes, 4, points).
+    """
+    square = fraction * fraction
+    cube = square * fraction
+    before = square - (cube + fraction) / 2
+    near = 1 + (3 * cube - 5 * square) / 2
+    next_near = (fraction - 3 * cube) / 2 + 2 * square
+    after = (cube - square) / 2
+    return np.stack([before, near, next_near, after], axis=1)
