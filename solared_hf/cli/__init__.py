@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import typer
 
 from solared_hf.cli.build import build
+from solared_hf.cli.download import download
 from solared_hf.cli.evaluate import evaluate
 from solared_hf.cli.predict import predict
 from solared_hf.cli.quickstart import quickstart
+from solared_hf.cli.select import select
 from solared_hf.cli.train import train
 from solared_hf.errors import SolaredError
 
@@ -20,6 +22,8 @@ app = typer.Typer(
 )
 app.command()(quickstart)
 app.command()(build)
+app.command()(select)
+app.command()(download)
 # Its options are those of the Trainer, several hundred, and are read by the training module's own parser.
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(predict)

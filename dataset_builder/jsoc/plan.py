@@ -1,0 +1,325 @@
+"""What there is to download of the regions of a catalog: which frames, cut out how, and what of them is missing."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.time import Time
+from sunpy.coordinates import get_earth, sun
+from tqdm import tqdm
+
+from dataset_builder.acoustic_power import FRAMES
+from dataset_builder.catalog import selection_features
+from dataset_builder.jsoc.server import SERIES, Jsoc, jsoc_time
+from dataset_builder.region_file import RegionFile
+from dataset_builder.times import SLOT_SECONDS, parse_time, slot_of, slot_time
+from dataset_builder.tracking import HMI_SOLAR_RADIUS, PatchMapper, Pointing, Trajectory
+from solared_hf.errors import SolaredError
+
+DAYS = 10
+# What a cadence of steps is called, and how many slots it is.
+CADENCES = {"1h": 3600 // SLOT_SECONDS, "12min": 720 // SLOT_SECONDS}
+
+_HOUR = 3600 // SLOT_SECONDS
+_DAY = 24 * _HOUR
+# Where the frame in the middle of a window is bad, its neighbours up to 3 minutes away stand in for it.
+_REACH = 4
+# Half the side of the patch, and what a cutout has beyond it: for the kernel of the interpolation, and for a satellite
+# that does not hold north exactly up.
+_PATCH_HALF_SIDE_DEGREES = 15.36
+_MARGIN_ARCSEC = 20.0
+# Of HMI, to estimate sizes. The bytes are those of a full image as JSOC compresses it; nearly all are of the disk.
+_ARCSEC_A_PIXEL = 0.504
+_PIXELS_ON_DISK = 11_300_000
+_USUAL_BYTES = 15e6
+
+
+@dataclass(frozen=True)
+class RegionPlan:
+    """What there is to download for a region.
+
+    Args:
+        region: what its `region.json` will say.
+        slots: the 45 s slots of its span.
+        wanted: for each observable, the slots of the good frames that the pipeline needs, ascending int64.
+        missing: those of them that are not in the folder yet.
+        bad: how many records JSOC marks as bad.
+        absent: how many times have no record.
+        bytes: estimate of what is missing.
+    """
+
+    region: RegionFile
+    slots: range
+    wanted: dict[str, np.ndarray]
+    missing: dict[str, np.ndarray]
+    bad: int
+    absent: int
+    bytes: float
+
+    @property
+    def files(self) -> int:
+        """How many files the region will have."""
+        return sum(map(len, self.wanted.values()))
+
+    @property
+    def files_missing(self) -> int:
+        """How many of them are to be downloaded."""
+        return sum(map(len, self.missing.values()))
+
+    def __str__(self) -> str:
+        return (
+            f"AR{self.region.ar_number}, {jsoc_time(self.slots[0])} to {jsoc_time(self.slots[-1])}: {self.files:,} "
+            f"files, {self.files - self.files_missing:,} of them here, {self.files_missing:,} to download, about "
+            f"{_readable(self.bytes)}; {self.bad:,} records are bad, {self.absent:,} times have none"
+        )
+
+
+def plan_regions(
+    jsoc: Jsoc,
+    regions: Sequence[RegionFile],
+    output: Path,
+    cadence: int,
+    full_disk: bool,
+    say: Callable[[str], None],
+    progress: Callable[..., tqdm],
+) -> tuple[RegionPlan, ...]:
+    """Find out what is missing of some regions, and state it.
+
+    Args:
+        jsoc: the server to ask.
+        regions: of the catalog.
+        output: folder that holds what is there already, see `frame_path`.
+        cadence: slots from step to step.
+        full_disk: whether whole images are to come.
+        say: takes a line for each region, and one for all.
+        progress: makes a bar, as `tqdm` does.
+
+    Raises:
+        SolaredError: the server does not answer.
+    """
+    full_bytes: dict[str, float] = {}
+    with progress(regions, desc="asking JSOC", unit="region") as bar:
+        plans = tuple(_plan_region(jsoc, region, output, cadence, full_disk, full_bytes) for region in bar)
+    for plan in plans:
+        say(str(plan))
+    basis = "the sizes that JSOC states" if full_bytes else f"{_readable(_USUAL_BYTES)} a full image"
+    there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    say(
+        f"in all {sum(plan.files for plan in plans):,} files, "
+        f"{sum(plan.files_missing for plan in plans):,} to download, about "
+        f"{_readable(sum(plan.bytes for plan in plans))}, estimated from {basis}; "
+        f"{_readable(shutil.disk_usage(there).free)} are free for {output}"
+    )
+    return plans
+
+
+def read_catalog(path: Path, ar_numbers: Sequence[int] = ()) -> list[RegionFile]:
+    """The selected regions of a catalog.
+
+    Args:
+        path: file that `solared select` wrote.
+        ar_numbers: only these; all if empty.
+
+    Raises:
+        SolaredError: the file is no such catalog, or a region is not selected in it, or none is.
+    """
+    if not path.is_file():
+        raise SolaredError(f"There is no file {path}; name the Parquet file that `solared select` wrote.")
+    schema = selection_features().arrow_schema
+    try:
+        rows = pq.read_table(path, columns=schema.names, partitioning=None).cast(schema).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise SolaredError(
+            f"{path} is no catalog of regions ({str(error).splitlines()[0].rstrip('.')}); name the Parquet file that "
+            "`solared select` wrote."
+        ) from error
+    by_number = {row["ar_number"]: row for row in rows}
+    for number in ar_numbers:
+        if number not in by_number:
+            raise SolaredError(f"AR{number} is not in {path}; name regions that `solared select` printed.")
+        if not by_number[number]["selected"]:
+            raise SolaredError(
+                f"AR{number} is not selected in {path}: {by_number[number]['reason']}; name regions that are."
+            )
+    chosen = [by_number[number] for number in dict.fromkeys(ar_numbers)] or [row for row in rows if row["selected"]]
+    if not chosen:
+        raise SolaredError(f"No region is selected in {path}; let `solared select` read more reports.")
+    return [_region(row, path) for row in chosen]
+
+
+def region_slots(trajectory: Trajectory) -> range:
+    """The 45 s slots of a region's timeline.
+
+    These are ten days about its passage over the central meridian, and half a window more at both ends; the first is a
+    whole hour TAI. The meridian is that seen from the Earth: SDO passes it less than a minute and a half earlier or
+    later.
+
+    Raises:
+        SolaredError: the region is behind the Sun at the time that its position holds for.
+    """
+    earth = _earth_about(trajectory.t0)
+    longitudes = [trajectory.longitude(time) for time in slot_time(earth.slots)]
+    # West of the meridian, at every time; it grows by 13.2 degrees a day.
+    past = np.unwrap(np.array(longitudes) + 360 * earth.rotation, period=360)
+    now = np.interp(slot_of(trajectory.t0), earth.slots, past)
+    turns = 360 * round(now / 360)
+    if abs(now - turns) > 90:
+        raise SolaredError(
+            f"Carrington longitude {trajectory.carrington_longitude:g} is behind the Sun at {trajectory.t0} TAI, when "
+            "a region is said to have emerged there; make the catalog again."
+        )
+    length = DAYS * _DAY + FRAMES
+    first = round((np.interp(turns, past, earth.slots) - length / 2) / _HOUR) * _HOUR
+    return range(first, first + length)
+
+
+def cutout(trajectory: Trajectory, slots: np.ndarray) -> dict[str, dict[str, str | int | float]]:
+    """The process `im_patch` for some slots: a rectangle fixed in Carrington coordinates that the patch never leaves.
+
+    Width and height are in arcsec, `x` and `y` degrees of Carrington longitude and latitude. The parameters are those
+    of JSOC's im_patch.c: t, r and c at 0 leave tracking on, and registration and cropping at the limb off.
+
+    Args:
+        trajectory: of the region.
+        slots: ascending, of its timeline.
+    """
+    earth = _earth_about(trajectory.t0)
+    middle = (int(slots[0]) + int(slots[-1])) // 2
+    centre = trajectory.longitude(slot_time(middle))
+    # The outermost points of this grid are on the edges of the patch, and its middle is the region's centre.
+    mapper = PatchMapper(trajectory, size=33, degrees_per_pixel=_PATCH_HALF_SIDE_DEGREES / 16)
+    half_width = half_height = 0.0
+    for slot in np.linspace(slots[0], slots[-1], 9):
+        time, distance = slot_time(round(slot)), np.interp(slot, earth.slots, earth.distance)
+        places = mapper.pixel_coordinates(
+            Pointing(
+                shape=(1, 1),
+                reference_pixel=(1.0, 1.0),
+                reference_value=(0.0, 0.0),
+                scale=((1.0, 0.0), (0.0, 1.0)),  # pixels of one arcsec
+                distance=distance,
+                radius=HMI_SOLAR_RADIUS,
+                carrington_longitude=-360 * np.interp(slot, earth.slots, earth.rotation),
+                latitude=np.interp(slot, earth.slots, earth.latitude),
+                time=time,
+            )
+        )
+        drift = np.radians(abs((trajectory.longitude(time) - centre + 180) % 360 - 180))
+        drift_arcsec = drift * np.degrees(HMI_SOLAR_RADIUS / distance) * 3600
+        reach_west, reach_north = (np.nanmax(abs(place - place[16, 16])) + drift_arcsec for place in places)
+        half_width, half_height = max(half_width, reach_west), max(half_height, reach_north)
+    return {
+        "im_patch": {
+            "t": 0,
+            "r": 0,
+            "c": 0,
+            "locunits": "carrlong",
+            "boxunits": "arcsec",
+            "t_ref": jsoc_time(middle),
+            "car_rot": int(np.interp(middle, earth.slots, earth.rotation)),
+            "x": round(centre, 4) % 360,
+            "y": round(trajectory.latitude, 4),
+            "width": float(np.ceil(2 * (half_width + _MARGIN_ARCSEC))),
+            "height": float(np.ceil(2 * (half_height + _MARGIN_ARCSEC))),
+        }
+    }
+
+
+def frame_path(output: Path, ar_number: int, observable: str, slot: int) -> Path:
+    """The file of a frame: named as JSOC does, after what the frame is, whatever the server calls its file."""
+    series, segment = SERIES[observable]
+    time = jsoc_time(slot).replace(".", "").replace(":", "")
+    return output / f"AR{ar_number}" / observable / f"{series}.{time}.{segment}.fits"
+
+
+def without_file(output: Path, ar_number: int, observable: str, slots: np.ndarray) -> np.ndarray:
+    """Those of some slots whose frame is not there yet."""
+    here = [frame_path(output, ar_number, observable, slot).exists() for slot in slots.tolist()]
+    return slots[~np.array(here, dtype=bool)]
+
+
+def _region(row: dict, path: Path) -> RegionFile:
+    needed = ("carrington_longitude", "noaa_latitude", "noaa_emergence_time")
+    lacking = next((name for name in needed if row[name] is None), None)
+    if lacking:
+        raise SolaredError(f"AR{row['ar_number']} in {path} has no {lacking}; make the catalog again.")
+    emergence = row["noaa_emergence_time"].isoformat()
+    # These are float32, whose digits beyond the sixth are noise.
+    facts = {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in row.items()
+        if name.startswith("noaa_") and value is not None
+    }
+    return RegionFile(
+        ar_number=row["ar_number"],
+        trajectory=Trajectory(row["carrington_longitude"], facts["noaa_latitude"], parse_time(emergence)),
+        noaa={**facts, "noaa_emergence_time": emergence},
+    )
+
+
+def _plan_region(
+    jsoc: Jsoc, region: RegionFile, output: Path, cadence: int, full_disk: bool, full_bytes: dict[str, float]
+) -> RegionPlan:
+    """The plan of one region; `full_bytes` remembers how large full images of an observable are."""
+    slots = region_slots(region.trajectory)
+    # There are as many frames before the frame in the middle of a window as from it on.
+    middles = np.arange(slots.start + FRAMES // 2, slots.stop - FRAMES // 2, cadence)
+    box = cutout(region.trajectory, np.array(slots[:1]))["im_patch"]
+    share = 1.0 if full_disk else box["width"] * box["height"] / _ARCSEC_A_PIXEL**2 / _PIXELS_ON_DISK
+    wanted, missing, bad, absent, size = {}, {}, 0, 0, 0.0
+    for observable in SERIES:
+        asked = np.array(slots) if observable == "dopplergram" else middles
+        good, marked = jsoc.records(observable, asked)
+        bad, absent = bad + len(marked), absent + len(asked) - len(good) - len(marked)
+        if observable != "dopplergram":
+            others = _neighbours(jsoc, observable, np.setdiff1d(middles, good), wanted["dopplergram"])
+            good = np.union1d(good, others)
+        if observable not in full_bytes and good.size and (known := jsoc.bytes_a_frame(observable, good)):
+            full_bytes[observable] = known
+        wanted[observable], missing[observable] = good, without_file(output, region.ar_number, observable, good)
+        size += missing[observable].size * full_bytes.get(observable, _USUAL_BYTES) * share
+    return RegionPlan(region, slots, wanted, missing, bad, absent, size)
+
+
+def _neighbours(jsoc: Jsoc, observable: str, middles: np.ndarray, dopplergrams: np.ndarray) -> np.ndarray:
+    """For each of some slots without a good frame, the slot of the nearest good one, if one is near.
+
+    All observables are made of the same exposures: where there is no good Dopplergram, JSOC need not be asked.
+    """
+    around = np.add.outer(middles, np.arange(-_REACH, _REACH + 1))
+    good, _ = jsoc.records(observable, np.intersect1d(around, dopplergrams))
+    near = ((middle, good[abs(good - middle) <= _REACH]) for middle in middles)
+    return np.array([slots[abs(slots - middle).argmin()] for middle, slots in near if slots.size], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Earth:
+    """Where the Earth is, as the Sun sees it, at some slots.
+
+    The decimal part of `rotation`, Carrington's number, counts backwards in longitude: the Earth is at longitude
+    -360 * rotation. `latitude` is in degrees, `distance` in m.
+    """
+
+    slots: np.ndarray
+    rotation: np.ndarray
+    latitude: np.ndarray
+    distance: np.ndarray
+
+
+@cache
+def _earth_about(time: np.datetime64) -> _Earth:
+    """Two weeks before and after a time, every six hours: linear between these to a thousandth of a degree."""
+    slots = slot_of(time) + 6 * _HOUR * np.arange(-56, 57)
+    times = Time(slot_time(slots).astype(str), scale="tai")
+    earth = get_earth(times)
+    return _Earth(slots, sun.carrington_rotation_number(times), earth.lat.deg, earth.radius.to_value(u.m))
+
+
+def _readable(size: float) -> str:
+    return tqdm.format_sizeof(size, "B")

@@ -1,0 +1,293 @@
+"""What we ask of JSOC, through drms: who is registered, which records there are, and exports of them.
+
+One question at a time, each on a connection of its own, as JSOC asks for. What the server answers beside the point
+becomes one sentence.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from json import JSONDecodeError
+from socket import getdefaulttimeout, setdefaulttimeout
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import drms
+import numpy as np
+from drms.config import ServerConfig
+
+from dataset_builder.jsoc.transfer import CONNECTION_ERRORS, DEFAULT_PATIENCE, Patience
+from dataset_builder.times import SLOT_SECONDS, parse_time, slot_of, slot_time
+from solared_hf.errors import SolaredError
+
+PUBLIC_SERVER = "http://jsoc.stanford.edu"
+REGISTRATION_PAGE = f"{PUBLIC_SERVER}/ajax/register_email.html"
+
+# Series and segment of each observable.
+SERIES = {
+    "dopplergram": ("hmi.V_45s", "Dopplergram"),
+    "magnetogram": ("hmi.M_45s", "magnetogram"),
+    "continuum": ("hmi.Ic_45s", "continuum"),
+}
+
+# One day of 45 s frames: some 30 GB of full images, where JSOC exports at most 100 GB at a time.
+FRAMES_AN_EXPORT = 1920
+# JSOC reads queries of some 4,000 characters; a range of times takes up to 40 of them.
+RANGES_AN_EXPORT = 50
+
+_RECORDS_A_QUERY = 1920
+_BAD_QUALITY = 0x80000000
+# Of an export request, in JSOC's jsoc_fetch.
+_TOO_MANY_PENDING = 7
+_RECORD_TIME = re.compile(r"\[(\d{4}\.\d\d\.\d\d_\d\d:\d\d:\d\d(?:\.\d+)?_TAI)\]")
+
+Answer = TypeVar("Answer")
+
+
+class ExportFailed(Exception):
+    """JSOC will not, or no longer, provide what was asked for; the message is its own."""
+
+
+class Jsoc:
+    """A JSOC server.
+
+    Args:
+        server: address below which its `cgi-bin/ajax` and its files are.
+        patience: how long and how often to ask.
+
+    Raises:
+        SolaredError: the address is none of HTTP.
+    """
+
+    def __init__(self, server: str = PUBLIC_SERVER, patience: Patience = DEFAULT_PATIENCE):
+        if urlsplit(server).scheme not in ("http", "https") or not urlsplit(server).netloc:
+            raise SolaredError(f"{server} is not the address of a server; give one such as {PUBLIC_SERVER}.")
+        self.address = server.rstrip("/")
+        self.patience = patience
+        self._client = drms.Client(
+            server=ServerConfig(
+                name=self.address,
+                cgi_baseurl=f"{self.address}/cgi-bin/ajax/",
+                cgi_jsoc_info="jsoc_info",
+                cgi_jsoc_fetch="jsoc_fetch",
+                cgi_check_address="checkAddress.sh",
+                http_download_baseurl=f"{self.address}/",
+            )
+        )
+        self._has_answered = False
+
+    def check_email(self, email: str) -> None:
+        """Check that an e-mail address may order exports.
+
+        Raises:
+            SolaredError: it is not registered, or the server does not answer.
+        """
+        if not self._ask(lambda: self._client.check_email(email)):
+            raise SolaredError(
+                f"{email} is not registered at JSOC, which exports data to registered addresses alone; register it at "
+                f"{REGISTRATION_PAGE}, answer the e-mail that comes, and run the same command again."
+            )
+
+    def records(self, observable: str, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some 45 s slots have a frame.
+
+        Args:
+            observable: one of `SERIES`.
+            slots: (n,) int64, ascending.
+
+        Returns:
+            Those with a good frame and those with a bad one, by QUALITY; the others have no record. Ascending int64.
+
+        Raises:
+            SolaredError: the server does not answer, or not with records.
+        """
+        found = {}
+        for chunk in chunks(slots, _RECORDS_A_QUERY):
+            query = record_set(observable, chunk)
+            # To convert numbers, drms with pandas>=3 makes NaN of QUALITY, which is hexadecimal.
+            table = self._ask(
+                lambda query=query: self._client.query(query, key=["T_REC", "QUALITY"], convert_numeric=False)
+            )
+            try:
+                for t_rec, quality in zip(table.get("T_REC", ()), table.get("QUALITY", ()), strict=True):
+                    found[slot_of(parse_time(t_rec))] = not _integer(quality) & _BAD_QUALITY
+            except (SolaredError, ValueError, TypeError) as error:
+                raise self._odd_answer(error) from error
+        states = [found.get(slot) for slot in slots.tolist()]
+        return tuple(slots[[state is wanted for state in states]] for wanted in (True, False))
+
+    def bytes_a_frame(self, observable: str, slots: np.ndarray) -> float | None:
+        """How large full images are in JSOC's storage, by a few records; None where the server does not say.
+
+        The server tells the size of a storage unit, which as many records share as the series says.
+        """
+        query = record_set(observable, slots[:8])
+        table = self._ask(lambda: self._client.query(query, key=["*size*"], convert_numeric=False))
+        sizes = [int(size) for size in table.get("*size*", ()) if str(size).isdecimal() and int(size)]
+        sharing = self._ask(lambda: int(self._client.info(SERIES[observable][0]).unitsize))
+        return float(np.median(sizes)) / max(sharing, 1) if sizes else None
+
+    def request(self, observable: str, slots: np.ndarray, email: str, process: Mapping | None) -> drms.ExportRequest:
+        """Order an export of the frames of some slots; while too many others of this user are pending, wait for them.
+
+        Args:
+            observable: one of `SERIES`.
+            slots: a chunk as `chunks` makes them.
+            email: a registered address.
+            process: what the server does with the images, as drms takes it, or None.
+        """
+        query = f"{record_set(observable, slots)}{{{SERIES[observable][1]}}}"
+        deadline = time.monotonic() + self.patience.wait_s
+        while True:
+            # An order that is repeated within hours gets the identifier of the first.
+            request = self._ask(
+                lambda: self._client.export(query, method="url", protocol="fits", email=email, process=process)
+            )
+            if request.status != _TOO_MANY_PENDING or time.monotonic() > deadline:
+                return request
+            time.sleep(self.patience.poll_s)
+
+    def request_of(self, identifier: str) -> drms.ExportRequest:
+        """An export that was ordered before.
+
+        Raises:
+            ExportFailed: the server does not know it.
+            SolaredError: the server does not answer.
+        """
+        request = self._ask(lambda: self._client.export_from_id(identifier))
+        if request.id is None:
+            raise ExportFailed(f"there is no export {identifier}")
+        return request
+
+    def files(self, request: drms.ExportRequest) -> dict[int, str]:
+        """Wait until an export is ready; the address of its file for each slot.
+
+        Raises:
+            ExportFailed: the server gave it up, or has deleted it.
+            SolaredError: it is not ready in time, or the server does not answer.
+        """
+        deadline = time.monotonic() + self.patience.wait_s
+        try:
+            ready = self._ask(
+                lambda: request.wait(timeout=max(deadline - time.monotonic(), 0), sleep=self.patience.poll_s)
+            )
+        except drms.DrmsExportError as error:
+            raise ExportFailed(str(error).rstrip(".")) from error
+        if not ready:
+            raise SolaredError(
+                f"{self.address} has not finished the export {request.id} in {self.patience.wait_s / 3600:g} h; run "
+                "the same command again later: it waits for the same export."
+            )
+        try:
+            rows = zip(request.urls.record, request.urls.url, strict=True)
+            times = ((_RECORD_TIME.search(record), url) for record, url in rows)
+            return {slot_of(parse_time(match[1])): url for match, url in times if match}
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise self._odd_answer(error) from error
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        """The answer to a question; a server that has answered before is given time to come back."""
+        attempts = self.patience.attempts if self._has_answered else 1
+        for attempt in range(attempts):
+            self.patience.rest(attempt)
+            try:
+                with _timeout(self.patience.timeout_s):
+                    answer = question()
+            except JSONDecodeError as error:
+                cause, trouble = error, "answers with something else than data, such as a web page"
+            except CONNECTION_ERRORS as error:
+                cause, trouble = error, f"does not answer ({getattr(error, 'reason', None) or error})"
+            except drms.DrmsQueryError as error:
+                raise SolaredError(
+                    f"{self.address} refuses a question: {str(error).rstrip('.')}; check the server, or try again "
+                    "later."
+                ) from error
+            except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+                raise self._odd_answer(error) from error
+            else:
+                self._has_answered = True
+                return answer
+        raise SolaredError(
+            f"{self.address} {trouble}; check the connection and the address, or run the same command again later, if "
+            "the server is down for maintenance: what is finished is kept."
+        ) from cause
+
+    def _odd_answer(self, error: Exception) -> SolaredError:
+        return SolaredError(
+            f"{self.address} answers in another form than JSOC does ({type(error).__name__}: {error}); check the "
+            "address, or try again later."
+        )
+
+
+def chunks(slots: np.ndarray, most: int = FRAMES_AN_EXPORT) -> Iterator[np.ndarray]:
+    """Cut slots into chunks of at most `most` that one query can name, in order."""
+    chunk: list[int] = []
+    ranges = 0
+    for first, count, stride in _ranges(slots):
+        times = first + stride * np.arange(count)
+        while times.size:
+            if len(chunk) == most or ranges == RANGES_AN_EXPORT:
+                yield np.array(chunk)
+                chunk, ranges = [], 0
+            taken = times[: most - len(chunk)]
+            chunk += taken.tolist()
+            times = times[taken.size :]
+            ranges += 1
+    if chunk:
+        yield np.array(chunk)
+
+
+def record_set(observable: str, slots: np.ndarray) -> str:
+    """The query for exactly these slots.
+
+    >>> record_set("magnetogram", np.array([0, 80, 160, 161]))
+    'hmi.M_45s[1993.01.01_00:00:00_TAI/10800s@3600s,1993.01.01_02:00:45_TAI]'
+    """
+    return f"{SERIES[observable][0]}[{','.join(_range_query(*one) for one in _ranges(slots))}]"
+
+
+def _range_query(first: int, count: int, stride: int) -> str:
+    query = jsoc_time(first)
+    if count > 1:
+        query += f"/{count * stride * SLOT_SECONDS}s"
+    if stride > 1 and count > 1:
+        query += f"@{stride * SLOT_SECONDS}s"
+    return query
+
+
+def jsoc_time(slot: int) -> str:
+    """When a slot is, as JSOC writes it.
+
+    >>> jsoc_time(80)
+    '1993.01.01_01:00:00_TAI'
+    """
+    return str(slot_time(slot).astype("datetime64[s]")).replace("-", ".").replace("T", "_") + "_TAI"
+
+
+def _ranges(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Evenly spaced runs of slots: first, count and stride."""
+    slots = np.asarray(slots).tolist()
+    start = 0
+    while start < len(slots):
+        stop = start + 1
+        stride = slots[stop] - slots[start] if stop < len(slots) else 1
+        while stop < len(slots) and slots[stop] - slots[stop - 1] == stride:
+            stop += 1
+        yield slots[start], stop - start, stride
+        start = stop
+
+
+def _integer(text: str | int) -> int:
+    return int(text, 16) if isinstance(text, str) and text.lower().startswith("0x") else int(text)
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """drms takes the time after which a connection is given up from here alone."""
+    before = getdefaulttimeout()
+    setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        setdefaulttimeout(before)

@@ -1,0 +1,391 @@
+"""A small JSOC on this machine, for drms's own client: it speaks over HTTP as Stanford's does, and can be told not to.
+
+It holds 45 s images of HMI's three observables of a Sun seen in pixels of 4 arcsec, tells their keywords, takes orders
+for exports, makes cutouts as JSOC's im_patch does, and serves FITS files. It knows nothing of the code that is tested.
+"""
+
+import hashlib
+import io
+import json
+import re
+import socket
+import threading
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
+
+import astropy.units as u
+import numpy as np
+from astropy.io import fits
+from astropy.time import Time
+from sunpy.coordinates import sun
+
+EPOCH = datetime(1993, 1, 1)
+SEGMENTS = {"hmi.v_45s": "Dopplergram", "hmi.m_45s": "magnetogram", "hmi.ic_45s": "continuum"}
+SIZE, ARCSEC_A_PIXEL, ROLL = 512, 4.032, 179.92
+UNIT_SIZE = 8
+
+WEB_PAGE = b"<html><body>JSOC is down for maintenance</body></html>"
+
+
+@dataclass
+class Order:
+    """An export: what was asked for, and how often its status was asked before it was ready."""
+
+    series: str
+    slots: list[int]
+    process: dict[str, str]
+    polls: int = 0
+    expired: bool = False
+
+
+@dataclass
+class LoopbackJsoc:
+    """The server and its faults; use it as a context.
+
+    Args:
+        slots: 45 s slots since 1993 that have records, in all series.
+        quality: what QUALITY says, as text, by series in lower case and slot; 0x00000000 elsewhere.
+        absent: series and slot without a record.
+        sizes: whether it tells how large records are.
+        pending_polls: how often an order is pending when asked; at 0 it is ready at once, None is always.
+        export_error: message with which every order fails.
+        too_many: how many orders are refused because others are pending.
+        undelivered: slots whose file an export lacks.
+        makes_cutouts: if not, im_patch is passed over, and whole images are sent.
+        web_page_at: stages (email, info, request, status, file) that answer with a web page.
+        ranges: whether parts of files are given.
+        cuts: how many connections are cut in the middle of a file; they are not counted down below 0.
+        damage: by slot, what is done to a file's bytes, and how often.
+        gone: how many files are not found.
+        before_half: called in the middle of each file, with its slot.
+    """
+
+    slots: set[int]
+    quality: dict[tuple[str, int], str] = field(default_factory=dict)
+    absent: set[tuple[str, int]] = field(default_factory=set)
+    sizes: bool = True
+    pending_polls: int | None = 0
+    export_error: str | None = None
+    too_many: int = 0
+    undelivered: set[int] = field(default_factory=set)
+    makes_cutouts: bool = True
+    web_page_at: set[str] = field(default_factory=set)
+    ranges: bool = True
+    cuts: float = 0
+    damage: dict[int, tuple] = field(default_factory=dict)
+    gone: float = 0
+    before_half: object = None
+
+    registered: set[str] = field(default_factory=lambda: {"you@example.org"})
+    orders: dict[str, Order] = field(default_factory=dict)
+    asked: Counter = field(default_factory=Counter)  # by stage
+    served: list[tuple[str, str | None]] = field(default_factory=list)  # names of files, and the Range asked for
+    most_connections: int = 0
+
+    def __enter__(self):
+        self._lock, self._connections = threading.Lock(), 0
+        handler = type("Handler", (_Handler,), {"jsoc": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def connected(self, by: int) -> None:
+        with self._lock:
+            self._connections += by
+            self.most_connections = max(self.most_connections, self._connections)
+
+    def records(self, record_set: str) -> tuple[str, list[int]]:
+        """Series and slots of a query such as hmi.V_45s[2013.04.15_00:00:00_TAI/1d@1h,2013.04.16_TAI]{Dopplergram}."""
+        series, times = re.fullmatch(r"([\w.]+)\[([^\]]*)\](?:\{\w+\})?", record_set).groups()
+        series, slots = series.lower(), []
+        for one in times.split(","):
+            time, length, step = re.fullmatch(r"([^/@]+)(?:/(\w+))?(?:@(\w+))?", one).groups()
+            first, length, step = slot_of(time), seconds(length or "45s"), seconds(step or "45s")
+            slots += range(first, first + length // 45, step // 45)
+        return series, [slot for slot in slots if slot in self.slots and (series, slot) not in self.absent]
+
+    def is_good(self, series: str, slot: int) -> bool:
+        text = self.quality.get((series, slot), "0x00000000")
+        return not int(text, 16 if text.startswith("0x") else 10) & 0x80000000
+
+
+class _Handler(BaseHTTPRequestHandler):
+    jsoc: LoopbackJsoc
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        # Counted until the last byte leaves: a client that waits for it never has two.
+        self.jsoc.connected(+1)
+        path, query = urlsplit(self.path).path, dict(parse_qsl(urlsplit(self.path).query))
+        operation = query.get("op")
+        if path == "/cgi-bin/ajax/checkAddress.sh":
+            self._answer("email", self._check_address, query)
+        elif path == "/cgi-bin/ajax/jsoc_info" and operation in ("series_struct", "rs_list"):
+            self._answer("info", getattr(self, f"_{operation}"), query)
+        elif path == "/cgi-bin/ajax/jsoc_fetch" and operation in ("exp_request", "exp_status"):
+            self._answer(operation.removeprefix("exp_"), getattr(self, f"_{operation}"), query)
+        elif path.startswith("/SUM1/"):
+            self._file(*path.split("/")[2:])
+        else:
+            self._send(404, b"no such thing")
+
+    def _answer(self, stage, function, query):
+        self.jsoc.asked[stage] += 1
+        if stage in self.jsoc.web_page_at:
+            self._send(200, WEB_PAGE, {"Content-Type": "text/html"})
+        else:
+            self._send(200, json.dumps(function(query)).encode(), {"Content-Type": "application/json"})
+
+    def _check_address(self, query):
+        # drms escapes the address twice, and JSOC takes it.
+        known = unquote_plus(query["address"]) in self.jsoc.registered and query["checkonly"] == "1"
+        return {"status": 2, "msg": "registered"} if known else {"status": 4, "msg": "not registered"}
+
+    def _series_struct(self, query):
+        def keyword(name, kind):
+            return {"name": name, "type": kind, "recscope": "variable", "defval": "", "units": "", "note": ""}
+
+        kinds = {"T_REC": "time", "CAMERA": "int", "QUALITY": "int", "CRLN_OBS": "double"}
+        segment = {"name": SEGMENTS[query["ds"]], "type": "int", "units": "", "protocol": "fits", "note": ""}
+        return {
+            "status": 0,
+            "unitsize": UNIT_SIZE,
+            "primekeys": ["T_REC", "CAMERA"],
+            "keywords": [keyword(*one) for one in kinds.items()],
+            "links": [],
+            "segments": [{**segment, "dims": f"{SIZE}x{SIZE}"}],
+        }
+
+    def _rs_list(self, query):
+        series, slots = self.jsoc.records(query["ds"])
+        if not slots:
+            return {"count": 0, "runtime": 0.01, "status": 0}
+        values = {
+            "T_REC": map(time_of, slots),
+            "QUALITY": (self.jsoc.quality.get((series, slot), "0x00000000") for slot in slots),
+            # Of the unit in which records are stored together.
+            "*size*": ("16000000" if self.jsoc.sizes else "NA" for _ in slots),
+        }
+        keywords = [{"name": key, "values": list(values[key])} for key in query["key"].split(",")]
+        return {"keywords": keywords, "segments": [], "links": [], "count": len(slots), "status": 0}
+
+    def _exp_request(self, query):
+        if self.jsoc.too_many:
+            self.jsoc.too_many -= 1
+            return {"status": 7, "error": "User has 1 pending export requests (JSOC_20110101_001); please wait."}
+        if query["notify"] not in self.jsoc.registered:
+            return {"status": 4, "error": f"email address {query['notify']} is not registered"}
+        assert (query["method"], query["protocol"], query["format"]) == ("url", "fits", "json")
+        identifier = f"JSOC_20130415_{len(self.jsoc.orders) + 1:03}"
+        name, *parameters = query["process=n"].partition("|")[2].split(",")
+        process = dict(one.split("=") for one in parameters)
+        assert name in ("", "im_patch")
+        series, slots = self.jsoc.records(query["ds"])
+        # Bad records are exported as well, though no pixel of them was seen: nobody should ask for them.
+        order = Order(series, slots, process)
+        same = [key for key, old in self.jsoc.orders.items() if (old.slots, old.process) == (slots, process)]
+        same = [key for key in same if self.jsoc.orders[key].series == series and not self.jsoc.orders[key].expired]
+        identifier = same[0] if same else identifier
+        self.jsoc.orders.setdefault(identifier, order)
+        return self._status(identifier)
+
+    def _exp_status(self, query):
+        if query["requestid"] not in self.jsoc.orders:
+            return {"status": 6, "error": f"Cant locate export request: jsoc.export[{query['requestid']}]"}
+        self.jsoc.orders[query["requestid"]].polls += 1
+        return self._status(query["requestid"])
+
+    def _status(self, identifier):
+        jsoc, order = self.jsoc, self.jsoc.orders[identifier]
+        about = {"requestid": identifier, "method": "url", "protocol": "fits", "wait": 0}
+        if order.expired:
+            return {**about, "status": 5, "error": "Request was completed but is now deleted, 7 day limit exceeded"}
+        if jsoc.pending_polls is None or order.polls < jsoc.pending_polls:
+            return {**about, "status": 2 if order.polls == 0 else 1, "rcount": len(order.slots), "size": 1}
+        if jsoc.export_error:
+            return {**about, "status": 4, "error": jsoc.export_error}
+        series = order.series + ("_mod" if order.process else "")
+        data = [
+            {
+                "record": f"{series}[{time_of(slot)}][2]",
+                "filename": "NoDataFile" if slot in jsoc.undelivered else file_name(order.series, slot),
+            }
+            for slot in order.slots
+        ]
+        return {**about, "status": 0, "dir": f"/SUM1/{identifier}", "count": len(data), "data": data}
+
+    def _file(self, identifier, name):
+        jsoc = self.jsoc
+        asked = self.headers.get("Range")
+        jsoc.served.append((name, asked))
+        order = jsoc.orders[identifier]
+        slot = next(slot for slot in order.slots if file_name(order.series, slot) == name)
+        if "file" in jsoc.web_page_at:
+            return self._send(200, WEB_PAGE, {"Content-Type": "text/html; charset=utf-8"})
+        if jsoc.gone > 0 or order.expired:
+            jsoc.gone -= 1
+            return self._send(404, b"not here")
+        body = fits_file(order.series, slot, tuple(sorted(order.process.items())) if jsoc.makes_cutouts else ())
+        spoil, times = jsoc.damage.get(slot, (None, 0))
+        if times > 0:
+            body = spoil(body)
+            jsoc.damage[slot] = (spoil, times - 1)
+        status, headers = 200, {"Content-Type": "application/fits"}
+        if asked and jsoc.ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if start >= len(body):
+                return self._send(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+            status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
+            body = body[start:]
+        return self._send(status, body, headers, slot)
+
+    def _send(self, status, body, headers=None, slot=None):
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        half = len(body) // 2
+        if slot is not None and self.jsoc.cuts > 0:
+            self.jsoc.cuts -= 1
+            self.wfile.write(body[:half])
+            self.wfile.flush()
+            self.jsoc.connected(-1)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        if slot is not None and self.jsoc.before_half:
+            self.wfile.write(body[:half])
+            self.wfile.flush()
+            self.jsoc.before_half(slot)
+            body = body[half:]
+        try:
+            self.wfile.write(body[:-1])
+            self.wfile.flush()
+        except ConnectionError:  # the client was killed
+            body = b""
+        self.jsoc.connected(-1)
+        # A client that needs no more of an error than its status has closed the connection by now.
+        with suppress(ConnectionError):
+            self.wfile.write(body[-1:])
+
+
+def slot_of(text: str) -> int:
+    """The slot of a time in TAI, such as 2013.04.15_11:00:00_TAI."""
+    return round((datetime.strptime(text, "%Y.%m.%d_%H:%M:%S_TAI") - EPOCH).total_seconds() / 45)
+
+
+def time_of(slot: int) -> str:
+    """When a slot is."""
+    return f"{EPOCH + timedelta(seconds=45 * slot):%Y.%m.%d_%H:%M:%S}_TAI"
+
+
+def seconds(text: str) -> int:
+    """A duration such as 1d or 45s."""
+    return int(text[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[text[-1]]
+
+
+def file_name(series: str, slot: int) -> str:
+    """What the server calls the file of a frame."""
+    return f"{series}.{time_of(slot).replace('.', '').replace(':', '')}.2.{SEGMENTS[series]}.fits"
+
+
+@cache
+def fits_file(series: str, slot: int, process: tuple = ()) -> bytes:
+    """A frame as JSOC exports it: compressed, with keywords and checksums; cut out if there is a process."""
+    header, pixels = image(series, slot)
+    if process:
+        header, pixels = im_patch(header, pixels, dict(process))
+    file = io.BytesIO()
+    hdu = fits.CompImageHDU(pixels, header, compression_type="RICE_1")
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(file, checksum=True)
+    return file.getvalue()
+
+
+def image(series: str, slot: int) -> tuple[fits.Header, np.ndarray]:
+    """A whole image of the Sun, with north down as HMI takes them; smooth, and different from frame to frame."""
+    time = EPOCH + timedelta(seconds=45 * slot)
+    header = fits.Header(
+        {
+            "TELESCOP": "SDO/HMI",
+            "INSTRUME": "HMI_FRONT2",
+            "CONTENT": SEGMENTS[series].upper(),
+            "T_REC": time_of(slot),
+            "T_OBS": f"{time + timedelta(seconds=1.4):%Y.%m.%d_%H:%M:%S.%f}"[:-3] + "_TAI",
+            "QUALITY": 0,
+            "CTYPE1": "HPLN-TAN",
+            "CTYPE2": "HPLT-TAN",
+            "CUNIT1": "arcsec",
+            "CUNIT2": "arcsec",
+            "CRPIX1": SIZE / 2 + 0.7,
+            "CRPIX2": SIZE / 2 - 0.4,
+            "CRVAL1": 0.0,
+            "CRVAL2": 0.0,
+            "CDELT1": ARCSEC_A_PIXEL,
+            "CDELT2": ARCSEC_A_PIXEL,
+            "CROTA2": ROLL,
+            "RSUN_REF": 696000000.0,
+            **geometry(slot),
+        }
+    )
+    row, column = np.mgrid[:SIZE, :SIZE]
+    seed = int(hashlib.sha256(f"{series} {slot}".encode()).hexdigest()[:4], 16)
+    pixels = 1500 * np.sin(row / 9 + seed) + 900 * np.cos(column / 7 + seed)
+    return header, pixels.round().astype(np.int16)
+
+
+@cache
+def geometry(slot: int) -> dict[str, float | int]:
+    """Where SDO is: near the Earth."""
+    time = Time((EPOCH + timedelta(seconds=45 * slot)).isoformat(), scale="tai")
+    return {
+        "CRLN_OBS": sun.L0(time).deg + 0.005,
+        "CRLT_OBS": sun.B0(time).deg,
+        "CAR_ROT": int(sun.carrington_rotation_number(time)),
+        "DSUN_OBS": sun.earth_distance(time).to_value(u.m),
+    }
+
+
+def im_patch(header: fits.Header, pixels: np.ndarray, process: dict[str, str]) -> tuple[fits.Header, np.ndarray]:
+    """A cutout as JSOC's im_patch makes it: its centre follows a Carrington position, and north is turned up."""
+    assert (process["locunits"], process["boxunits"]) == ("carrlong", "arcsec")
+    assert (process["t"], process["r"], process["c"]) == ("0", "0", "0")
+    assert 0 <= float(process["x"]) < 360
+    assert abs(int(process["car_rot"]) - header["CAR_ROT"]) <= 1
+    assert process["t_ref"].endswith("_TAI")
+    longitude = np.radians(float(process["x"]) - header["CRLN_OBS"])
+    latitude, tilt = np.radians(float(process["y"])), np.radians(header["CRLT_OBS"])
+    radii = header["DSUN_OBS"] / header["RSUN_REF"]
+    toward = np.sin(latitude) * np.sin(tilt) + np.cos(latitude) * np.cos(tilt) * np.cos(longitude)
+    west = np.cos(latitude) * np.sin(longitude) / (radii - toward)
+    north = np.sin(latitude) * np.cos(tilt) - np.cos(latitude) * np.sin(tilt) * np.cos(longitude)
+    arcsec = np.degrees([west, north / (radii - toward)]) * 3600
+    roll = np.radians(header["CROTA2"])
+    turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
+    centre = turn @ arcsec / header["CDELT1"] + [header["CRPIX1"] - 1, header["CRPIX2"] - 1]
+    half = np.array([float(process["width"]), float(process["height"])]) / 2 / header["CDELT1"]
+    first = np.round(centre - half).astype(int)
+    width, height = (1 + 2 * half).astype(int)
+    column, row = np.arange(first[0], first[0] + width), np.arange(first[1], first[1] + height)
+    inside = np.ix_((row >= 0) & (row < SIZE), (column >= 0) & (column < SIZE))
+    patch = np.zeros((height, width), pixels.dtype)
+    patch[inside] = pixels[np.ix_(row[(row >= 0) & (row < SIZE)], column[(column >= 0) & (column < SIZE)])]
+    header = header.copy()
+    header["CRPIX1"] = column[-1] + 1 - (header["CRPIX1"] - 1)
+    header["CRPIX2"] = row[-1] + 1 - (header["CRPIX2"] - 1)
+    header["CROTA2"] -= 180
+    return header, patch[::-1, ::-1]

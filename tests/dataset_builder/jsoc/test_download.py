@@ -1,0 +1,208 @@
+"""`solared download`: what it orders, what it makes, and what it states before."""
+
+import random
+import re
+from pathlib import Path
+
+import drms
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.time import Time
+from sunpy.coordinates import sun
+
+from dataset_builder.jsoc.plan import CADENCES, read_catalog, region_slots
+from dataset_builder.jsoc.server import FRAMES_AN_EXPORT, PUBLIC_SERVER, RANGES_AN_EXPORT, Jsoc, chunks, record_set
+from dataset_builder.observations import IMAGE, collect, find_files, scan_files
+from dataset_builder.region_file import OBSERVABLES, read_region_file
+from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
+from tests.dataset_builder.jsoc.case import (
+    AR,
+    HELD,
+    MIDDLE,
+    QUICK,
+    REGION,
+    SPAN,
+    TRAJECTORY,
+    all_files,
+    file_of,
+    names,
+    ordered,
+    write_catalog,
+)
+from tests.dataset_builder.jsoc.loopback import LoopbackJsoc, fits_file, time_of
+
+
+def test_command_downloads_what_the_pipeline_needs(jsoc, command, tmp_path):
+    bad = MIDDLE + 2
+    jsoc.quality = {("hmi.v_45s", bad): "0x80000001", ("hmi.v_45s", MIDDLE + 3): "0x00000400"}
+    code, out, err = command()
+    assert code == 0, err
+    raw, good = tmp_path / "raw", [slot for slot in HELD if slot != bad]
+    assert names(raw) == all_files(dopplergrams=good)
+    assert ordered(jsoc) == [("hmi.v_45s", good), ("hmi.m_45s", [MIDDLE]), ("hmi.ic_45s", [MIDDLE])]
+    assert f"AR{AR}, {time_of(SPAN[0])} to {time_of(SPAN[-1])}: 8 files, 0 of them here, 8 to download" in out
+    assert "1 records are bad" in out
+    assert out.splitlines()[-1] == f"{raw}: 8 files written, 8 in all"
+
+    region = read_region_file(raw / f"AR{AR}")
+    assert (region.ar_number, region.trajectory) == (AR, TRAJECTORY)
+    assert region.noaa == {
+        "noaa_latitude": 13.3,
+        "noaa_longitude": -23.0,
+        "noaa_emergence_time": "2013-04-19T00:00:00",
+        "noaa_area": 420.5,
+        "noaa_hale_class": "Beta-Gamma",
+        "noaa_lifetime_days": 9,
+    }
+    for observable in OBSERVABLES:
+        folder = raw / f"AR{AR}" / observable
+        found = collect(folder, scan_files(find_files(folder)))
+        assert (found.form, found.rejected) == (IMAGE, {})
+        assert list(found.frames) == (good if observable == "dopplergram" else [MIDDLE])
+
+
+def test_cutouts_hold_the_whole_patch_over_the_whole_span(jsoc, download, tmp_path):
+    """At both ends and in the middle of the ten days, the patch of a cutout is that of the whole image."""
+    jsoc.slots = {SPAN[0], MIDDLE, SPAN[len(SPAN) // 2], SPAN[-1]}
+    download()
+    mapper = PatchMapper(TRAJECTORY, size=128, degrees_per_pixel=0.24)
+    for slot in jsoc.slots:
+        patches = []
+        whole = tmp_path / "whole.fits"
+        whole.write_bytes(fits_file("hmi.v_45s", slot))
+        for path in (tmp_path / "raw" / file_of("dopplergram", slot), whole):
+            with fits.open(path) as hdus:
+                image = hdus[1].data.astype(np.float32)
+                patches.append(mapper.map(image, Pointing.from_header(hdus[1].header)))
+        assert image.size > 8 * fits.getdata(tmp_path / "raw" / file_of("dopplergram", slot)).size
+        np.testing.assert_array_equal(np.isnan(patches[0]), np.isnan(patches[1]))
+        np.testing.assert_allclose(patches[0], patches[1], atol=0.05)
+        assert np.isfinite(patches[0]).mean() > 0.9
+
+
+def test_whole_images(jsoc, command, tmp_path):
+    code, out, _ = command("--full-disk")
+    assert code == 0
+    assert all(not order.process for order in jsoc.orders.values())
+    assert {fits.getdata(path).shape for path in (tmp_path / "raw").rglob("*.fits")} == {(512, 512)}
+    # 16 MB a storage unit, which 8 records share.
+    assert "9 to download, about 18.0MB, estimated from the sizes that JSOC states" in out
+
+
+def test_twelve_minutes(jsoc, command, tmp_path):
+    jsoc.slots = {MIDDLE - 16, MIDDLE, MIDDLE + 1, MIDDLE + 16}
+    assert command("--cadence", "12min")[0] == 0
+    assert names(tmp_path / "raw") == all_files(jsoc.slots, (MIDDLE - 16, MIDDLE, MIDDLE + 16))
+
+
+@pytest.mark.parametrize("reason", ["bad", "absent"])
+def test_neighbour_stands_in_for_the_middle(jsoc, download, tmp_path, reason):
+    for slot in (MIDDLE - 1, MIDDLE):
+        if reason == "bad":
+            jsoc.quality["hmi.m_45s", slot] = "0x80000000"
+        else:
+            jsoc.absent.add(("hmi.m_45s", slot))
+    download()
+    field, intensity = ((tmp_path / f"raw/AR{AR}" / name) for name in ("magnetogram", "continuum"))
+    assert [path.name for path in field.iterdir()] == [Path(file_of("magnetogram", MIDDLE + 1)).name]
+    assert [path.name for path in intensity.iterdir()] == [Path(file_of("continuum", MIDDLE)).name]
+
+
+@pytest.mark.parametrize(
+    ("quality", "good"),
+    [
+        ("0x80000000", False),
+        ("0xC0000000", False),
+        ("2147483648", False),
+        ("-2147483648", False),
+        ("0x00000000", True),
+        ("0x00000600", True),
+        ("0", True),
+        ("1536", True),
+    ],
+)
+def test_quality_in_every_form(jsoc, quality, good):
+    jsoc.quality = {("hmi.v_45s", slot): quality for slot in HELD}
+    found = Jsoc(jsoc.url, QUICK).records("dopplergram", np.array(HELD))
+    assert [len(slots) for slots in found] == ([len(HELD), 0] if good else [0, len(HELD)])
+
+
+def test_dry_run_states_and_does_nothing(jsoc, command, tmp_path):
+    jsoc.registered.clear()
+    code, out, _ = command("--dry-run", "--full-disk", email=None)
+    assert code == 0
+    region, total = out.splitlines()
+    assert "9 files, 0 of them here, 9 to download, about 18.0MB; 0 records are bad" in region
+    # Ten days and eight hours of frames, and 240 steps.
+    assert f"{19840 - 7 + 2 * 239:,} times have none" in region
+    assert total.startswith("in all 9 files, 9 to download, about 18.0MB")
+    assert not (tmp_path / "raw").exists()
+    assert jsoc.orders == {}
+    assert jsoc.served == []
+    jsoc.sizes = False
+    assert "about 135MB, estimated from 15.0MB a full image" in command("--dry-run", "--full-disk", email=None)[1]
+    # A cutout has an eighth of the pixels of the disk.
+    (size,) = re.findall(r"to download, about ([\d.]+)MB, est", command("--dry-run", email=None)[1])
+    assert 135 / 12 < float(size) < 135 / 6
+
+
+def test_several_regions_and_a_choice_of_them(jsoc, tmp_path, command):
+    other = {**REGION, "ar_number": 11727, "noaa_area": None}
+    rejected = {**REGION, "ar_number": 11728, "selected": False, "reason": "too small"}
+    catalog = write_catalog(tmp_path / "three.parquet", [REGION, other, rejected])
+    code, out, _ = command("--ar", 11727, catalog=catalog)
+    assert code == 0
+    assert {path.name for path in (tmp_path / "raw").glob("AR*")} == {"AR11727"}
+    assert "noaa_area" not in read_region_file(tmp_path / "raw/AR11727").noaa
+    code, out, _ = command(catalog=catalog)
+    assert code == 0
+    assert {path.name for path in (tmp_path / "raw").glob("AR*")} == {"AR11726", "AR11727"}
+    assert "in all 18 files, 9 to download" in out
+
+
+def test_queries_name_exactly_the_slots():
+    """The server, which has a reader of queries of its own, finds what was meant."""
+    jsoc = LoopbackJsoc(set(range(20_000)))
+    chance = random.Random(1)
+    cases = [
+        list(range(5_000)),
+        list(range(0, 20_000, 80)),
+        [7],
+        [3, 4, 90, 91, 92, 94, 96, 98, 99],
+        sorted(chance.sample(range(20_000), 3_000)),
+        sorted(set(range(4_000)) - set(chance.sample(range(4_000), 90))),
+    ]
+    for slots in cases:
+        parts = list(chunks(np.array(slots)))
+        assert np.concatenate(parts).tolist() == slots
+        for part in parts:
+            query = record_set("continuum", part)
+            assert len(part) <= FRAMES_AN_EXPORT
+            assert query.count(",") < RANGES_AN_EXPORT
+            assert len(query) < 3_000
+            assert jsoc.records(query) == ("hmi.ic_45s", part.tolist())
+    assert len(list(chunks(np.arange(5_000)))) == 3
+    assert list(chunks(np.array([], dtype=np.int64))) == []
+
+
+@pytest.mark.parametrize(("east", "latitude"), [(-25.0, 20.0), (0.0, -5.0), (28.0, -31.0)])
+def test_span_is_centred_on_the_meridian(east, latitude):
+    t0 = np.datetime64("2014-02-03T00:00:35")
+    trajectory = Trajectory((sun.L0(Time(str(t0), scale="tai")).deg + east) % 360, latitude, t0)
+    slots = region_slots(trajectory)
+    assert len(slots) == 19_200 + 640
+    assert slots[0] % 80 == 0  # a whole hour, as slots count from one
+    middle = np.datetime64("1993-01-01") + (slots[0] + len(slots) // 2) * np.timedelta64(45, "s")
+    past = trajectory.longitude(middle) - sun.L0(Time(str(middle), scale="tai")).deg
+    # To the half hour that whole hours allow.
+    assert abs((past + 180) % 360 - 180) < 13.3 / 48 + 0.02
+
+
+def test_default_server_is_the_one_that_drms_knows(catalog):
+    ours, theirs = (client.server.to_dict() for client in (Jsoc()._client._json, drms.Client("jsoc")._json))
+    used = ("url_jsoc_info", "url_jsoc_fetch", "url_check_address", "http_download_baseurl", "encoding")
+    assert {key: ours[key] for key in used} == {key: theirs[key] for key in used}
+    assert PUBLIC_SERVER == "http://jsoc.stanford.edu"
+    assert set(CADENCES) == {"1h", "12min"}
+    assert read_catalog(catalog)[0].trajectory == TRAJECTORY

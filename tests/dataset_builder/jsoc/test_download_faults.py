@@ -1,0 +1,195 @@
+"""What goes wrong at the server, on the way and on this machine becomes one sentence, and no bad file."""
+
+import resource
+import socket
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataset_builder.catalog import selection_features
+from solared_hf.errors import SolaredError
+from tests.dataset_builder.jsoc.case import AR, HELD, REGION, all_files, names, ordered, write_catalog
+from tests.dataset_builder.jsoc.loopback import file_name, time_of
+
+
+def test_failed_export_says_why_and_how_to_go_on(jsoc, command, tmp_path):
+    jsoc.export_error = "im_patch: Output series can not be found"
+    code, _, message = command()
+    assert code == 2
+    assert "could not export 7 records of hmi.V_45s for AR11726: im_patch: Output series can not be found" in message
+    assert "add --full-disk" in message
+    assert names(tmp_path / "raw") == {f"AR{AR}/region.json"}
+    code, _, message = command("--full-disk")
+    assert code == 2
+    assert "--full-disk" not in message
+    jsoc.export_error = None
+    jsoc.orders.clear()
+    assert command()[0] == 0
+    assert names(tmp_path / "raw") == all_files()
+
+
+def cut_in_half(body: bytes) -> bytes:
+    return body[: len(body) // 2]
+
+
+def without_last_block(body: bytes) -> bytes:
+    return body[:-2880]
+
+
+def flip_a_bit(body: bytes) -> bytes:
+    # In the middle of the compressed pixels, which fill most of the file.
+    place = len(body) * 2 // 3
+    return body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+
+
+def empty(body: bytes) -> bytes:
+    return b""
+
+
+def another_time(body: bytes) -> bytes:
+    return body.replace(time_of(HELD[2]).encode(), time_of(HELD[2] + 1).encode())
+
+
+@pytest.mark.parametrize("spoil", [cut_in_half, without_last_block, flip_a_bit, empty, another_time])
+def test_damaged_file_of_the_right_length(jsoc, download, tmp_path, spoil):
+    jsoc.damage = {HELD[2]: (spoil, 2)}
+    assert download().files == 9
+    assert names(tmp_path / "raw") == all_files()
+    assert [name for name, _ in jsoc.served].count(file_name("hmi.v_45s", HELD[2])) == 3
+
+
+def test_file_that_always_arrives_damaged(jsoc, download, tmp_path):
+    jsoc.damage = {HELD[2]: (cut_in_half, 10**6)}
+    name = file_name("hmi.v_45s", HELD[2])
+    with pytest.raises(SolaredError, match=rf"1 files arrived damaged 3 times .*{name}: it (cannot|holds no)"):
+        download()
+    assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[2]})
+    jsoc.damage.clear()
+    jsoc.orders.clear()
+    jsoc.served.clear()
+    assert download().files == 1
+    assert ordered(jsoc) == [("hmi.v_45s", [HELD[2]])]
+    assert jsoc.served == [(name, None)]
+
+
+@pytest.mark.parametrize("stage", ["email", "info", "request", "status", "file"])
+def test_web_page_instead_of_an_answer(jsoc, download, tmp_path, stage):
+    jsoc.web_page_at.add(stage)
+    jsoc.pending_polls = 1
+    with pytest.raises(SolaredError, match=r"answers with .*web page.*again later") as caught:
+        download()
+    assert "\n" not in str(caught.value)
+    # What was known to work is given time to come back.
+    assert jsoc.asked[stage] + len(jsoc.served) == (1 if stage == "email" else 3)
+    assert not [name for name in names(tmp_path / "raw") if name.endswith(".fits")]
+    jsoc.web_page_at.clear()
+    assert download().files == 9
+    assert names(tmp_path / "raw") == all_files()
+
+
+def test_address_that_is_not_registered(jsoc, command, tmp_path):
+    code, _, message = command(email="you+me@example.com")
+    assert code == 2
+    assert "you+me@example.com is not registered at JSOC" in message
+    assert "http://jsoc.stanford.edu/ajax/register_email.html" in message
+    assert jsoc.orders == {}
+    assert names(tmp_path / "raw") == set()
+    jsoc.registered.add("you+me@example.com")
+    assert command(email="you+me@example.com")[0] == 0
+
+
+def test_server_that_cannot_be_reached(command):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        code, _, message = command(server=nobody)
+    assert code == 2
+    assert message.startswith(f"solared: {nobody} does not answer (")
+    assert "check the connection" in message
+
+
+def test_server_that_is_no_jsoc(jsoc, command):
+    code, _, message = command(server=f"{jsoc.url}/elsewhere")
+    assert code == 2
+    assert "does not answer (" in message
+    assert "404" in message
+
+
+@pytest.mark.parametrize("server", ["jsoc.stanford.edu", "ftp://127.0.0.1", "http://", ""])
+def test_address_of_no_server(command, server):
+    code, _, message = command(server=server)
+    assert code == 2
+    assert "is not the address of a server; give one such as http://jsoc.stanford.edu" in message
+
+
+def test_server_that_makes_no_cutouts(jsoc, command, tmp_path):
+    jsoc.makes_cutouts = False
+    code, _, message = command()
+    assert code == 2
+    assert "an image 2064 arcsec wide where a cutout" in message
+    assert "add --full-disk" in message
+    assert not list((tmp_path / "raw").rglob("*.fits"))
+    assert command("--full-disk")[0] == 0
+    assert names(tmp_path / "raw") == all_files()
+
+
+def test_no_address_given(command, tmp_path):
+    code, _, message = command(email=None)
+    assert code == 2
+    assert "name yours with --email" in message
+    assert not (tmp_path / "raw").exists()
+
+
+def test_cadence_that_is_none(command):
+    code, _, message = command("--cadence", "45s")
+    assert code == 2
+    assert "choose one of 1h, 12min" in message
+
+
+def test_catalogs_that_are_none(command, tmp_path):
+    none = write_catalog(tmp_path / "none.parquet", [{**REGION, "selected": False, "reason": "too small"}])
+    behind = write_catalog(tmp_path / "behind.parquet", [{**REGION, "carrington_longitude": 150.0}])
+    nowhere = write_catalog(tmp_path / "nowhere.parquet", [{**REGION, "carrington_longitude": None}])
+    (tmp_path / "text.parquet").write_text("ar_number\n11726\n")
+    pq.write_table(pa.table({"ar_number": [AR]}), tmp_path / "columns.parquet")
+    text = selection_features().arrow_schema.set(0, pa.field("ar_number", pa.string()))
+    pq.write_table(pa.Table.from_pylist([{**REGION, "ar_number": "eleven"}], schema=text), tmp_path / "types.parquet")
+    for catalog, arguments, expected in (
+        (tmp_path / "missing.parquet", [], "There is no file"),
+        (tmp_path, [], "There is no file"),
+        (tmp_path / "text.parquet", [], "is no catalog of regions"),
+        (tmp_path / "columns.parquet", [], "is no catalog of regions"),
+        (tmp_path / "types.parquet", [], "is no catalog of regions"),
+        (none, [], "No region is selected"),
+        (none, ["--ar", AR], "is not selected in"),
+        (none, ["--ar", 11158], "AR11158 is not in"),
+        (behind, [], "is behind the Sun"),
+        (nowhere, [], "has no carrington_longitude"),
+    ):
+        code, _, message = command(*arguments, catalog=catalog)
+        assert code == 2
+        assert expected in message
+        assert not list((tmp_path / "raw").glob("AR*"))
+
+
+def test_full_disk_of_this_machine(download, tmp_path):
+    """The limit on file sizes stands in for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(SolaredError, match=r"Could not write .*part .*make room"):
+            download()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "raw").rglob("*.fits"))
+    assert download().files == 9
+    assert names(tmp_path / "raw") == all_files()
+
+
+def test_output_that_cannot_be_a_folder(command, tmp_path):
+    (tmp_path / "raw").write_text("mine")
+    code, _, message = command()
+    assert code == 2
+    assert "Could not write" in message
+    assert (tmp_path / "raw").read_text() == "mine"

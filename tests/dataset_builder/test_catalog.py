@@ -1,0 +1,397 @@
+"""Selection: NOAA's own reports, written days at the edge of every rule, and files that are no reports."""
+
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import datasets
+import pytest
+import sunpy.data.test
+
+from dataset_builder.catalog import (
+    CUT_SHORT,
+    FAR_FROM_CENTRE,
+    NO_DAY_BEFORE,
+    NO_SPOTS,
+    SEEN_BEFORE,
+    SHORT_LIVED,
+    SMALL,
+    read_reports,
+    select_regions,
+    selection_features,
+)
+from solared_hf.cli import main
+
+REAL = Path(sunpy.data.test.rootdir) / "SRS"
+
+HEADER = """\
+:Product: {day:%m%d}SRS.txt
+:Issued: {issued:%Y %b %d %H%M} UTC
+# Prepared jointly by the U.S. Dept. of Commerce, NOAA,
+# Space Weather Prediction Center and the U.S. Air Force.
+#
+Joint USAF/NOAA Solar Region Summary
+{corrected}SRS Number 65 Issued at 0030Z on {day:%d %b %Y}
+Report compiled from data received at SWO on {before:%d %b}
+I.  Regions with Sunspots.  Locations Valid at {before:%d}/2400Z 
+Nmbr Location  Lo  Area  Z   LL   NN Mag Type
+{spots}
+IA. H-alpha Plages without Spots.  Locations Valid at {before:%d}/2400Z {before:%b}
+Nmbr  Location  Lo
+{plages}
+II. Regions Due to Return {day:%d %b} to {last:%d %b}
+Nmbr Lat    Lo
+{due}
+"""  # noqa: W291, as NOAA writes it
+
+
+def spots(number: int, place: str = "N05W10", area: int = 250, hale: str = "Beta", carrington: int = 342) -> str:
+    return f"{number % 10_000:04} {place}   {carrington:03}  {area:04} Cao  10   09 {hale}"
+
+
+def plage(number: int) -> str:
+    return f"{number % 10_000:04}  S08W14   013"
+
+
+def due(number: int) -> str:
+    return f"{number % 10_000:04} S08    185"
+
+
+def report_text(day: date, rows=(), issued: datetime | None = None, corrected: bool = False) -> str:
+    """A report as NOAA writes it for `day`; the form of a row says which section it belongs to."""
+    sections = {length: [row for row in rows if len(row.split()) == length] for length in (8, 3)}
+    returning = [row for row in sections[3] if len(row.split()[1]) == 3]
+    plages = [row for row in sections[3] if row not in returning]
+    return HEADER.format(
+        day=day,
+        before=day - timedelta(days=1),
+        last=day + timedelta(days=2),
+        issued=issued or datetime(day.year, day.month, day.day, 0, 30),
+        corrected="::::::::::Corrected Copy::::::::::\n" if corrected else "",
+        spots="\n".join(sections[8]) or "None",
+        plages="\n".join(plages) or "None",
+        due="\n".join(returning) or "None",
+    )
+
+
+def write_report(folder: Path, day: date, rows=(), name: str = "", **options) -> Path:
+    path = folder / f"{day:%Y}" / f"{day:%Y%m%d}{name}SRS.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report_text(day, rows, **options))
+    return path
+
+
+def write_lives(folder: Path, lives: dict[int, dict[int, str]], days, start: date = date(2013, 4, 1)) -> None:
+    """A report for each of `days` of the month; `lives` gives the rows of a region by day."""
+    for day in days:
+        write_report(folder, start.replace(day=day), [life[day] for life in lives.values() if day in life])
+
+
+@pytest.fixture
+def select(tmp_path, capsys):
+    """Runs the command on a folder; gives the rows that `datasets` reads back by region, and what was printed."""
+
+    def run(folder: Path) -> tuple[dict[int, dict], str]:
+        output = tmp_path / "out" / "catalog.parquet"
+        with pytest.raises(SystemExit) as stopped:
+            main(["select", "--srs", str(folder), "--output", str(output)])
+        captured = capsys.readouterr()
+        assert stopped.value.code == 0, captured.err
+        table = datasets.load_dataset("parquet", data_files=str(output), split="train")
+        assert table.features == selection_features()
+        return {row["ar_number"]: row for row in table}, captured.out
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Runs the command on a folder that it refuses; gives what it says."""
+
+    def run(folder: Path, output: Path | None = None) -> str:
+        output = output or tmp_path / "refused.parquet"
+        with pytest.raises(SystemExit) as stopped:
+            main(["select", "--srs", str(folder), "--output", str(output)])
+        errors = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert not output.is_file()
+        return errors[errors.index("solared: ") :]
+
+    return run
+
+
+def test_real_reports_say_what_their_text_says():
+    reports = {report.day: report for report in read_reports(REAL)}
+    assert len(reports) == 12
+    march = {region.ar_number: region for region in reports[date(2015, 3, 6)].regions}
+    assert {number: region.kind for number, region in march.items()} == {
+        12293: "I", 12295: "I", 12292: "IA", 12288: "II",
+    }  # fmt: skip
+    # 2293 N05W53   342  0065 Cao  10   09 Beta
+    region = march[12293]
+    assert (region.latitude, region.longitude, region.carrington_longitude) == (5, 53, 342)
+    assert (region.area, region.hale_class) == (65, "Beta")
+    # 2288 S08    185
+    region = march[12288]
+    assert (region.latitude, region.longitude, region.area, region.hale_class) == (-8, None, None, None)
+    # 9169 N09E32   076  1910 FKC  19   68 BETA-GAMMA-DELTA
+    region = next(region for region in reports[date(2000, 9, 22)].regions if region.ar_number == 9169)
+    assert (region.latitude, region.longitude, region.area, region.hale_class) == (9, -32, 1910, "Beta-Gamma-Delta")
+    # 9147 N07    360
+    assert [region.carrington_longitude for region in reports[date(2000, 9, 22)].regions if region.kind == "II"] == [
+        0, 355, 341,
+    ]  # fmt: skip
+    assert [report.issued for report in reports.values() if report.corrected] == [datetime(2010, 6, 21, 0, 45)]
+
+
+def test_numbers_on_both_sides_of_10000_in_one_real_report():
+    (report,) = (report for report in read_reports(REAL) if report.day == date(2002, 6, 24))
+    numbers = [region.ar_number for region in report.regions]
+    assert numbers == [
+        10001, 10005, 10008, 10010, 10011, 10012, 10013, 10014, 9997, 10006, 10007, 9973, 9975, 9978,
+    ]  # fmt: skip
+
+
+def test_real_reports_through_the_command(select):
+    rows, printed = select(REAL)
+    assert len(rows) == 71
+    # 9166 is in the reports of September 22 and 27, 2000: S12W16, area 760, and S12W82, area 370.
+    region = rows[9166]
+    assert (region["reason"], region["selected"]) == (NO_DAY_BEFORE, False)
+    assert (region["noaa_longitude"], region["noaa_area"], region["noaa_hale_class"]) == (16, 760, "Beta-Gamma")
+    assert (region["noaa_lifetime_days"], region["reports"]) == (6, 2)
+    assert rows[12295]["reason"] == "; ".join((NO_DAY_BEFORE, FAR_FROM_CENTRE, SMALL, CUT_SHORT))
+    assert "12 reports of 12 days, 1996-01-06 to 2015-09-06; days without one: 7,172" in printed
+    assert "71 regions, 0 selected" in printed
+
+
+# Region: its rows by day of April 2013; the reports begin on the 1st, end on the 14th, and that of the 8th is missing.
+LIVES = {
+    11701: {3: spots(11701, "N05W30", 100), 4: spots(11701, "N05W43", 200), 5: plage(11701), 6: plage(11701)},
+    11702: {day: spots(11702, "S05E30") for day in (3, 4, 5, 6)},
+    11703: {day: spots(11703, "N05W29") for day in (3, 4, 5, 6)},
+    11704: {day: spots(11704, "N05W31") for day in (3, 4, 5, 6)},
+    11705: {day: spots(11705, "N05E31") for day in (3, 4, 5, 6)},
+    11706: {day: spots(11706) for day in (3, 4, 5)},
+    11707: {day: spots(11707, area=199) for day in (3, 4, 5, 6)},
+    11708: {2: plage(11708), **{day: spots(11708) for day in (3, 4, 5, 6)}},
+    11709: {2: due(11709), **{day: spots(11709) for day in (3, 4, 5, 6)}},
+    11710: {day: spots(11710) for day in (1, 2, 3, 4)},
+    11711: {day: spots(11711) for day in (9, 10, 11, 12)},
+    11712: {
+        3: spots(11712, area=150, hale="Beta"),
+        4: spots(11712, area=300, hale="Beta-Gamma", carrington=343),
+        5: spots(11712, area=300, hale="Beta-Delta"),
+        6: spots(11712, "N06W50", area=250, hale="Alpha"),
+        13: due(11712),
+    },
+    11713: {day: spots(11713) for day in (6, 7, 9)},
+    11714: {day: spots(11714) for day in (12, 13, 14)},
+    11715: {day: plage(11715) for day in (3, 4, 5, 6)},
+    11716: {5: due(11716)},
+    11717: {day: spots(11717, "N05E31", area=199) for day in (3, 4, 5)},
+    11718: {day: spots(11718) for day in (5, 6, 7)},
+    11719: {5: plage(11719)},
+}
+REASONS = {
+    11701: (), 11702: (), 11703: (), 11704: (FAR_FROM_CENTRE,), 11705: (FAR_FROM_CENTRE,), 11706: (SHORT_LIVED,),
+    11707: (SMALL,), 11708: (SEEN_BEFORE,), 11709: (SEEN_BEFORE,), 11710: (NO_DAY_BEFORE,), 11711: (NO_DAY_BEFORE,),
+    11712: (), 11713: (), 11714: (CUT_SHORT,), 11715: (NO_SPOTS,), 11716: (NO_SPOTS,),
+    11717: (FAR_FROM_CENTRE, SMALL, SHORT_LIVED), 11718: (CUT_SHORT,), 11719: (NO_SPOTS, SHORT_LIVED),
+}  # fmt: skip
+
+
+@pytest.fixture
+def april(tmp_path) -> Path:
+    write_lives(tmp_path / "srs", LIVES, [day for day in range(1, 15) if day != 8])
+    return tmp_path / "srs"
+
+
+def test_each_rule_at_its_edge(select, april):
+    rows, printed = select(april)
+    assert {number: row["reason"] for number, row in rows.items()} == {
+        number: "; ".join(reasons) for number, reasons in REASONS.items()
+    }
+    assert {number: row["selected"] for number, row in rows.items()} == {
+        number: not reasons for number, reasons in REASONS.items()
+    }
+    assert "13 reports of 13 days, 2013-04-01 to 2013-04-14; days without one: 1" in printed
+    assert "19 regions, 5 selected" in printed
+    listed = [line for line in printed.splitlines() if line.startswith("│  117")]
+    assert [int(line.split("│")[1]) for line in listed] == [11701, 11702, 11703, 11712, 11713]
+    assert [cell.strip() for cell in listed[3].split("│")[2:-1]] == [
+        "2013-04-03", "+5", "+10", "300", "4", "Beta-Gamma",
+    ]  # fmt: skip
+
+
+def test_facts_are_those_of_the_first_spots_and_the_largest_area(select, april):
+    rows, _ = select(april)
+    # The positions of the report of the 3rd hold for 24 UT of the 2nd; of two equal areas the first gives the class.
+    assert rows[11712] == {
+        "ar_number": 11712,
+        "selected": True,
+        "reason": "",
+        "carrington_longitude": 342,
+        "noaa_latitude": 5,
+        "noaa_longitude": 10,
+        "noaa_emergence_time": datetime(2013, 4, 3),
+        "noaa_area": 300,
+        "noaa_hale_class": "Beta-Gamma",
+        "noaa_lifetime_days": 4,
+        "first_report": date(2013, 4, 3),
+        "last_report": date(2013, 4, 6),
+        "reports": 4,
+    }
+    # Plages count for the lifetime, and a missing report inside a life does not shorten it.
+    assert (rows[11701]["noaa_lifetime_days"], rows[11701]["reports"]) == (4, 4)
+    assert (rows[11713]["noaa_lifetime_days"], rows[11713]["reports"]) == (4, 3)
+    assert (rows[11702]["noaa_latitude"], rows[11702]["noaa_longitude"]) == (-5, -30)
+    assert rows[11708]["first_report"] == date(2013, 4, 2)
+    assert rows[11708]["noaa_emergence_time"] == datetime(2013, 4, 3)
+    without_spots = {"noaa_area", "noaa_hale_class", "noaa_longitude", "noaa_emergence_time", "carrington_longitude"}
+    assert {rows[11715][name] for name in without_spots} == {None}
+    never_seen = without_spots | {"noaa_lifetime_days", "first_report", "last_report"}
+    assert {rows[11716][name] for name in never_seen} == {None}
+    assert rows[11716]["reports"] == 0
+
+
+def test_the_same_reports_give_the_same_file(select, april, tmp_path):
+    select(april)
+    written = (tmp_path / "out/catalog.parquet").read_bytes()
+    select(april)
+    assert (tmp_path / "out/catalog.parquet").read_bytes() == written
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["catalog.parquet"]
+
+
+def test_the_order_of_the_reports_does_not_matter(april):
+    reports = read_reports(april)
+    assert select_regions(reversed(reports)).equals(select_regions(reports))
+
+
+def test_a_day_on_which_the_sun_is_empty_is_a_day_with_a_report(select, tmp_path):
+    write_lives(tmp_path / "srs", {11701: {day: spots(11701) for day in (2, 3, 4, 5)}}, range(1, 7))
+    rows, _ = select(tmp_path / "srs")
+    assert [number for number, row in rows.items() if row["selected"]] == [11701]
+
+
+@pytest.mark.parametrize(
+    ("start", "numbers"),
+    [
+        (date(1997, 1, 1), (8000, 8009)),
+        (date(2002, 6, 1), (9970, 9999)),
+        (date(2002, 7, 1), (9998, 10000, 10015)),
+        (date(2026, 1, 1), (14320, 14321)),
+        (date(2045, 6, 1), (19998, 20000, 20003)),
+    ],
+)
+def test_four_digits_are_told_apart_by_the_date(select, tmp_path, start, numbers):
+    lives = {number: {day: spots(number) for day in (2, 3, 4, 5)} for number in numbers}
+    write_lives(tmp_path / "srs", lives, range(1, 7), start)
+    rows, _ = select(tmp_path / "srs")
+    assert tuple(rows) == numbers
+    assert all(row["selected"] for row in rows.values())
+
+
+@pytest.fixture
+def small_region(tmp_path) -> Path:
+    """A region that a correction of April 3 can make large enough."""
+    write_lives(tmp_path / "srs", {11701: {day: spots(11701, area=150) for day in (2, 3, 4, 5)}}, range(1, 7))
+    return tmp_path / "srs"
+
+
+THIRD = date(2013, 4, 3)
+
+
+def test_a_copy_changes_nothing(select, small_region):
+    before, _ = select(small_region)
+    write_report(small_region / "copies", THIRD, [spots(11701, area=150)])
+    after, printed = select(small_region)
+    assert after == before
+    assert "7 reports of 6 days" in printed
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        {"issued": datetime(2013, 4, 3, 14)},
+        {"issued": datetime(2013, 4, 4, 9), "corrected": True},
+        {"corrected": True},
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_correction_counts_for_its_own_day(select, small_region, correction, name):
+    write_report(small_region / name, THIRD, [spots(11701, area=220, hale="Beta-Gamma")], **correction)
+    rows, printed = select(small_region)
+    assert rows[11701]["selected"]
+    assert (rows[11701]["noaa_area"], rows[11701]["noaa_hale_class"]) == (220, "Beta-Gamma")
+    assert rows[11701]["reports"] == 4
+    assert "7 reports of 6 days" in printed
+
+
+def test_an_earlier_report_does_not_replace_a_later_one(select, small_region):
+    write_report(small_region / "z", THIRD, [spots(11701, area=220)], issued=datetime(2013, 4, 2, 23, 50))
+    rows, _ = select(small_region)
+    assert rows[11701]["noaa_area"] == 150
+
+
+def test_two_different_reports_issued_at_once_are_refused(refused, small_region):
+    other = write_report(small_region / "other", THIRD, [spots(11701, area=220)])
+    message = refused(small_region)
+    assert "say different things; move the wrong ones out" in message
+    assert str(other) in message
+    assert str(small_region / "2013" / "20130403SRS.txt") in message
+    assert "Traceback" not in message
+
+
+GOOD = report_text(THIRD, [spots(11701), spots(11702), plage(11703), due(11704)])
+BAD = {
+    "empty": "",
+    "page": "<!DOCTYPE html><html><body>404 Not Found</body></html>",
+    "cut_in_spots": GOOD[: GOOD.index("1702")],
+    "cut_in_plages": GOOD[: GOOD.index("1703") + 8],
+    "cut_in_a_row": GOOD[: GOOD.index("1704") + 7],
+    "no_issue_time": GOOD.replace(":Issued:", ":Made:"),
+    "no_hale_class": GOOD.replace("09 Beta", "09", 1),
+    "no_area": GOOD.replace("0250", "    ", 1),
+    "dashes_for_area": GOOD.replace("0250", "----", 1),
+    "half_a_longitude": GOOD.replace("N05W10", "N05", 1),
+    "glued_title": GOOD.replace("Nmbr Lat    Lo\n1704", "Nmbr Lat    Lo1704"),
+    "other_day": GOOD.replace("Valid at 02/2400Z", "Valid at 20/2400Z"),
+    "binary": b"\x1f\x8b\x08\x00\xff\xfe",
+}
+
+
+def test_every_file_that_is_no_report_is_named_and_nothing_is_written(refused, tmp_path):
+    write_report(tmp_path / "srs", date(2013, 4, 2))
+    paths = {}
+    for name, content in BAD.items():
+        paths[name] = tmp_path / "srs" / f"{name}SRS.txt"
+        paths[name].write_bytes(content if isinstance(content, bytes) else content.encode())
+    summary, *named = refused(tmp_path / "srs").splitlines()
+    assert f"{len(BAD)} of {len(BAD) + 1} files are not whole Solar Region Summaries; fetch them again" in summary
+    assert sorted(line.split(": ")[0] for line in named) == sorted(map(str, paths.values()))
+    reasons = {name: next(line for line in named if str(path) in line) for name, path in paths.items()}
+    assert "its row for region 11701 has no readable longitude" in reasons["half_a_longitude"]
+    assert "issued on 2013-04-03, but its positions hold for another day" in reasons["other_day"]
+    assert reasons["dashes_for_area"].endswith("Failed to parse string: '----' as a scalar of type double")
+    assert "is missing or not whole" in reasons["page"]
+
+
+def test_after_the_bad_files_are_moved_away_their_days_are_missing(refused, select, small_region):
+    first = small_region / "2013" / "20130401SRS.txt"
+    first.write_text("Service unavailable")
+    assert str(first) in refused(small_region)
+    first.unlink()
+    rows, _ = select(small_region)
+    assert NO_DAY_BEFORE in rows[11701]["reason"]
+
+
+def test_folders_without_reports_are_one_sentence(refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("no report")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        message = refused(folder)
+        assert f"No Solar Region Summaries in {folder}; name the folder" in message
+        assert len(message.splitlines()) == 1
+
+
+def test_an_output_that_is_a_folder_is_refused(refused, april, tmp_path):
+    assert f"{tmp_path} is a folder; name the file to write" in refused(april, tmp_path)
