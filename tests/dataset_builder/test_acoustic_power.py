@@ -2,24 +2,38 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dataset_builder.acoustic_power import FRAMES, SlidingBandPower, band_power
 
 CADENCE = 45.0
+# First and last bin of 2-3, 3-4, 4-5 and 5-6 mHz; k/28800 s as published, k/28755 s exactly.
+PUBLISHED_BINS = [(58, 86), (87, 115), (116, 144), (144, 172)]
+EXACT_BINS = [(58, 86), (87, 115), (116, 143), (144, 172)]
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def reference(cube: np.ndarray) -> np.ndarray:
     """One pixel after the other: difference, Fourier sum, power, trapezoids."""
-    time = FRAMES * CADENCE
     result = np.empty((4, *cube.shape[1:]))
     for row, column in np.ndindex(*cube.shape[1:]):
-        velocity = cube[:, row, column].astype(np.float64)
-        difference = velocity[1:] - velocity[:-1]
-        power = CADENCE**2 / time * np.abs(np.fft.fft(difference)) ** 2
-        for band, (first, last) in enumerate([(58, 86), (87, 115), (116, 144), (144, 172)]):
+        power = power_of_bins(cube[:, row, column])
+        for band, (first, last) in enumerate(PUBLISHED_BINS):
             bins = power[first : last + 1]
             result[band, row, column] = ((bins[1:] + bins[:-1]) / 2).sum()
     return result
+
+
+def power_of_bins(velocity: np.ndarray, cadence: float = CADENCE) -> np.ndarray:
+    velocity = velocity.astype(np.float64)
+    difference = velocity[1:] - velocity[:-1]
+    return cadence**2 / (FRAMES * cadence) * np.abs(np.fft.fft(difference)) ** 2
+
+
+def references(stream: np.ndarray, step: int) -> np.ndarray:
+    """Every window of the stream on its own, (windows, 4, rows, columns)."""
+    starts = range(0, len(stream) - FRAMES + 1, step)
+    return np.array([reference(stream[start : start + FRAMES]) for start in starts])
 
 
 def observations(frames: int, rows: int = 3, columns: int = 4, seed: int = 0) -> np.ndarray:
@@ -35,32 +49,98 @@ def observations(frames: int, rows: int = 3, columns: int = 4, seed: int = 0) ->
     return (waves + steady + random.normal(0, 150, (frames, rows, columns))).astype(np.float32)
 
 
-def assert_equal_power(actual, expected):
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+def push_in_parts(sliding: SlidingBandPower, stream: np.ndarray, counts: list[int]) -> np.ndarray:
+    parts = np.split(stream, np.cumsum(counts)[:-1])
+    assert [len(part) for part in parts] == counts
+    return np.concatenate([sliding.push(part) for part in parts])
 
 
-def test_one_window_equals_the_reference():
+def assert_equal_power(actual, expected, rtol=1e-5):
+    np.testing.assert_allclose(actual, expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_window_equals_the_reference(device):
     cube = observations(FRAMES)
-    power = band_power(cube)
+    power = band_power(cube, device=device)
     assert power.shape == (4, 3, 4)
     assert power.dtype == np.float32
     assert_equal_power(power, reference(cube))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("step", [1, 16, 80, 640, 700])
+def test_every_window_of_a_stream_equals_the_reference(step, device):
+    windows = max(5, 720 // step) if step < 640 else 4
+    stream = observations(FRAMES + (windows - 1) * step + step // 2, rows=2, columns=2)
+    power = SlidingBandPower(step, device=device).push(stream)
+    assert power.shape == (windows, 4, 2, 2)
+    assert power.dtype == np.float32
+    assert_equal_power(power, references(stream, step))
+
+
+@pytest.mark.parametrize("step", [1, 16, 80, 250, 640, 700])
+def test_it_does_not_matter_how_a_stream_is_split(step):
+    stream = observations(2400, rows=1, columns=3)
+    whole = SlidingBandPower(step).push(stream)
+    for counts in ([1, 638, 1, 1, 7, 80, 1672], [640] + 22 * [80], [16] * 150, [2399, 1]):
+        np.testing.assert_array_equal(push_in_parts(SlidingBandPower(step), stream, counts), whole)
+
+
+def test_a_push_gives_the_windows_that_it_completes():
+    stream = observations(900, rows=1, columns=2)
+    sliding = SlidingBandPower(50)
+    parts = np.split(stream, np.cumsum([1, 638, 1, 49, 1, 170]))
+    completed = [sliding.push(part) for part in parts]
+    assert [part.shape for part in completed] == [(count, 4, 1, 2) for count in (0, 0, 1, 0, 1, 3, 1)]
+    assert_equal_power(np.concatenate(completed), references(stream, 50))
+
+
+def test_the_same_pushes_give_the_same_bits_on_any_number_of_threads():
+    stream = observations(FRAMES + 100, rows=40, columns=60)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 1, 3):
+            torch.set_num_threads(threads)
+            results.append(
+                (band_power(stream[:FRAMES]), push_in_parts(SlidingBandPower(16), stream, [FRAMES, 40, 1, 59]))
+            )
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for window, windows in results[1:]:
+        np.testing.assert_array_equal(window, results[0][0])
+        np.testing.assert_array_equal(windows, results[0][1])
+
+
 def test_more_pixels_than_are_worked_on_at_once():
-    cube = np.tile(observations(FRAMES), (1, 60, 100))
-    power = band_power(cube)
-    np.testing.assert_allclose(power, np.tile(band_power(cube[:, :3, :4]), (1, 60, 100)), rtol=1e-5)
+    cube = observations(FRAMES + 160)
+    wide = np.tile(cube, (1, 7, 100))[:, :20]
+    expected = np.tile(references(cube, 80), (1, 1, 7, 100))[:, :, :20]
+    assert_equal_power(band_power(wide[:FRAMES]), expected[0])
+    assert_equal_power(push_in_parts(SlidingBandPower(80), wide, [FRAMES, 80, 80]), expected)
+
+
+def test_many_steps_do_not_drift_even_where_the_oscillations_fade():
+    step, windows = 16, 130
+    stream = observations(FRAMES + (windows - 1) * step, rows=1, columns=3)
+    fading = np.geomspace(1, 0.1, len(stream))[:, None, None]
+    stream = ((stream - 2000) * fading + 2000).astype(np.float32)
+    power = push_in_parts(SlidingBandPower(step), stream, [FRAMES] + [step] * (windows - 1))
+    assert_equal_power(power, references(stream, step))
 
 
 def test_a_wave_is_found_in_its_band_with_its_power():
     """|F|^2 of the difference of A sin(2 pi f t) is (639 A sin(pi f dt))^2 at its own frequency."""
-    frequency, amplitude = 100 / (639 * CADENCE), 50.0
-    wave = amplitude * np.sin(2 * np.pi * frequency * CADENCE * np.arange(FRAMES))
-    power = band_power(wave[:, None, None] + 2000)[:, 0, 0]
-    expected = CADENCE / FRAMES * (639 * amplitude * np.sin(np.pi * frequency * CADENCE)) ** 2
+    power = band_power(wave_at_bin(100, amplitude=50.0) + 2000)[:, 0, 0]
+    expected = CADENCE / FRAMES * (639 * 50.0 * np.sin(np.pi * 100 / 639)) ** 2
     assert power[1] == pytest.approx(expected, rel=1e-3)
     assert power[[0, 2, 3]].max() < 1e-4 * expected
+
+
+def wave_at_bin(number: int, amplitude: float) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * number / 639 * np.arange(FRAMES)))[:, None, None]
 
 
 def test_rotation_and_a_moving_satellite_leak_less_than_a_ten_thousandth():
@@ -70,52 +150,111 @@ def test_rotation_and_a_moving_satellite_leak_less_than_a_ten_thousandth():
     assert (band_power(motion) < 9e-5 * band_power(observations(FRAMES))).all()
 
 
-@pytest.mark.parametrize("step", [1, 16, 80, 640, 700])
-def test_a_sliding_window_equals_every_window_alone(step):
-    steps = max(4, 45 * 16 // step) if step < 640 else 3
-    stream = observations(FRAMES + steps * step, rows=2, columns=2)
-    sliding = SlidingBandPower()
-    assert_equal_power(sliding.push(stream[:FRAMES]), band_power(stream[:FRAMES]))
-    for start in range(step, steps * step + 1, step):
-        power = sliding.push(stream[start + FRAMES - step : start + FRAMES])
-        assert_equal_power(power, reference(stream[start : start + FRAMES]))
+def test_exact_frequencies_give_each_bin_to_the_one_band_that_holds_it():
+    cube = observations(FRAMES, rows=1, columns=1)
+    power = power_of_bins(cube[:, 0, 0])
+    exact = band_power(cube, exact_frequencies=True)[:, 0, 0]
+    for band, (first, last) in enumerate(EXACT_BINS):
+        frequencies = np.arange(first - 1, last + 2) / (639 * CADENCE)
+        inside = (frequencies >= (2 + band) * 1e-3) & (frequencies < (3 + band) * 1e-3)
+        assert inside.tolist() == [False] + [True] * (last - first + 1) + [False]
+        assert exact[band] == pytest.approx(power[first : last + 1].sum(), rel=1e-5)
+    assert exact.sum() == pytest.approx(power[58:173].sum(), rel=1e-5)
 
 
-def test_a_stream_of_uneven_pushes_says_nothing_before_its_first_window():
-    stream = observations(900, rows=1, columns=2)
-    sliding, seen = SlidingBandPower(), 0
-    for count in (1, 200, 438, 1, 7, 80, 173):
-        power = sliding.push(stream[seen : seen + count])
-        seen += count
-        if seen < FRAMES:
-            assert power is None
-        else:
-            assert_equal_power(power, reference(stream[seen - FRAMES : seen]))
-    assert seen == len(stream)
+def test_a_wave_between_two_bands_is_only_whole_with_exact_frequencies():
+    """At 3 and 4 mHz the published bands have half the power of their end bins, at 5 mHz they share one bin."""
+    for number, published in ((86, [0.5, 0, 0, 0]), (87, [0, 0.5, 0, 0]), (144, [0, 0, 0.5, 0.5])):
+        wave = wave_at_bin(number, amplitude=50.0)
+        peak = power_of_bins(wave[:, 0, 0])[number]
+        band = [0, 1, 3][[86, 87, 144].index(number)]
+        np.testing.assert_allclose(band_power(wave)[:, 0, 0] / peak, published, atol=1e-4)
+        exact = band_power(wave, exact_frequencies=True)[:, 0, 0]
+        np.testing.assert_allclose(exact / peak, np.eye(4)[band], atol=1e-4)
 
 
-def test_nan_stays_in_its_pixel_and_leaves_with_its_frame():
-    stream = observations(FRAMES + 8 * 100)
-    stream[650, 1, 2] = np.nan
-    assert np.isnan(band_power(stream[100:740])[:, 1, 2]).all()
-    sliding = SlidingBandPower()
-    for start in range(0, len(stream) - FRAMES + 1, 100):
-        power = sliding.push(stream[:FRAMES] if not start else stream[start + FRAMES - 100 : start + FRAMES])
-        poisoned = start <= 650 < start + FRAMES
-        assert np.isnan(power[:, 1, 2]).all() == poisoned
-        assert np.isfinite(power).sum() == power.size - 4 * poisoned
-        if not poisoned:
-            assert_equal_power(power, reference(stream[start : start + FRAMES]))
+@pytest.mark.parametrize(("exact", "spacing_hz"), [(False, 1 / 28800), (True, 1 / 28755)])
+def test_density_is_integrated_over_frequency(exact, spacing_hz):
+    stream = observations(FRAMES + 80)
+    per_hz = SlidingBandPower(80, exact_frequencies=exact).push(stream)
+    integrated = SlidingBandPower(80, exact_frequencies=exact, density=True).push(stream)
+    assert_equal_power(integrated, per_hz * spacing_hz, rtol=1e-6)
+    alone = band_power(stream[80:], exact_frequencies=exact, density=True)
+    assert_equal_power(alone, integrated[1])
 
 
-def test_wrong_shapes_are_refused():
+def test_bands_follow_the_cadence():
+    """At 60 s the bins are 1/38400 s apart: 2-3 mHz are bins 77 to 115."""
+    cube = observations(FRAMES, rows=1, columns=1)
+    power = power_of_bins(cube[:, 0, 0], cadence=60.0)
+    expected = [
+        np.trapezoid(power[first : last + 1]) for first, last in [(77, 115), (116, 153), (154, 192), (192, 230)]
+    ]
+    assert_equal_power(band_power(cube, cadence_s=60.0)[:, 0, 0], expected)
+    for cadence in (90.0, 1.0):
+        with pytest.raises(ValueError, match="do not resolve the bands from 2 to 6 mHz"):
+            band_power(cube, cadence_s=cadence)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("frame", [0, 638, 639, 640, 700, 799])
+def test_a_bad_pixel_is_nan_for_exactly_the_windows_that_hold_its_frame(frame, bad):
+    stream = observations(FRAMES + 8 * 100, rows=2)
+    expected = references(stream, 100)
+    stream[frame, 1, 2] = bad
+    for counts in ([len(stream)], [FRAMES, 100, 60, 640], [frame, len(stream) - frame][frame == 0 :], [360] * 4):
+        power = push_in_parts(SlidingBandPower(100), stream, counts)
+        for window, start in enumerate(range(0, 801, 100)):
+            held = start <= frame < start + FRAMES
+            assert np.isnan(power[window, :, 1, 2]).all() == held
+            assert np.isnan(power[window]).sum() == 4 * held
+            good = ~np.isnan(power[window])
+            assert_equal_power(power[window][good], expected[window][good])
+    assert np.isnan(band_power(stream[:FRAMES])[:, 1, 2]).all() == (frame < FRAMES)
+
+
+def test_pixels_without_data_stay_nan_beside_others():
+    stream = observations(FRAMES + 300)
+    expected = references(stream, 50)
+    stream[:, 0, 0] = np.nan
+    power = push_in_parts(SlidingBandPower(50), stream, [300, 340, 50, 250])
+    assert np.isnan(power[..., 0, 0]).all()
+    assert_equal_power(power[..., 1:, 1:], expected[..., 1:, 1:])
+
+
+def test_frames_of_other_types_and_layouts_are_taken(recwarn):
+    cube = observations(FRAMES + 1).round()
+    read_only = cube.copy()
+    read_only.flags.writeable = False
+    expected = SlidingBandPower(1).push(cube)
+    for other in (cube.astype(">f4"), cube.astype(np.int16), cube.astype(float), np.asfortranarray(cube), read_only):
+        before = other.copy()
+        np.testing.assert_array_equal(SlidingBandPower(1).push(other), expected)
+        np.testing.assert_array_equal(band_power(other[:FRAMES]), band_power(cube[:FRAMES]))
+        np.testing.assert_array_equal(other, before)
+    assert not recwarn.list
+
+
+def test_frames_may_be_overwritten_after_a_push():
+    stream = observations(FRAMES + 80)
+    sliding, buffer, results = SlidingBandPower(80), np.empty((80, 3, 4), dtype=np.float32), []
+    for start in range(0, len(stream), 80):
+        buffer[:] = stream[start : start + 80]
+        results.append(sliding.push(buffer))
+        buffer[:] = np.nan
+    assert_equal_power(np.concatenate(results), references(stream, 80))
+
+
+def test_wrong_shapes_and_steps_are_refused():
     with pytest.raises(ValueError, match=r"shape \(640, rows, columns\), but got \(639, 2, 2\)"):
         band_power(np.zeros((639, 2, 2)))
     with pytest.raises(ValueError, match=r"got \(640,\)"):
         band_power(np.zeros(640))
-    sliding = SlidingBandPower()
+    sliding = SlidingBandPower(80)
     sliding.push(np.zeros((5, 2, 2)))
     with pytest.raises(ValueError, match=r"do not continue a stream of shape \(2, 2\)"):
         sliding.push(np.zeros((5, 3, 2)))
     with pytest.raises(ValueError, match="one or more frames"):
         sliding.push(np.zeros((0, 2, 2)))
+    with pytest.raises(ValueError, match="one or more frames, not 0"):
+        SlidingBandPower(0)
