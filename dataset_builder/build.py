@@ -11,30 +11,26 @@ finishes that first.
 """
 
 import hashlib
-import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from dataset_builder import simulate
 from dataset_builder.publish import CATALOG_PATH, catalog_table, dataset_card, region_facts, statistics
-from dataset_builder.published import find_regions, parse_timeline, read_sources, region_number
+from dataset_builder.region_folders import region_number
+from dataset_builder.shards import decode_shard, encode_shard, encode_table
+from dataset_builder.sources import Source
 from solared_hf.errors import SolaredError
 from solared_hf.files import remove_leftovers, write_atomically
-from solared_hf.schema import CHANNELS, SCHEMA_VERSION, timeline_features
+from solared_hf.schema import SCHEMA_VERSION
 from solared_hf.splits import SPLITS, published_split
-from solared_hf.timelines import Timeline, timelines_from_table
-
-# Both are folders in the published format; simulated regions have numbers of their own.
-SOURCES = ("published", "simulated")
 
 LOCK_NAME = ".build.lock"
 MANIFEST_NAME = "manifest.json"
@@ -43,14 +39,6 @@ DATA_FOLDER = "data"
 STAGING_NAME = ".staged"
 _GENERATOR = "solared build"
 _KEY = b"solared_source_key"
-
-# Raised whenever parse_timeline gives other values for the same files, so that finished shards are built again.
-PARSER_VERSION = 1
-
-# Measured on the 52 published regions: floats split by byte are 7 % smaller and read within 10 % as fast; level 9 is
-# 2 % smaller than level 3, and level 15 would be another 3.5 % smaller for five times the writing time.
-_PARQUET = {"compression": "zstd", "compression_level": 9, "use_dictionary": False, "write_page_checksum": True}
-_SPLIT_BYTES = [f"{channel}.list.element" for channel in CHANNELS]
 
 
 @dataclass(frozen=True)
@@ -71,34 +59,30 @@ def split_of_region(ar_number: int) -> str:
 
 
 def build_dataset(
-    source: str,
-    input: Path | str,
+    source: Source,
     output: Path | str,
     split_of: Callable[[int], str] = split_of_region,
-    progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    progress: bool = False,
 ) -> BuildReport:
     """Build, or bring up to date, a dataset folder that `datasets.load_dataset` reads.
 
     Regions that cannot be read do not stop the others: every region is tried, the good ones become shards, and then
     the build fails with a sentence for each bad one. A dataset that was in `output` stays as it was, a new one gets no
-    card, and the next run takes up the finished shards. Shards of regions that are not in `input` are kept and
+    card, and the next run takes up the finished shards. Shards of regions that are not in `source` are kept and
     described.
 
     Args:
-        source: what `input` holds, one of `SOURCES`.
-        input: folder with the source files.
+        source: where the regions come from.
         output: new or empty folder, or one that an earlier build wrote.
         split_of: split by AR number; a region whose split changed moves.
-        progress: wraps the regions as they are worked through, as `tqdm` does.
+        progress: show a bar on standard error.
 
     Raises:
         SolaredError: the arguments do not fit, another build is writing `output`, a region is bad, or the disk is
             full.
     """
-    if source not in SOURCES:
-        raise SolaredError(f"Unknown source {source!r}; choose one of {', '.join(SOURCES)}.")
-    regions, output = find_regions(input), Path(output)
-    _check_output(output, Path(input), regions)
+    regions, output = source.regions(), Path(output)
+    _check_output(output, source.folder, regions)
     with _locked(output):
         staging = output / STAGING_NAME
         remove_leftovers(*_written_folders(output), *_written_folders(staging))
@@ -107,24 +91,28 @@ def build_dataset(
         _check_source(source, regions, output)
         # A folder without a card is no dataset yet, and its shards need no detour.
         target = staging if staging.exists() or (output / CARD_NAME).exists() else output
-        bad, written = [], 0
-        for region in progress(regions):
+        bad, written = {}, 0
+        for outcome in source.outcomes(partial(_is_finished, output, target, split_of), progress):
             try:
-                shard = _new_shard(region, output, target, split_of)
+                if outcome.error is not None:
+                    raise outcome.error
+                if outcome.shard is not None:
+                    region_facts(outcome.shard.timeline)  # refuses a region that cannot be described
             except SolaredError as error:
-                bad.append(str(error))
+                bad[outcome.ar_number] = str(error)
                 continue
-            if shard is not None:
-                write_atomically(*shard)
+            if outcome.shard is not None:
+                write_atomically(_shard_path(target, outcome.ar_number, split_of), encode_shard(outcome.shard))
                 written += 1
-            _remove_from_other_splits(target, region_number(region), split_of)
+            _remove_from_other_splits(target, outcome.ar_number, split_of)
         if bad:
+            sentences = "\n".join(sentence for _, sentence in sorted(bad.items()))
             raise SolaredError(
                 f"{len(bad)} of {len(regions)} regions could not be built; the others are finished and kept for the "
                 "next run, and a dataset that was there is left as it was. Mend these and run the same command "
-                "again:\n" + "\n".join(bad)
+                f"again:\n{sentences}"
             )
-        manifest = _describe(output, target, source)
+        manifest = _describe(output, target, source.name)
         if target != output and target.exists():
             _move_into_place(output, target)
     return BuildReport(
@@ -137,25 +125,19 @@ def build_dataset(
     )
 
 
-def _new_shard(region: Path, output: Path, target: Path, split_of: Callable[[int], str]) -> tuple[Path, bytes] | None:
-    """Path in `target` and content of a region's shard, or None where `output` or `target` has it already."""
-    sources = read_sources(region)
-    key = _source_key(sources)
-    finished, path = (_shard_path(folder, region_number(region), split_of) for folder in (output, target))
+def _is_finished(output: Path, target: Path, split_of: Callable[[int], str], ar_number: int, key: str) -> bool:
+    """Whether a region's shard of this key is in `output` or in `target`."""
+    finished, path = (_shard_path(folder, ar_number, split_of) for folder in (output, target))
     if _is_current(finished, key):
         if path != finished:
             path.unlink(missing_ok=True)  # staged for sources that have changed back since
-        return None
-    if _is_current(path, key):
-        return None
-    timeline = parse_timeline(region, sources)
-    region_facts(timeline)  # refuses a region that cannot be described before it is written
-    return path, _encode(timeline.to_table(), key)
+        return True
+    return _is_current(path, key)
 
 
 def _is_current(path: Path, key: str) -> bool:
     try:
-        return _read_shard(path.read_bytes())[1] == key
+        return decode_shard(path.read_bytes()).key == key
     except (OSError, SolaredError):
         return False  # missing or damaged
 
@@ -166,19 +148,20 @@ def _describe(output: Path, target: Path, source: str) -> dict:
     for name, path in _shards_to_be(output, target):
         content = path.read_bytes()
         try:
-            timeline, key = _read_shard(content)
+            shard = decode_shard(content)
         except SolaredError as error:
             raise SolaredError(f"{path} is damaged or no shard of ours; delete it and build again.") from error
         split = Path(name).parent.name
-        by_split.setdefault(split, []).append(timeline)
+        by_split.setdefault(split, []).append(shard.timeline)
         regions.append(
             {
-                **region_facts(timeline),
+                **region_facts(shard.timeline),
+                **shard.processing,
                 "split": split,
                 "path": name,
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
-                "source_key": key,
+                "source_key": shard.key,
             }
         )
     regions.sort(key=lambda region: region["ar_number"])
@@ -188,11 +171,12 @@ def _describe(output: Path, target: Path, source: str) -> dict:
                 f"{output} holds AR{first['ar_number']} as {first['path']} and {second['path']}; delete one of them."
             )
     catalog = catalog_table(regions)
-    catalog_content = _encode(catalog)
+    catalog_content = encode_table(catalog)
     manifest = {
         "generator": _GENERATOR,
         "schema_version": SCHEMA_VERSION,
         "source": source,
+        "simulated": all(simulate.is_simulated(region["ar_number"]) for region in regions),
         "regions": regions,
         "statistics": {split: statistics(by_split[split]) for split in SPLITS if split in by_split},
         "catalog": {
@@ -243,48 +227,6 @@ def _move(path: Path, to: Path) -> None:
     path.replace(to)
 
 
-def _source_key(sources: dict[str, bytes]) -> str:
-    settings = {
-        "schema_version": SCHEMA_VERSION,
-        "parser_version": PARSER_VERSION,
-        "parquet": _PARQUET,
-        "split_bytes": _SPLIT_BYTES,
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for kind, content in sorted(sources.items()):
-        digest.update(f"\n{kind} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def _encode(table: pa.Table, key: str | None = None) -> bytes:
-    if key is not None:
-        table = table.replace_schema_metadata({**table.schema.metadata, _KEY: key})
-    content = io.BytesIO()
-    split_bytes = [name for name in _SPLIT_BYTES if name.split(".")[0] in table.column_names]
-    pq.write_table(table, content, use_byte_stream_split=split_bytes, **_PARQUET)
-    return content.getvalue()
-
-
-def _read_shard(content: bytes) -> tuple[Timeline, str]:
-    """Timeline and source key of a shard.
-
-    Raises:
-        SolaredError: the bytes are damaged, or no shard.
-    """
-    try:
-        table = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True).read()
-    except (OSError, pa.ArrowException) as error:
-        raise SolaredError(f"Not a whole Parquet file ({error}).") from error
-    if not table.schema.equals(timeline_features().arrow_schema, check_metadata=False):
-        raise SolaredError("A Parquet file, but its columns are not those of a shard.")
-    key = (table.schema.metadata or {}).get(_KEY)
-    timelines = timelines_from_table(table)
-    if key is None or len(timelines) != 1:
-        raise SolaredError("A Parquet file, but not one region's shard.")
-    return timelines[0], key.decode()
-
-
 def _shard_path(output: Path, ar_number: int, split_of: Callable[[int], str]) -> Path:
     split = split_of(ar_number)
     if split not in SPLITS:
@@ -324,14 +266,24 @@ def _holds(path: Path, content: bytes) -> bool:
     return path.exists() and path.read_bytes() == content
 
 
-def _check_source(source: str, regions: list[Path], output: Path) -> None:
-    """Refuse simulated regions as published ones, the reverse, and both in one folder: the card would be untrue."""
-    for path in (*regions, *_shard_paths(output)):
-        actual = "simulated" if simulate.is_simulated(region_number(path.with_suffix(""))) else "published"
-        if actual != source:
+def _check_source(source: Source, regions: list[Path], output: Path) -> None:
+    """Refuse simulated regions among real ones, and those of two sources in one folder: the card would be untrue."""
+    shards = _shard_paths(output)
+    paths = [*regions, *shards]
+    simulated = [simulate.is_simulated(region_number(path.with_suffix(""))) for path in paths]
+    if len(set(simulated)) > 1:
+        raise SolaredError(
+            f"{paths[simulated.index(True)]} is simulated and {paths[simulated.index(False)]} is not; build simulated "
+            "regions in a folder of their own."
+        )
+    for path in shards:
+        try:
+            made_from = decode_shard(path.read_bytes()).processing.get("source")
+        except (OSError, SolaredError):
+            continue  # damaged: it is built again, or refused when the shards are described
+        if made_from != source.name:
             raise SolaredError(
-                f"{path} is {actual}, and the source to build is {source}; build {actual} regions as source {actual}, "
-                "in a folder of their own."
+                f"{path} was built with --source {made_from}, and this is --source {source.name}; name another folder."
             )
 
 

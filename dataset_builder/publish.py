@@ -5,6 +5,7 @@ Everything is a pure function of timelines or of the build manifest, so the same
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import combinations
 
 import numpy as np
@@ -39,12 +40,18 @@ _TEMPLATE = "dataset_card.md.j2"
 _SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST_CATEGORY = "1M<n<10M"
 
-# What the card's front matter says of each kind of source; the simulated data come from our own, Apache-2.0, code.
+# What the card's front matter says of each kind of data; the simulated come from our own, Apache-2.0, code.
 _FRONT_MATTER = {
     "published": {
         "pretty_name": "SOLARED: emerging solar active regions",
         "license": "other",
         "license_name": "to-be-confirmed-with-the-authors",
+        "tags": ["heliophysics", "space-weather", "sdo", "hmi", "active-regions", "helioseismology"],
+    },
+    "fits": {
+        "pretty_name": "SOLARED, from SDO/HMI observations",
+        "license": "other",
+        "license_name": "sdo-data-policy",
         "tags": ["heliophysics", "space-weather", "sdo", "hmi", "active-regions", "helioseismology"],
     },
     "simulated": {
@@ -105,14 +112,15 @@ def statistics(timelines: Sequence[Timeline]) -> dict[str, dict]:
 
 
 def catalog_table(regions: Iterable[dict]) -> pa.Table:
-    """The `catalog` config from the manifest's regions: one row each, ascending; NOAA facts are null."""
+    """The `catalog` config from the manifest's regions: one row each, ascending; unknown NOAA facts are null."""
     features = catalog_features()
     rows = [
         {
             **{name: region[name] for name in features if name in region},
-            "start_tai": np.datetime64(region["start_tai"], "ms").item(),
-            "end_tai": np.datetime64(region["end_tai"], "ms").item(),
+            "start_tai": _time(region["start_tai"]),
+            "end_tai": _time(region["end_tai"]),
             "gaps": len(region["gaps"]),
+            "noaa_emergence_time": _time(region.get("noaa_emergence_time")),
         }
         for region in sorted(regions, key=lambda region: region["ar_number"])
     ]
@@ -130,13 +138,15 @@ def dataset_card(manifest: dict) -> str:
     benchmark = {region["ar_number"] for region in regions} & BENCHMARK_REGIONS
     facts = {
         "front_matter": _front_matter(manifest, splits),
+        "kind": _kind(manifest),
         "source": manifest["source"],
-        "pretty_name": _FRONT_MATTER[manifest["source"]]["pretty_name"],
+        "pretty_name": _FRONT_MATTER[_kind(manifest)]["pretty_name"],
         "schema_version": SCHEMA_VERSION,
         "num_tiles": NUM_TILES,
         "units": UNITS,
         # In the order of the schema, not in that of a JSON file.
         "statistics": {split: [(name, manifest["statistics"][split][name]) for name in CHANNELS] for split in splits},
+        "all_regions": regions,
         "regions": {split: [region for region in regions if region["split"] == split] for split in splits},
         "num_regions": len(regions),
         "num_rows": sum(region["steps"] for region in regions),
@@ -166,6 +176,11 @@ def overlaps(regions: Iterable[dict]) -> list[dict]:
         if start <= end:
             pairs.append({"first": first, "second": second, "hours": round(_days(start, end) * 24, 1)})
     return pairs
+
+
+def _kind(manifest: dict) -> str:
+    """Key of `_FRONT_MATTER`: simulated data are simulated whatever source they came through."""
+    return "simulated" if manifest["simulated"] else manifest["source"]
 
 
 def _front_matter(manifest: dict, splits: list[str]) -> str:
@@ -199,7 +214,7 @@ def _front_matter(manifest: dict, splits: list[str]) -> str:
         },
     }
     data = DatasetCardData(
-        **_FRONT_MATTER[manifest["source"]],
+        **_FRONT_MATTER[_kind(manifest)],
         task_categories=["time-series-forecasting"],
         size_categories=[_size_category(sum(rows.values()))],
         schema_version=SCHEMA_VERSION,
@@ -225,6 +240,10 @@ def _nan_at_ends(values: np.ndarray) -> bool:
 
 def _size_category(rows: int) -> str:
     return next((name for limit, name in _SIZE_CATEGORIES if rows < limit), _LARGEST_CATEGORY)
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else np.datetime64(text, "ms").item()
 
 
 def _days(start_tai: str, end_tai: str) -> float:

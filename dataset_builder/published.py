@@ -11,7 +11,6 @@ datetimes of it. Sizes that a file declares are checked against what it holds be
 import io
 import pickle
 import pickletools
-import re
 import zipfile
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +19,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
+from dataset_builder.region_folders import region_number
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
 from solared_hf.schema import CHANNELS, KEPT_TILES, NUM_PATCH_TILES, POWER_CHANNELS, TILE_COLUMNS, TILE_ROWS
@@ -27,10 +27,6 @@ from solared_hf.timelines import Timeline
 
 # The channels of each file, in the order of its arrays; together they are `schema.CHANNELS`.
 FILE_CHANNELS = {"pmdop": POWER_CHANNELS, "mag": ("unsigned_magnetic_flux",), "int": ("continuum_intensity",)}
-
-# AR numbers must fit the int32 column.
-_REGION_NAME = re.compile(r"AR([1-9][0-9]{0,8})")
-_ALMOST_REGION_NAME = re.compile(r"AR[0-9]")
 
 # The largest published array has 156 kB and 240 steps; these leave room for 100,000 steps.
 _LARGEST_ARRAY = 64 * 2**20
@@ -49,41 +45,6 @@ _OPCODES = _FRAME_OPCODES | _NUMBER_OPCODES | _TEXT_OPCODES | _CONTAINER_OPCODES
 _MOST_CONTAINERS = 5
 
 Parsed = TypeVar("Parsed")
-
-
-def find_regions(folder: Path | str) -> list[Path]:
-    """Folders `AR<number>` inside `folder`, or inside its `data` folder, in ascending order of AR number.
-
-    Raises:
-        SolaredError: `folder` does not exist, holds no region, or holds a folder whose name only resembles a region's.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SolaredError(f"There is no folder {folder}; name the folder that holds the AR<number> folders.")
-    for candidate in (folder, folder / "data"):
-        found = sorted(path for path in candidate.glob("AR*") if path.is_dir())
-        regions = [path for path in found if _REGION_NAME.fullmatch(path.name)]
-        for path in found:
-            if path not in regions and _ALMOST_REGION_NAME.match(path.name):
-                raise SolaredError(f"{path} is not named AR<number>; rename it, or move it out of {candidate}.")
-        if regions:
-            return sorted(regions, key=region_number)
-    raise SolaredError(f"There is no AR<number> folder in {folder}; name the folder that holds the published regions.")
-
-
-def region_number(folder: Path) -> int:
-    """NOAA active region number in the name of a region's folder.
-
-    >>> region_number(Path("data/AR11130"))
-    11130
-
-    Raises:
-        SolaredError: the name is not `AR<number>`.
-    """
-    match = _REGION_NAME.fullmatch(folder.name)
-    if not match:
-        raise SolaredError(f"{folder} is not named AR<number>, so its region is unknown; rename it, as in AR11130.")
-    return int(match[1])
 
 
 def read_sources(folder: Path) -> dict[str, bytes]:

@@ -59,7 +59,7 @@ _HIGH_FREQUENCY_SUPPRESSION, _HIGH_FREQUENCY_SCALE_G = 30e6, 300.0
 _FACULAE_DN, _FACULAE_SCALE_G = 300.0, 20.0
 _DARKENING_DN_PER_G, _PORE_FIELD_G, _PORE_SOFTNESS_G = 30.0, 90.0, 8.0
 # Rising flux touches the wave field below the surface before it is seen in the magnetogram.
-_POWER_LEAD_HOURS = 3.0
+POWER_LEAD_HOURS = 3.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,21 @@ def emergence(ar_number: int, seed: int = 0) -> Emergence:
         peak_field=random.uniform(260.0, 480.0),
         separation=random.uniform(0.8, 1.8),
     )
+
+
+def start_time(ar_number: int) -> np.datetime64:
+    """Time of a simulated region's first step, naive TAI."""
+    return _FIRST_TIME + (ar_number - FIRST_SIMULATED) * _REGION_SPACING
+
+
+def disk_longitude(hours: np.ndarray) -> np.ndarray:
+    """Angle of a simulated region from the central meridian, west positive, radians; `hours` since the first step."""
+    return _LIMB_LONGITUDE * _disk_crossing(hours)
+
+
+def _disk_crossing(hours: np.ndarray) -> np.ndarray:
+    """How far a region is across the disk, -1 at the first step and 1 after `_DISK_CROSSING_HOURS`."""
+    return 2 * hours / _DISK_CROSSING_HOURS - 1
 
 
 def flux_density(bipole: Emergence, hours: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -192,10 +207,10 @@ def simulate_region(ar_number: int, seed: int = 0, steps: int = 240) -> Timeline
     hours = np.arange(steps, dtype=np.float64)
     rows, columns = (axis.ravel() for axis in np.divmod(np.arange(TILE_ROWS * TILE_COLUMNS), TILE_COLUMNS))
     # Magnetograms see the component along the line of sight, so the field fades towards the limb.
-    across = 2 * hours / _DISK_CROSSING_HOURS - 1
-    seen = np.cos(_LIMB_LONGITUDE * across)[:, None]
+    across = _disk_crossing(hours)
+    seen = np.cos(disk_longitude(hours))[:, None]
     field = flux_density(bipole, hours, rows, columns) * seen
-    field_below = flux_density(bipole, hours + _POWER_LEAD_HOURS, rows, columns) * seen
+    field_below = flux_density(bipole, hours + POWER_LEAD_HOURS, rows, columns) * seen
 
     response = np.stack([*power_response(field_below), field, intensity_response(field)], axis=1)
     parabola = (rows + 1) * (TILE_ROWS - rows) / 16
@@ -204,7 +219,7 @@ def simulate_region(ar_number: int, seed: int = 0, steps: int = 240) -> Timeline
     orbit = np.sin(2 * np.pi * (hours / 24 + random.uniform()))[:, None, None] * _ORBITAL_WAVE[:, None]
     values = (response + background + orbit + _noise(random, steps)).astype(np.float32)
 
-    times = _FIRST_TIME + (ar_number - FIRST_SIMULATED) * _REGION_SPACING + np.arange(steps) * _CADENCE
+    times = start_time(ar_number) + np.arange(steps) * _CADENCE
     if ar_number == NAN_REGION:
         eastern = np.flatnonzero(columns == 0)
         values[:NAN_POWER_STEPS, : len(POWER_CHANNELS), eastern] = np.nan

@@ -72,7 +72,7 @@ def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
 
     Returns:
         `dataset` (the repository, or the folder's name), `revision` (the repository's commit, or the digest of the
-        folder's manifest), `source` (`published` or `simulated`) and `schema_version`.
+        folder's manifest), `source` (`published` or `fits`), `simulated` and `schema_version`.
 
     Raises:
         SolaredError: there is no such dataset.
@@ -84,7 +84,8 @@ def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
             name, revision = Path(dataset).resolve().name, hashlib.sha256(content).hexdigest()
         else:
             name, revision = str(dataset), HfApi().dataset_info(str(dataset), revision=revision).sha
-        return {"dataset": name, "revision": revision, **{key: manifest[key] for key in ("source", "schema_version")}}
+        described = {key: manifest[key] for key in ("source", "simulated", "schema_version")}
+        return {"dataset": name, "revision": revision, **described}
     except (OSError, HfHubHTTPError, KeyError, ValueError) as error:
         raise _no_dataset(dataset, error) from error
 

@@ -32,7 +32,7 @@ def write_model_card(
             EvalResult(
                 task_type="time-series-forecasting",
                 dataset_type=processor.fitted_on["dataset"],
-                dataset_name="SOLARED" if processor.fitted_on["source"] == "published" else "SOLARED, simulated",
+                dataset_name="SOLARED, simulated" if processor.fitted_on["simulated"] else "SOLARED",
                 dataset_split="validation",
                 dataset_revision=processor.fitted_on["revision"],
                 metric_type=metric,

@@ -28,7 +28,8 @@ class SolaredProcessor(FeatureExtractionMixin):
         horizon_hours (`float`, defaults to 12.0): time from the last input step to the target.
         cadence_minutes (`float`, *optional*): spacing of the steps that it was fitted on.
         nan_policy (`str`, defaults to `"zero"`): what becomes of NaN in the input, see `SolaredWindows`.
-        fitted_on (`dict`, *optional*): dataset, its revision, source and schema version, split and regions.
+        fitted_on (`dict`, *optional*): dataset, its revision, source and schema version, whether it is
+            simulated, split and regions.
 
     Raises:
         ValueError: statistics of a channel are missing, not finite, or leave no range.

@@ -10,6 +10,7 @@ import pytest
 
 from dataset_builder.build import build_dataset
 from dataset_builder.simulate import write_simulated
+from dataset_builder.sources import PublishedSource
 from solared_hf.schema import CHANNELS, NUM_TILES
 from solared_hf.timelines import Timeline
 
@@ -60,5 +61,5 @@ def simulated_published(tmp_path_factory) -> Path:
 def simulated_dataset(simulated_published, tmp_path_factory) -> Path:
     """Dataset folder built from the simulated regions."""
     folder = tmp_path_factory.mktemp("simulated_dataset")
-    build_dataset("simulated", simulated_published, folder)
+    build_dataset(PublishedSource(simulated_published), folder)
     return folder

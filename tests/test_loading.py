@@ -8,6 +8,7 @@ import pytest
 
 from dataset_builder.build import build_dataset
 from dataset_builder.published import read_timeline, write_published
+from dataset_builder.sources import PublishedSource
 from solared_hf.errors import SolaredError
 from solared_hf.loading import dataset_identity, load_region, load_timelines
 from solared_hf.schema import CHANNELS, NUM_TILES
@@ -56,7 +57,7 @@ def test_a_rebuilt_folder_is_read_anew(simulated_published, tmp_path):
     for value in (1000.0, -1000.0, 1001.0):
         timeline.values[7, 5, 30] = value
         write_published(raw, timeline)
-        build_dataset("simulated", raw, folder)
+        build_dataset(PublishedSource(raw), folder)
         assert load_region(folder, 90009).values[7, 5, 30] == value
         identities.add(dataset_identity(folder)["revision"])
     assert len(identities) == 3
@@ -64,7 +65,8 @@ def test_a_rebuilt_folder_is_read_anew(simulated_published, tmp_path):
 
 def test_what_a_dataset_is(simulated_dataset, tmp_path):
     identity = dataset_identity(simulated_dataset)
-    assert identity["source"] == "simulated"
+    assert identity["source"] == "published"
+    assert identity["simulated"] is True
     assert identity["schema_version"] == 1
     assert identity["dataset"] == simulated_dataset.name
     assert len(identity["revision"]) == 64

@@ -52,7 +52,7 @@ def test_quickstart_leaves_dataset_model_scores_and_picture(newcomer):
     assert picture.std() > 0.05
 
 
-def test_quickstart_runs_again_but_never_over_foreign_files(newcomer, capsys):
+def test_quickstart_runs_again_but_never_over_foreign_files(newcomer, simulated_published, capsys):
     foreign = newcomer / "mine"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
@@ -66,7 +66,7 @@ def test_quickstart_runs_again_but_never_over_foreign_files(newcomer, capsys):
     assert (newcomer / "runs" / "quickstart" / "simulated_sun" / "AR90001").is_dir()
     stale = newcomer / "runs" / "quickstart" / "model" / "stale"
     stale.touch()
-    assert solared("solared quickstart") == 0
+    assert solared(f"solared quickstart --data {simulated_published}") == 0
     assert not stale.exists()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dataset_builder.build import build_dataset
 from dataset_builder.simulate import write_simulated
+from dataset_builder.sources import PublishedSource
 
 PUBLISHED = Path(
     os.environ.get("SOLARED_PUBLISHED_DIR", Path(__file__).parents[2].parent / "shared" / "data" / "solared")
@@ -20,17 +21,17 @@ def bytes_in(folder: Path) -> int:
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "dataset"
-        source, raw = "published", PUBLISHED
+        kind, raw = "published", PUBLISHED
         if not PUBLISHED.is_dir():
-            source, raw = "simulated", Path(temporary) / "simulated_sun"
+            kind, raw = "simulated", Path(temporary) / "simulated_sun"
             write_simulated(raw)
         times = []
         for _ in range(2):
             start = time.perf_counter()
-            report = build_dataset(source, raw, output)
+            report = build_dataset(PublishedSource(raw), output)
             times.append(time.perf_counter() - start)
         npz, folder = bytes_in(raw), bytes_in(output)
-    print(f"{report.regions} {source} regions: npz {npz:,} bytes, dataset folder {folder:,} bytes: {folder / npz:.3f}")
+    print(f"{report.regions} {kind} regions: npz {npz:,} bytes, dataset folder {folder:,} bytes: {folder / npz:.3f}")
     print(f"build {times[0]:.2f} s, again with nothing to do {times[1]:.2f} s: {times[0] / times[1]:.1f} times")
 
 

@@ -1,11 +1,13 @@
 """`solared quickstart`: the whole story in one command, on an embedded simulated Sun or on real published files."""
 
 import shutil
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
 
 from solared_hf.errors import SolaredError
 
@@ -30,7 +32,7 @@ TRAINING = {
 }
 _MARKER = "quickstart.txt"
 _MADE = {
-    "simulated_sun": "the simulated observations, in the form of the published files",
+    "simulated_sun": "the simulated observations, FITS files as from a telescope",
     "dataset": "the dataset folder: load_dataset(...) reads it",
     "model": "the trained model: AutoModel.from_pretrained(...) reads it",
     "scores.txt": "its errors and skill, beside persistence and the average",
@@ -48,8 +50,11 @@ def quickstart(
 ) -> None:
     """Build a dataset, train a tiny model for a minute, score it, forecast a region and draw the forecast."""
     from dataset_builder.build import build_dataset
-    from dataset_builder.published import find_regions
-    from dataset_builder.simulate import write_simulated
+    from dataset_builder.fits_source import FitsSource
+    from dataset_builder.region_folders import find_regions
+    from dataset_builder.simulate import SIMULATED_REGIONS
+    from dataset_builder.simulate_fits import write_observations
+    from dataset_builder.sources import PublishedSource
     from solared_hf.cli.predict import predict
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
@@ -67,11 +72,14 @@ def quickstart(
     _prepare(output)
     dataset, model = str(output / "dataset"), str(output / "model")
 
-    _say(1, "Building the dataset")
     if simulated:
+        _say(1, "Observing ten regions of a simulated Sun for ten days, and building the dataset from the FITS files")
         data = output / "simulated_sun"
-        write_simulated(data)
-    build_dataset("simulated" if simulated else "published", data, dataset)
+        write_observations(data, tqdm(SIMULATED_REGIONS, desc="observing", unit="region", file=sys.stderr))
+        build_dataset(FitsSource(data), dataset, progress=True)
+    else:
+        _say(1, "Building the dataset")
+        build_dataset(PublishedSource(data), dataset, progress=True)
 
     _say(2, "Training a tiny spatio-temporal attention model, about a minute on two cores")
     options = {**TRAINING, "dataset": dataset, "output_dir": model}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from distributed import LocalCluster
 
 from dataset_builder.build import LOCK_NAME
 from dataset_builder.simulate import write_simulated
@@ -38,3 +39,10 @@ def shards():
     return lambda folder: sorted(
         path.relative_to(folder / "data").as_posix() for path in (folder / "data").rglob("*.parquet")
     )
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Address of a Dask scheduler with two workers, which many builds share."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as running:
+        yield running.scheduler_address

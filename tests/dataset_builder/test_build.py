@@ -13,23 +13,25 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from dataset_builder import build
+from dataset_builder import sources
 from dataset_builder.build import build_dataset
-from dataset_builder.published import FILE_CHANNELS, find_regions, parse_timeline, read_timeline, write_published
+from dataset_builder.published import FILE_CHANNELS, parse_timeline, read_timeline, write_published
+from dataset_builder.region_folders import find_regions
 from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region, split_of, write_simulated
+from dataset_builder.sources import PublishedSource
 from solared_hf.errors import SolaredError
 from solared_hf.loading import load_timelines
 from solared_hf.schema import CHANNELS, catalog_features, timeline_features
 from solared_hf.splits import SPLITS, published_split
 from solared_hf.timelines import timelines_from_dataset
 
-COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "simulated")
+COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "published")
 
 
 @pytest.fixture(scope="module")
 def published_dataset(published_dir, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published_dataset")
-    build_dataset("published", published_dir, folder)
+    build_dataset(PublishedSource(published_dir), folder)
     return folder
 
 
@@ -71,7 +73,7 @@ def test_folder_takes_at_most_half_of_the_published_bytes(published_dir, publish
 
 def test_rerun_of_the_published_build_changes_nothing(published_dir, published_dataset, tree, times_of, shards):
     contents, times = tree(published_dataset), times_of(published_dataset)
-    report = build_dataset("published", published_dir, published_dataset)
+    report = build_dataset(PublishedSource(published_dir), published_dataset)
     assert (report.written, report.kept) == (len(shards(published_dataset)), 0)[::-1]
     assert tree(published_dataset) == contents
     assert times_of(published_dataset) == times
@@ -109,10 +111,10 @@ def test_catalog_says_what_the_timelines_are(simulated_dataset, simulated_publis
 
 
 def test_same_input_same_bytes_wherever_it_is_built(few, tmp_path, monkeypatch, tree):
-    build_dataset("simulated", few, tmp_path / "a")
+    build_dataset(PublishedSource(few), tmp_path / "a")
     shutil.move(few, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
-    build_dataset("simulated", "elsewhere", "b/c")
+    build_dataset(PublishedSource("elsewhere"), "b/c")
     assert tree(tmp_path / "a") == tree(tmp_path / "b" / "c")
     text = (tmp_path / "a" / "README.md").read_text() + (tmp_path / "a" / "manifest.json").read_text()
     for place in (str(tmp_path), str(Path.home()), "elsewhere", str(Path.cwd())):
@@ -121,10 +123,10 @@ def test_same_input_same_bytes_wherever_it_is_built(few, tmp_path, monkeypatch, 
 
 def test_only_what_changed_is_built_again(few, tmp_path, times_of):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     before = times_of(output)
     write_simulated(few, (90007,), seed=1, steps=20)
-    report = build_dataset("simulated", few, output)
+    report = build_dataset(PublishedSource(few), output)
     assert (report.written, report.kept) == (1, 2)
     changed = {name for name, time in times_of(output).items() if time != before[name]}
     # The catalog's facts of that region are the same under another seed.
@@ -135,35 +137,37 @@ def test_only_what_changed_is_built_again(few, tmp_path, times_of):
 
 def test_damaged_shard_is_built_again(few, tmp_path, tree):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     whole = tree(output)
     for position, damage in ((5_000, "bit"), (100, "cut"), (0, "empty")):
         content = bytearray(whole["data/test/AR90009.parquet"])
         content[position] ^= 1
         (output / "data/test/AR90009.parquet").write_bytes(content if damage == "bit" else content[:position])
-        assert build_dataset("simulated", few, output).written == 1
+        assert build_dataset(PublishedSource(few), output).written == 1
         assert tree(output) == whole
 
 
 def test_region_moves_when_its_split_changes(few, tmp_path, shards):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     assert shards(output) == ["test/AR90009.parquet", "train/AR90001.parquet", "validation/AR90007.parquet"]
-    build_dataset("simulated", few, output, split_of=lambda number: "train" if number == 90007 else split_of(number))
+    build_dataset(
+        PublishedSource(few), output, split_of=lambda number: "train" if number == 90007 else split_of(number)
+    )
     assert shards(output) == ["test/AR90009.parquet", "train/AR90001.parquet", "train/AR90007.parquet"]
     # A split without regions is not declared, so the folder still loads.
     assert {split: len(rows) for split, rows in load_dataset(str(output)).items()} == {"train": 40, "test": 20}
     with pytest.raises(SolaredError, match=r"AR90001 was given the split 'dev-1'; choose one of train"):
-        build_dataset("simulated", few, output, split_of=lambda number: "dev-1")
+        build_dataset(PublishedSource(few), output, split_of=lambda number: "dev-1")
 
 
 def test_regions_can_come_in_several_runs(few, tmp_path, tree):
     write_simulated(tmp_path / "more", (90002,), steps=20)
-    build_dataset("simulated", few, tmp_path / "in_two")
-    report = build_dataset("simulated", tmp_path / "more", tmp_path / "in_two")
+    build_dataset(PublishedSource(few), tmp_path / "in_two")
+    report = build_dataset(PublishedSource(tmp_path / "more"), tmp_path / "in_two")
     assert (report.regions, report.rows, report.written) == (4, 80, 1)
     shutil.copytree(tmp_path / "more", few, dirs_exist_ok=True)
-    build_dataset("simulated", few, tmp_path / "at_once")
+    build_dataset(PublishedSource(few), tmp_path / "at_once")
     assert tree(tmp_path / "in_two") == tree(tmp_path / "at_once")
 
 
@@ -177,19 +181,19 @@ def test_loading_never_gives_the_values_of_before(few, tmp_path):
     for value in (1000.0, 1000.5, 1001.0, 1002.0, 1000.5):
         timeline.values[10, 5, 30] = value
         write_published(few, timeline)
-        build_dataset("simulated", few, tmp_path / "out")
+        build_dataset(PublishedSource(few), tmp_path / "out")
         assert observed(tmp_path / "out") == value
     for place, value in (("a", 1000.25), ("b", 1000.75)):
         timeline.values[10, 5, 30] = value
         write_published(few, timeline)
-        build_dataset("simulated", few, tmp_path / place / "dataset")
+        build_dataset(PublishedSource(few), tmp_path / place / "dataset")
         assert observed(tmp_path / place / "dataset") == value
 
 
 def test_another_parser_builds_every_shard_again(few, tmp_path, monkeypatch):
-    build_dataset("simulated", few, tmp_path / "out")
-    monkeypatch.setattr(build, "PARSER_VERSION", build.PARSER_VERSION + 1)
-    assert build_dataset("simulated", few, tmp_path / "out").written == 3
+    build_dataset(PublishedSource(few), tmp_path / "out")
+    monkeypatch.setattr(sources, "PARSER_VERSION", sources.PARSER_VERSION + 1)
+    assert build_dataset(PublishedSource(few), tmp_path / "out").written == 3
 
 
 def test_parsed_values_are_those_of_this_parser_version(tmp_path):
@@ -198,7 +202,7 @@ def test_parsed_values_are_those_of_this_parser_version(tmp_path):
     The files hold exact fractions, which no machine computes differently.
     """
     times = (np.datetime64("2001-01-01T00:59:37.500", "ms") + np.arange(20) * np.timedelta64(1, "h")).astype(object)
-    sources, counter = {}, np.arange(9 * 9 * 20, dtype=np.float64).reshape(81, 20)
+    contents, counter = {}, np.arange(9 * 9 * 20, dtype=np.float64).reshape(81, 20)
     for kind, channels in FILE_CHANNELS.items():
         arrays = [(counter - 700) * 1e4 / (3 + len(kind) + index) for index in range(len(channels))]
         for array in arrays:
@@ -206,12 +210,12 @@ def test_parsed_values_are_those_of_this_parser_version(tmp_path):
             array[9:72:9, :2] = np.nan
         content = io.BytesIO()
         np.savez(content, *arrays, times)
-        sources[kind] = content.getvalue()
-    timeline = parse_timeline(tmp_path / "AR90001", sources)
+        contents[kind] = content.getvalue()
+    timeline = parse_timeline(tmp_path / "AR90001", contents)
     digest = hashlib.sha256(
         timeline.times.astype("<i8").tobytes() + timeline.values.astype("<f4").tobytes()
     ).hexdigest()
-    assert (build.PARSER_VERSION, digest) == (1, "e1410a713af75f7f8ac06c7e737140b8c7f3d8faa8fcd81e39dc791ee7c0e083")
+    assert (sources.PARSER_VERSION, digest) == (1, "e1410a713af75f7f8ac06c7e737140b8c7f3d8faa8fcd81e39dc791ee7c0e083")
 
 
 @pytest.mark.parametrize(
@@ -224,12 +228,12 @@ def test_parsed_values_are_those_of_this_parser_version(tmp_path):
 )
 def test_shard_with_another_type_is_built_again(few, tmp_path, column, values, tree):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     whole = tree(output)
     path = output / "data/test/AR90009.parquet"
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.set_column(table.column_names.index(column), column, values), path)
-    assert build_dataset("simulated", few, output).written == 1
+    assert build_dataset(PublishedSource(few), output).written == 1
     assert tree(output) == whole
 
 

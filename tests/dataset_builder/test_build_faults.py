@@ -18,23 +18,24 @@ import pytest
 
 from dataset_builder.build import LOCK_NAME, STAGING_NAME, build_dataset
 from dataset_builder.simulate import SIMULATED_REGIONS, split_of, write_simulated
+from dataset_builder.sources import PublishedSource
 from solared_hf import files
 from solared_hf.errors import SolaredError
 
-COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "simulated")
+COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "published")
 
 
 def test_second_build_at_the_same_time_is_refused(few, tmp_path, tree):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     write_simulated(few, (90002,), steps=20)
     before = tree(output)
     with (output / LOCK_NAME).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as another process holds it
         with pytest.raises(SolaredError, match="Another build is writing"):
-            build_dataset("simulated", few, output)
+            build_dataset(PublishedSource(few), output)
         assert tree(output) == before
-    assert build_dataset("simulated", few, output).written == 1
+    assert build_dataset(PublishedSource(few), output).written == 1
 
 
 def test_full_disk_is_one_sentence_and_no_half_file(tmp_path, tree):
@@ -45,12 +46,12 @@ def test_full_disk_is_one_sentence_and_no_half_file(tmp_path, tree):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*make room") as caught:
-            build_dataset("simulated", tmp_path / "in", tmp_path / "out")
+            build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
     assert list(tree(tmp_path / "out")) == ["data/train/AR90001.parquet"]
-    assert build_dataset("simulated", tmp_path / "in", tmp_path / "out").written == 1
+    assert build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out").written == 1
 
 
 def test_a_write_that_never_ends_leaves_nothing_under_the_name(few, tmp_path, monkeypatch, tree):
@@ -64,16 +65,16 @@ def test_a_write_that_never_ends_leaves_nothing_under_the_name(few, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", killed)
         with pytest.raises(Killed):
-            build_dataset("simulated", few, output)
+            build_dataset(PublishedSource(few), output)
     (leftover,) = tree(output)
     assert leftover.endswith(".tmp")
-    build_dataset("simulated", few, output)
-    build_dataset("simulated", few, tmp_path / "clean")
+    build_dataset(PublishedSource(few), output)
+    build_dataset(PublishedSource(few), tmp_path / "clean")
     assert tree(output) == tree(tmp_path / "clean")
 
 
 def test_full_disk_leaves_the_dataset_as_it_was(few, tmp_path, tree):
-    build_dataset("simulated", few, tmp_path / "out")
+    build_dataset(PublishedSource(few), tmp_path / "out")
     before = tree(tmp_path / "out")
     write_simulated(few, (90001,), seed=1, steps=20)
     write_simulated(few, (90002,), steps=240)
@@ -81,13 +82,13 @@ def test_full_disk_leaves_the_dataset_as_it_was(few, tmp_path, tree):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*make room"):
-            build_dataset("simulated", few, tmp_path / "out")
+            build_dataset(PublishedSource(few), tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     after = tree(tmp_path / "out")
     assert after.pop(f"{STAGING_NAME}/data/train/AR90001.parquet")
     assert after == before
-    assert build_dataset("simulated", few, tmp_path / "out").written == 1
+    assert build_dataset(PublishedSource(few), tmp_path / "out").written == 1
 
 
 def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, tmp_path, monkeypatch, tree):
@@ -96,12 +97,12 @@ def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, t
     class Killed(BaseException):
         """Nobody catches it, as nobody catches SIGKILL."""
 
-    build_dataset("simulated", few, tmp_path / "old")
+    build_dataset(PublishedSource(few), tmp_path / "old")
     old = tree(tmp_path / "old")
     write_simulated(few, (90002,), steps=20)
     write_simulated(few, (90007,), seed=1, steps=20)
     arguments = {"split_of": lambda number: "test" if number == 90001 else split_of(number)}
-    build_dataset("simulated", few, tmp_path / "new", **arguments)
+    build_dataset(PublishedSource(few), tmp_path / "new", **arguments)
     new = tree(tmp_path / "new")
     (tmp_path / "bad" / "AR90003").mkdir(parents=True)
     seen = []
@@ -124,7 +125,7 @@ def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, t
             for name in ("replace", "unlink"):
                 patch.setattr(Path, name, dying(getattr(Path, name)))
             try:
-                build_dataset("simulated", few, output, **arguments)
+                build_dataset(PublishedSource(few), output, **arguments)
             except Killed:
                 pass
             else:
@@ -138,9 +139,9 @@ def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, t
         if state == "none":
             # Finished first, even if the rerun itself fails.
             with pytest.raises(SolaredError, match="1 of 1 regions"):
-                build_dataset("simulated", tmp_path / "bad", output)
+                build_dataset(PublishedSource(tmp_path / "bad"), output)
             assert tree(output) == new
-        build_dataset("simulated", few, output, **arguments)
+        build_dataset(PublishedSource(few), output, **arguments)
         assert tree(output) == new
     assert tree(output) == new
     # In this order, and never mixed.
@@ -152,14 +153,14 @@ def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, t
 
 def test_leftovers_are_removed_where_the_builder_writes_and_nowhere_else(few, tmp_path, tree):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     before = tree(output)
     ours = [output / folder / ".AR1.parquet.x.tmp" for folder in (".", "catalog", "data/train")]
     theirs = output / ".git" / "lfs" / ".object.tmp"
     theirs.parent.mkdir(parents=True)
     for path in (*ours, theirs):
         path.write_bytes(b"x")
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     assert tree(output) == {**before, ".git/lfs/.object.tmp": b"x"}
 
 
@@ -187,7 +188,7 @@ def test_killed_at_any_moment_then_resumed(simulated_published, simulated_datase
     seen = []
     for round_number, kill_after in enumerate((0, 1, 3, 5, 7, 9, 10)):
         output = tmp_path / f"out{round_number}"
-        process = context.Process(target=build_dataset, args=("simulated", simulated_published, output))
+        process = context.Process(target=build_dataset, args=(PublishedSource(simulated_published), output))
         process.start()
         while not (output / LOCK_NAME).exists() and process.is_alive():
             time.sleep(0.001)
@@ -197,7 +198,7 @@ def test_killed_at_any_moment_then_resumed(simulated_published, simulated_datase
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         seen.append(assert_whole(output, shards(output)))
-        report = build_dataset("simulated", simulated_published, output)
+        report = build_dataset(PublishedSource(simulated_published), output)
         # What was finished is not built again.
         assert (report.written, report.kept) == (len(SIMULATED_REGIONS) - seen[-1], seen[-1])
         assert tree(output) == expected

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from dataset_builder.build import SOURCES, STAGING_NAME, build_dataset, split_of_region
+from dataset_builder.build import STAGING_NAME, build_dataset, split_of_region
 from dataset_builder.publish import CATALOG_PATH
 from dataset_builder.simulate import write_simulated
+from dataset_builder.sources import PublishedSource
 from solared_hf.errors import SolaredError
 from solared_hf.schema import SCHEMA_VERSION
 from solared_hf.splits import SPLITS
@@ -17,14 +18,14 @@ from solared_hf.splits import SPLITS
 
 def test_bad_regions_are_all_named_and_leave_the_dataset_as_it_was(few, tmp_path, tree):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     before = tree(output)
     write_simulated(few, (90002, 90003, 90004), steps=20)
     write_simulated(few, (90007,), seed=1, steps=20)
     (few / "AR90002" / "mean_int90002_flat.npz").unlink()
     (few / "AR90003" / "mean_mag90003_flat.npz").write_bytes(b"no zip")
     with pytest.raises(SolaredError) as caught:
-        build_dataset("simulated", few, output)
+        build_dataset(PublishedSource(few), output)
     summary, *sentences = str(caught.value).splitlines()
     assert summary.startswith("2 of 6 regions could not be built")
     assert len(sentences) == 2
@@ -38,25 +39,25 @@ def test_bad_regions_are_all_named_and_leave_the_dataset_as_it_was(few, tmp_path
 
     write_simulated(few, (90002, 90003), steps=20)
     # The two that were finished are not built again.
-    assert build_dataset("simulated", few, output).written == 2
-    build_dataset("simulated", few, tmp_path / "clean")
+    assert build_dataset(PublishedSource(few), output).written == 2
+    build_dataset(PublishedSource(few), tmp_path / "clean")
     assert tree(output) == tree(tmp_path / "clean")
     assert not (output / STAGING_NAME).exists()
 
 
 def test_what_was_staged_is_forgotten_when_the_source_is_as_before(few, tmp_path, tree):
     output = tmp_path / "out"
-    build_dataset("simulated", few, output)
+    build_dataset(PublishedSource(few), output)
     before = tree(output)
     write_simulated(few, (90001, 90007), seed=1, steps=20)
     (few / "AR90009" / "mean_int90009_flat.npz").unlink()
     with pytest.raises(SolaredError, match="1 of 3 regions"):
-        build_dataset("simulated", few, output)
+        build_dataset(PublishedSource(few), output)
     write_simulated(few, (90001, 90007, 90009), steps=20)
     # As a disk that is full before the card leaves it.
     (output / STAGING_NAME / "catalog").mkdir()
     (output / STAGING_NAME / CATALOG_PATH).write_bytes(b"of other shards")
-    report = build_dataset("simulated", few, output)
+    report = build_dataset(PublishedSource(few), output)
     assert (report.written, report.kept) == (0, 3)
     assert tree(output) == before
 
@@ -64,32 +65,32 @@ def test_what_was_staged_is_forgotten_when_the_source_is_as_before(few, tmp_path
 def test_first_build_with_a_bad_region_leaves_shards_and_no_card(few, tmp_path, tree):
     (few / "AR90001" / "mean_int90001_flat.npz").unlink()
     with pytest.raises(SolaredError, match="1 of 3 regions"):
-        build_dataset("simulated", few, tmp_path / "out")
+        build_dataset(PublishedSource(few), tmp_path / "out")
     assert sorted(tree(tmp_path / "out")) == ["data/test/AR90009.parquet", "data/validation/AR90007.parquet"]
 
 
 def test_single_step_is_refused_before_anything_is_written(tmp_path, tree):
     write_simulated(tmp_path / "in", (90001,), steps=1)
     with pytest.raises(SolaredError, match="single step"):
-        build_dataset("simulated", tmp_path / "in", tmp_path / "out")
+        build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 
 
-def test_simulated_and_published_never_mix(few, tmp_path, tree):
-    with pytest.raises(SolaredError, match=r"AR90001 is simulated, and the source to build is published"):
-        build_dataset("published", few, tmp_path / "out")
-    build_dataset("simulated", few, tmp_path / "out")
+def test_simulated_and_real_regions_never_mix(few, tmp_path, tree):
+    build_dataset(PublishedSource(few), tmp_path / "out")
     shutil.move(few / "AR90001", few / "AR11130")
     for path in (few / "AR11130").iterdir():
         path.rename(path.with_name(path.name.replace("90001", "11130")))
+    with pytest.raises(SolaredError, match=r"AR90007 is simulated and .*AR11130 is not; build simulated regions in"):
+        build_dataset(PublishedSource(few), tmp_path / "both")
     for name in ("AR90007", "AR90009"):
         shutil.rmtree(few / name)
     before = tree(tmp_path / "out")
-    with pytest.raises(SolaredError, match=r"AR90009.parquet is simulated, and the source to build is published"):
-        build_dataset("published", few, tmp_path / "out")
+    with pytest.raises(SolaredError, match=r"AR90009.parquet is simulated and .*AR11130 is not"):
+        build_dataset(PublishedSource(few), tmp_path / "out")
     assert tree(tmp_path / "out") == before
     # Alone it is as good as a real one.
-    assert build_dataset("published", few, tmp_path / "alone").regions == 1
+    assert build_dataset(PublishedSource(few), tmp_path / "alone").regions == 1
     assert split_of_region(11130) == "train"
 
 
@@ -101,12 +102,12 @@ def test_output_that_is_not_ours_is_left_alone(few, tmp_path):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
         with pytest.raises(SolaredError, match="a new or an empty folder"):
-            build_dataset("simulated", few, folder)
+            build_dataset(PublishedSource(few), folder)
         assert [path.name for path in folder.rglob("*") if path.is_file()] == [Path(name).name]
         shutil.rmtree(folder)
         folder.mkdir()
     (folder / ".gitattributes").write_text("")  # a fresh clone from the Hub
-    assert build_dataset("simulated", few, folder).regions == 3
+    assert build_dataset(PublishedSource(few), folder).regions == 3
 
 
 def test_output_that_cannot_be(few, tmp_path, tree):
@@ -117,38 +118,32 @@ def test_output_that_cannot_be(few, tmp_path, tree):
         (few, "holds the input"),
     ):
         with pytest.raises(SolaredError, match=words):
-            build_dataset("simulated", few, output)
+            build_dataset(PublishedSource(few), output)
     shutil.copytree(few, tmp_path / "root" / "data")
     for output in (tmp_path / "root", tmp_path / "root" / "data"):
         with pytest.raises(SolaredError, match="holds the input"):
-            build_dataset("simulated", tmp_path / "root", output)
+            build_dataset(PublishedSource(tmp_path / "root"), output)
     assert len(tree(few)) == len(tree(tmp_path / "root")) == 9
 
 
-def test_unknown_source(few, tmp_path):
-    with pytest.raises(SolaredError, match=f"Unknown source 'hdf5'; choose one of {', '.join(SOURCES)}"):
-        build_dataset("hdf5", few, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_newer_schema_is_not_overwritten(few, tmp_path, tree):
-    build_dataset("simulated", few, tmp_path / "out")
+    build_dataset(PublishedSource(few), tmp_path / "out")
     manifest = tmp_path / "out" / "manifest.json"
     facts = json.loads(manifest.read_text())
     assert facts["schema_version"] == SCHEMA_VERSION
     manifest.write_text(json.dumps({**facts, "schema_version": SCHEMA_VERSION + 1}))
     before = tree(tmp_path / "out")
     with pytest.raises(SolaredError, match=rf"schema version {SCHEMA_VERSION + 1}, .* upgrade"):
-        build_dataset("simulated", few, tmp_path / "out")
+        build_dataset(PublishedSource(few), tmp_path / "out")
     assert tree(tmp_path / "out") == before
 
 
 def test_foreign_shard_is_named(few, tmp_path):
-    build_dataset("simulated", few, tmp_path / "out")
+    build_dataset(PublishedSource(few), tmp_path / "out")
     shutil.copy(tmp_path / "out/catalog/regions.parquet", tmp_path / "out/data/train/AR90005.parquet")
     with pytest.raises(SolaredError, match=r"AR90005.parquet is damaged or no shard of ours"):
-        build_dataset("simulated", few, tmp_path / "out")
+        build_dataset(PublishedSource(few), tmp_path / "out")
     (tmp_path / "out/data/train/AR90005.parquet").unlink()
     shutil.copy(tmp_path / "out/data/test/AR90009.parquet", tmp_path / "out/data/train/AR90010.parquet")
     with pytest.raises(SolaredError, match=r"holds AR90009 as data/test/AR90009.parquet and data/train/AR90010"):
-        build_dataset("simulated", few, tmp_path / "out")
+        build_dataset(PublishedSource(few), tmp_path / "out")

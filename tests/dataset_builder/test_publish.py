@@ -12,8 +12,10 @@ from jinja2 import UndefinedError
 
 from dataset_builder.build import build_dataset
 from dataset_builder.publish import BENCHMARK_REGIONS, dataset_card, overlaps, region_facts, statistics
-from dataset_builder.published import find_regions, read_timeline
+from dataset_builder.published import read_timeline
+from dataset_builder.region_folders import find_regions
 from dataset_builder.simulate import write_simulated
+from dataset_builder.sources import PublishedSource
 from solared_hf.cards import render
 from solared_hf.schema import CHANNELS, SCHEMA_VERSION, UNITS, catalog_features, timeline_features
 from solared_hf.splits import SPLITS, published_split
@@ -38,7 +40,7 @@ def published_manifest(manifest) -> dict:
         for region in manifest["regions"]
         if region["ar_number"] in numbers
     ]
-    return {**manifest, "source": "published", "regions": regions}
+    return {**manifest, "simulated": False, "regions": regions}
 
 
 def test_card_is_that_of_the_folder_and_ends_in_one_newline(simulated_dataset, card):
@@ -231,7 +233,7 @@ def test_overlaps_in_time(make_timeline):
 
 def test_card_of_regions_without_gaps_and_overlaps(tmp_path):
     write_simulated(tmp_path / "in", (90001,), steps=20)
-    build_dataset("simulated", tmp_path / "in", tmp_path / "out")
+    build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "No two regions." in card
     assert card.count("\nNone.\n") == 2

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_builder.published import _read_times, find_regions, read_timeline, region_number, write_published
+from dataset_builder.published import _read_times, read_timeline, write_published
+from dataset_builder.region_folders import find_regions, region_number
 from dataset_builder.simulate import simulate_region
 from solared_hf.errors import SolaredError
 

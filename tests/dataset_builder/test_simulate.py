@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dataset_builder.published import find_regions, read_timeline
+from dataset_builder.published import read_timeline
+from dataset_builder.region_folders import find_regions
 from dataset_builder.simulate import (
     FIRST_SIMULATED,
     GAP_REGION,

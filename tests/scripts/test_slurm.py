@@ -1,10 +1,14 @@
-"""The Slurm script, with Slurm's commands replaced by ones that show what they are asked."""
+"""The Slurm scripts, with Slurm's commands replaced: by ones that show what they are asked, or run it here."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from dataset_builder.simulate_fits import write_observations
+from solared_hf.loading import load_timelines
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -52,3 +56,42 @@ def test_one_launch_a_node_and_one_process_a_gpu(tmp_path, nodes, gpus, expected
         assert launch.startswith(f"accelerate launch {wanted}")
         assert ("--main_process_ip first-node" in launch) == (nodes * gpus > 1)
         assert launch.endswith("scripts/train.py --config a folder/sta.yaml --resume_from_checkpoint last")
+
+
+def test_dask_workers_in_slurm_jobs_build_a_dataset(tmp_path):
+    """Jobs run here, in the background, as a scheduler with a free node would start them."""
+    write_observations(tmp_path / "raw", (90001, 90002), steps=3)
+    commands = {
+        # Like the real one it keeps a copy, for the script is deleted once it is submitted.
+        "sbatch": f"""cp "$1" {tmp_path}/job.sh
+            setsid bash {tmp_path}/job.sh > {tmp_path}/job.log 2>&1 &
+            echo "Submitted batch job $!" """,
+        "scancel": 'kill -- "-$1"',
+    }
+    for name, body in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    options = ["--jobs", "1", "--cores", "2", "--memory", "4GB", "--partition", "solar"]
+    finished = subprocess.run(
+        [
+            sys.executable,
+            str(REPOSITORY / "scripts" / "slurm" / "build.py"),
+            *options,
+            "--input",
+            "raw",
+            "--output",
+            "out",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "2 regions written" in finished.stdout
+    assert [region.ar_number for region in load_timelines(tmp_path / "out", "train")] == [90001, 90002]
+    job = (tmp_path / "job.sh").read_text()
+    assert "#SBATCH -p solar" in job
+    assert "#SBATCH --cpus-per-task=2" in job
+    assert "--nworkers 2" in job

@@ -1,0 +1,283 @@
+"""Raw observations of a region: what each FITS file of a folder holds, told by its header, and its pixels.
+
+Files may come in any order and under any name; a frame belongs to the 45 s slot that its header states. What cannot be
+used is kept with its reason, so that it is counted and never silently left out.
+"""
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+
+from dataset_builder.acoustic_power import FRAMES
+from dataset_builder.times import SLOT_SECONDS, parse_time, slot_of
+from solared_hf.errors import SolaredError
+from solared_hf.schema import PATCH_ROWS
+
+# What a file holds: an image of the Sun that is still to be tracked, tracked patches, or the 640 of one window.
+IMAGE, PATCHES, CUBE = "image of the Sun", "tracked patches", "cube of one window"
+
+_BAD_QUALITY = 0x80000000
+# From the first frame of a window to its middle.
+_HALF_WINDOW = np.timedelta64(1000 * SLOT_SECONDS * (FRAMES - 1) // 2, "ms")
+# In slots. T_REC names the slot for an observer at 1 au, and light takes up to 9 s more or less to the satellite.
+_LARGEST_SHIFT = 1
+
+
+@dataclass(frozen=True)
+class ObservationFile:
+    """One FITS file, as its header tells.
+
+    Args:
+        path: the file.
+        fingerprint: digest of its name, size, headers and data; the data's own DATASUM stands for them where it is.
+        hdu: index of the HDU that holds the image.
+        form: `IMAGE`, `PATCHES` or `CUBE`.
+        shape: planes, rows and columns.
+        slots: slot of each plane; for a cube, of its first and no other.
+        problem: why nothing of it can be used, in words, or None.
+    """
+
+    path: Path
+    fingerprint: str
+    hdu: int = 0
+    form: str = PATCHES
+    shape: tuple[int, int, int] = (0, 0, 0)
+    slots: range = range(0)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A plane of a file; planes count from 0."""
+
+    file: ObservationFile
+    plane: int
+
+
+@dataclass(frozen=True)
+class Observations:
+    """All usable frames of one observable.
+
+    Args:
+        form: what the files hold, the same for all.
+        frames: by slot; for cubes, by the slot of their first plane.
+        rejected: how many frames, or files whose time is unknown, were set aside, by reason.
+        reasons: why a slot has no frame, where something was set aside that claims it.
+    """
+
+    form: str
+    frames: dict[int, Frame]
+    rejected: dict[str, int]
+    reasons: dict[int, str]
+
+
+def find_files(folder: Path) -> list[Path]:
+    """FITS files of one observable in order of name; empty where there is no such folder."""
+    return sorted(path for path in folder.glob("*.fits*") if path.is_file() and not path.name.startswith("."))
+
+
+def scan_files(paths: Iterable[Path]) -> list[ObservationFile]:
+    """What each file holds, from its headers alone; a file that cannot be used says why in `problem`."""
+    return [_scan_file(path) for path in paths]
+
+
+def _scan_file(path: Path) -> ObservationFile:
+    try:
+        # Compressed images are opened as the tables they are stored in: their keywords are the same, and quicker read.
+        with _quiet(), fits.open(path, memmap=False, disable_image_compression=True) as hdus:
+            index, hdu = next((index, hdu) for index, hdu in enumerate(hdus) if _axes(hdu.header))
+            header, start, size = hdu.header, hdu.fileinfo()["datLoc"], path.stat().st_size
+            data = header["DATASUM"] if "DATASUM" in header else _data_digest(path, start, hdu.size)
+            file = ObservationFile(path, _digest(path, header.tostring(), str(size), data), hdu=index)
+            file = _described(file, header)
+            return replace(file, problem="the file is truncated") if size < start + hdu.size else file
+    except StopIteration:
+        problem = "the file holds no image"
+    except SolaredError as error:
+        problem = str(error).rstrip(".")
+    except Exception:  # whatever lies in the folder, astropy may stumble over it in any way
+        problem = "the file is no readable FITS"
+    return ObservationFile(path, _digest(path, problem), problem=problem)
+
+
+def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
+    """`file` with what its header says of form, shape, times and quality.
+
+    Raises:
+        SolaredError: its time cannot be read.
+    """
+    *planes, rows, columns = _axes(header)
+    count = planes[-1] if planes else 1
+    image = str(header.get("CTYPE1", "")).startswith("HPLN")
+    cube = "MIDTIME" in header
+    spacing = 1
+    if cube:
+        first = slot_of(parse_time(header["MIDTIME"]) - _HALF_WINDOW)
+        slots = range(first, first + 1)
+    else:
+        # T_REC is the slot's nominal time; T_OBS, the time of the observation, stands in for it.
+        first = slot_of(parse_time(header.get("T_REC", header.get("T_OBS"))))
+        spacing = header.get("CDELT3", SLOT_SECONDS) / SLOT_SECONDS if planes else 1
+        slots = range(first, first + count * max(int(spacing), 1), max(int(spacing), 1))
+
+    problem = None
+    if len(planes) > 1 or (image and planes):
+        problem = f"it has {2 + len(planes)} axes"
+    elif cube and count != FRAMES:
+        problem = f"{count} frames instead of {FRAMES}"
+    elif spacing < 1 or spacing != int(spacing):
+        problem = f"CDELT3 is no multiple of {SLOT_SECONDS} s"
+    elif _number(header.get("QUALITY", 0)) & _BAD_QUALITY:
+        problem = "QUALITY marks it as bad"
+    elif not cube and "T_OBS" in header and abs(slot_of(parse_time(header["T_OBS"])) - first) > _LARGEST_SHIFT:
+        problem = "T_OBS and T_REC disagree"
+    elif not image and (rows != columns or rows < PATCH_ROWS):
+        problem = f"{rows} x {columns} pixels, where a square of {PATCH_ROWS} or more is needed"
+    form = CUBE if cube else IMAGE if image else PATCHES
+    return replace(file, form=form, shape=(count, rows, columns), slots=slots, problem=problem)
+
+
+def collect(folder: Path, files: Sequence[ObservationFile]) -> Observations:
+    """Frames of one observable by slot, after what cannot be used was set aside.
+
+    Of frames that claim one slot, the same pixels count once; where they differ none can be trusted.
+
+    Args:
+        folder: where the files lie, for messages.
+        files: what `scan_files` gave.
+
+    Raises:
+        SolaredError: nothing can be used, or files of several forms lie together.
+    """
+    rejections = [(file.problem, file.slots) for file in files if file.problem]
+    usable = [file for file in files if not file.problem]
+    forms = sorted({file.form for file in usable})
+    if len(forms) > 1:
+        raise SolaredError(f"{folder} holds files of several forms ({', '.join(forms)}); keep those of one form.")
+    if forms != [IMAGE] and usable:  # cutouts of the Sun may differ in size, as each says where it lies
+        shape = Counter(file.shape[1:] for file in usable).most_common(1)[0][0]
+        for file in usable:
+            if file.shape[1:] != shape:
+                reason = "{} x {} pixels instead of {} x {}".format(*file.shape[1:], *shape)
+                rejections.append((reason, file.slots))
+        usable = [file for file in usable if file.shape[1:] == shape]
+    frames, clashes = _by_slot(usable)
+    rejections += clashes
+    counts = Counter()
+    for reason, slots in rejections:
+        counts[reason] += max(len(slots), 1)
+    if not frames:
+        found = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common()) or "it is empty or missing"
+        raise SolaredError(f"There is no usable FITS file in {folder} ({found}); put the region's observations there.")
+    reasons = {slot: reason for reason, slots in rejections for slot in slots if slot not in frames}
+    return Observations(forms[0], frames, dict(counts), reasons)
+
+
+def _by_slot(files: Iterable[ObservationFile]) -> tuple[dict[int, Frame], list[tuple[str, Sequence[int]]]]:
+    """Frames by slot, ascending, and what was set aside because of others of the same slot: reason and slots."""
+    claims: dict[int, list[Frame]] = {}
+    for file in files:
+        for plane, slot in enumerate(file.slots):
+            claims.setdefault(slot, []).append(Frame(file, plane))
+    frames, clashes = {}, []
+    for slot, claimed in sorted(claims.items()):
+        if len(claimed) == 1 or _same_pixels(claimed):
+            frames[slot] = claimed[0]
+            clashes += [("the same frame again", [slot])] * (len(claimed) - 1)
+        else:
+            clashes += [("frames that differ claim one time", [slot])] * len(claimed)
+    return frames, clashes
+
+
+def read_planes(file: ObservationFile, planes: slice) -> np.ndarray:
+    """Planes of a file of patches, (planes, rows, columns) float32; what was not observed is NaN.
+
+    Raises:
+        SolaredError: the pixels cannot be read, or the file is another than when it was scanned.
+    """
+    with _image(file) as hdu:
+        # A file of a single patch has two axes.
+        return _pixels(hdu.section[planes] if len(hdu.shape) == 3 else hdu.section[:][np.newaxis][planes])
+
+
+def read_image(file: ObservationFile, rows_of: Callable[[fits.Header], slice]) -> tuple[np.ndarray, fits.Header]:
+    """Some rows of an image of the Sun, (rows, columns) float32, and its header; no other row is decoded.
+
+    Args:
+        file: of the form `IMAGE`.
+        rows_of: tells the rows from the header.
+
+    Raises:
+        SolaredError: as `read_planes`, or from `rows_of`.
+    """
+    with _image(file) as hdu:
+        return _pixels(hdu.section[rows_of(hdu.header)]), hdu.header
+
+
+@contextmanager
+def _image(file: ObservationFile) -> Iterator[fits.ImageHDU | fits.CompImageHDU]:
+    try:
+        with _quiet(), fits.open(file.path, memmap=False) as hdus:
+            hdu = hdus[file.hdu]
+            if (1, *hdu.shape)[-3:] != file.shape:
+                raise SolaredError(f"{file.path} has changed since it was scanned; run the same command again.")
+            yield hdu
+    except SolaredError:
+        raise
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        raise SolaredError(f"{file.path} cannot be decoded ({error}); download it again.") from error
+
+
+def _pixels(section: np.ndarray) -> np.ndarray:
+    pixels = np.array(section, dtype=np.float32)
+    pixels[np.isinf(pixels)] = np.nan
+    return pixels
+
+
+def _same_pixels(frames: list[Frame]) -> bool:
+    first, *others = (read_planes(frame.file, slice(frame.plane, frame.plane + 1)) for frame in frames)
+    return all(np.array_equal(first, other, equal_nan=True) for other in others)
+
+
+def _axes(header: fits.Header) -> tuple[int, ...]:
+    """Axes of the image that an HDU holds, compressed or not, the slowest first; () where it holds none."""
+    prefix = "Z" if header.get("ZIMAGE") else ""
+    if not prefix and header.get("XTENSION", "IMAGE").strip() != "IMAGE":
+        return ()
+    count = header.get(f"{prefix}NAXIS", 0)
+    return tuple(header[f"{prefix}NAXIS{axis}"] for axis in range(count, 0, -1)) if count >= 2 else ()
+
+
+def _number(value: int | float | str) -> int:
+    """An integer keyword; QUALITY comes as a number, or as text such as 0x80000000."""
+    return int(value, 0) if isinstance(value, str) else int(value)
+
+
+def _digest(path: Path, *parts: str) -> str:
+    return hashlib.sha256("\n".join((path.name, *parts)).encode()).hexdigest()
+
+
+def _data_digest(path: Path, start: int, size: int) -> str:
+    with path.open("rb") as file:
+        file.seek(start)
+        digest = hashlib.sha256()
+        while size > 0 and (block := file.read(min(size, 2**22))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without astropy's warnings of nonstandard keywords and truncated files: what matters is checked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        yield

@@ -1,0 +1,216 @@
+"""Which steps a region has, and the segments that compute them: planned from what its files' headers say.
+
+Windows begin at whole multiples of the cadence in TAI and lie between the first frame and the last: nothing is
+extrapolated. A timeline begins and ends with a window that has enough frames; in between, a step without is NaN.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from dataset_builder.acoustic_power import FRAMES
+from dataset_builder.observations import CUBE, IMAGE, Frame, Observations
+from dataset_builder.reduction import MOST_MISSING, Reduced, Segment
+from dataset_builder.region_file import OBSERVABLES, RegionFile
+from dataset_builder.times import SLOT_SECONDS, slot_time
+from solared_hf.errors import SolaredError
+from solared_hf.schema import CHANNELS, POWER_CHANNELS
+from solared_hf.timelines import Timeline
+
+CADENCES = {"1h": 3600, "12min": 720}
+
+# A segment of sliding windows begins with 7 h of frames that the one before has read too: 12 % of 60 h. Cubes overlap
+# anyway, and each is 671 MB.
+_SEGMENT_SLOTS = 60 * 3600 // SLOT_SECONDS
+_CUBES_IN_SEGMENT = 10
+# If the nearest frame of flux or intensity cannot be decoded, the next may be.
+_CANDIDATES = 3
+_MIDDLE = (FRAMES - 1) / 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How regions are reduced; the same settings and files give the same shard.
+
+    Args:
+        cadence: one of `CADENCES`.
+        correction: one of `reduction.CORRECTIONS`.
+        patch_pixels, degrees_per_pixel: of the patch that is cut out of images of the Sun.
+    """
+
+    cadence: str = "1h"
+    correction: str = "latitude_background"
+    patch_pixels: int = 512
+    degrees_per_pixel: float = 0.06
+
+    @property
+    def cadence_slots(self) -> int:
+        return CADENCES[self.cadence] // SLOT_SECONDS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A region's steps.
+
+    Args:
+        region: what `region.json` says, or None.
+        observations: by observable.
+        starts: (steps,) slot of the first frame of each step's window.
+        segments: what computes them, in order.
+        settings: as they were given.
+    """
+
+    region: RegionFile | None
+    observations: dict[str, Observations]
+    starts: np.ndarray
+    segments: tuple[Segment, ...]
+    settings: Settings
+
+
+def plan_region(region: RegionFile | None, observations: dict[str, Observations], settings: Settings) -> Plan:
+    """Plan a region.
+
+    Raises:
+        SolaredError: there are too few frames for a single step, or images of the Sun without a `region.json`.
+    """
+    velocity = observations["dopplergram"]
+    if region is None and any(observed.form == IMAGE for observed in observations.values()):
+        raise SolaredError(
+            "there are images of the Sun and no region.json that says where the region is; write one with "
+            "ar_number, carrington_longitude and latitude in degrees, and t0_tai"
+        )
+    slots = np.fromiter(velocity.frames, dtype=np.int64)
+    starts, missing = (_cube_starts if velocity.form == CUBE else _window_starts)(velocity, slots, settings)
+    enough = np.flatnonzero(missing <= MOST_MISSING)
+    if not len(enough):
+        raise SolaredError(
+            f"no window of {FRAMES} frames has at most {MOST_MISSING} missing ({len(slots)} usable dopplergrams); add "
+            "observations until there are some 8 h without a long gap"
+        )
+    steps = slice(enough[0], enough[-1] + 1)
+    starts, missing = starts[steps], missing[steps]
+    size = _CUBES_IN_SEGMENT if velocity.form == CUBE else _SEGMENT_SLOTS // settings.cadence_slots
+    segments = tuple(
+        _segment(region, observations, slots, starts[first : first + size], missing[first : first + size], settings)
+        for first in range(0, len(starts), size)
+    )
+    return Plan(region, observations, starts, segments, settings)
+
+
+def _window_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Starts of the windows between the first and the last frame, and how many frames each misses."""
+    first, last, cadence = slots[0], slots[-1], settings.cadence_slots
+    starts = np.arange(-(-first // cadence) * cadence, last - FRAMES + 2, cadence)
+    seen = np.searchsorted(slots, starts + FRAMES) - np.searchsorted(slots, starts)
+    return starts, FRAMES - seen
+
+
+def _cube_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Starts of the cubes, usable or not, that lie on the cadence of the first."""
+    starts = np.array(sorted({*velocity.frames, *velocity.reasons}))
+    starts = starts[(starts - slots[0]) % settings.cadence_slots == 0]
+    return starts, np.where(np.isin(starts, slots), 0, FRAMES)
+
+
+def _segment(
+    region: RegionFile | None,
+    observations: dict[str, Observations],
+    slots: np.ndarray,
+    starts: np.ndarray,
+    missing: np.ndarray,
+    settings: Settings,
+) -> Segment:
+    velocity = observations["dopplergram"]
+    if velocity.form == CUBE:
+        needed = [slot for slot in starts.tolist() if slot in velocity.frames]
+    elif missing.min() <= MOST_MISSING:
+        # One frame more on each side, for the interpolation of what is missing at the ends; not from another day.
+        stop = starts[-1] + FRAMES
+        around = slots[np.searchsorted(slots, starts[0] - FRAMES) : np.searchsorted(slots, stop + FRAMES)]
+        first = max(np.searchsorted(around, starts[0], side="right") - 1, 0)
+        needed = around[first : np.searchsorted(around, stop - 1) + 1].tolist()
+    else:
+        needed = []
+    middles = starts + _MIDDLE
+    return Segment(
+        starts=tuple(starts.tolist()),
+        form=velocity.form,
+        velocity={slot: velocity.frames[slot] for slot in needed},
+        field=_nearest(observations["magnetogram"], middles, settings),
+        intensity=_nearest(observations["continuum"], middles, settings),
+        trajectory=None if region is None else region.trajectory,
+        patch_pixels=settings.patch_pixels,
+        degrees_per_pixel=settings.degrees_per_pixel,
+        correction=settings.correction,
+    )
+
+
+def _nearest(observed: Observations, middles: np.ndarray, settings: Settings) -> tuple[tuple[Frame, ...], ...]:
+    """For each step, the frames nearest its middle, the nearest first, none further than half a cadence."""
+    frames = observed.frames
+    if observed.form == CUBE:  # of a cube, the frame in its middle
+        plane = int(_MIDDLE)
+        frames = {slot + plane: Frame(frame.file, plane) for slot, frame in frames.items()}
+    slots = np.fromiter(frames, dtype=np.int64)
+    nearest = []
+    for middle in middles:
+        place = np.searchsorted(slots, middle)
+        around = slots[max(place - _CANDIDATES, 0) : place + _CANDIDATES]
+        distances = np.abs(around - middle)
+        order = np.argsort(distances, kind="stable")[:_CANDIDATES]
+        close = order[distances[order] <= settings.cadence_slots / 2]
+        nearest.append(tuple(frames[slot] for slot in around[close].tolist()))
+    return tuple(nearest)
+
+
+def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Timeline, dict]:
+    """The region's timeline from its segments' results, and what the manifest says of its frames.
+
+    The second is JSON: `window` and `settings`; `frames` by observable, how many were used, and set aside for which
+    reason; `interpolated_frames`, by step, how many of the window were filled in; `unobserved`, each step whose
+    power, flux or intensity is NaN everywhere, and why; `unreadable`, names of damaged files; and the NOAA facts.
+    """
+    values = np.concatenate([segment.values for segment in reduced])
+    missing = np.concatenate([segment.missing for segment in reduced])
+    # Half milliseconds do not occur: a window's middle is a multiple of 22.5 s.
+    times = slot_time(plan.starts) + np.timedelta64(int(1000 * SLOT_SECONDS * _MIDDLE), "ms")
+    unobserved = []
+    for step, step_values in enumerate(values):
+        reasons = _reasons(plan, step, int(missing[step]), step_values)
+        if reasons:
+            unobserved.append({"step": step, "time_tai": str(times[step]), "reasons": reasons})
+    processing = {
+        "window": {"frames": FRAMES, "most_missing": MOST_MISSING},
+        "settings": asdict(plan.settings),
+        "frames": {
+            observable: {"used": len(observed.frames), "set_aside": observed.rejected}
+            for observable, observed in plan.observations.items()
+        },
+        "interpolated_frames": {
+            str(step): int(missing[step]) for step in np.flatnonzero((missing > 0) & (missing <= MOST_MISSING))
+        },
+        "unobserved": unobserved,
+        "unreadable": sorted({name for segment in reduced for name in segment.unreadable}),
+        **({} if plan.region is None else plan.region.noaa),
+    }
+    return Timeline(ar_number, times, values), processing
+
+
+def _reasons(plan: Plan, step: int, missing: int, values: np.ndarray) -> list[str]:
+    """Why power, flux or intensity of a step are NaN in every tile; none where each has a value."""
+    reasons = []
+    if missing > MOST_MISSING:
+        velocity, start = plan.observations["dopplergram"], int(plan.starts[step])
+        slots = [start] if velocity.form == CUBE else range(start, start + FRAMES)
+        known = Counter(velocity.reasons[slot] for slot in slots if slot in velocity.reasons)
+        details = "".join(f"; {count}: {reason}" for reason, count in sorted(known.items()))
+        reasons.append(f"{missing} of {FRAMES} velocity frames are missing{details}")
+    elif np.isnan(values[: len(POWER_CHANNELS)]).all():
+        reasons.append("no tile has enough observed pixels")
+    minutes = CADENCES[plan.settings.cadence] / 120
+    for observable, channel in zip(OBSERVABLES[1:], CHANNELS[len(POWER_CHANNELS) :], strict=True):
+        if np.isnan(values[CHANNELS.index(channel)]).all():
+            reasons.append(f"no usable {observable} within {minutes:g} minutes of the middle")
+    return reasons

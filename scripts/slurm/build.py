@@ -1,0 +1,44 @@
+"""`solared build --source fits` on a Slurm cluster, through dask-jobqueue (`pip install 'solared-hf[slurm]'`).
+
+The Dask scheduler runs here, on a login or service node, and its workers in Slurm jobs. All options but those below
+are those of `solared build`:
+
+    python scripts/slurm/build.py --jobs 8 --cores 32 --memory 80GB --input RAW --output OUT
+
+Input and output must be on storage that all nodes see. When a job ends early, its segments are given to others; when
+this process ends early, the same command goes on with the regions that are left.
+"""
+
+from typing import Annotated
+
+import typer
+from dask_jobqueue import SLURMCluster
+
+from solared_hf.cli import main
+
+
+def build(
+    context: typer.Context,
+    jobs: Annotated[int, typer.Option(help="Slurm jobs to keep running.")] = 4,
+    cores: Annotated[int, typer.Option(help="Cores of a job; each runs one worker.")] = 16,
+    memory: Annotated[str, typer.Option(help="Memory of a job; a worker takes some 2.5 GB.")] = "40GB",
+    walltime: Annotated[str, typer.Option(help="Longest time of a job.")] = "04:00:00",
+    partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
+) -> None:
+    """Build a dataset folder from FITS files with workers in Slurm jobs."""
+    with SLURMCluster(
+        queue=partition,
+        cores=cores,
+        processes=cores,
+        memory=memory,
+        walltime=walltime,
+        scheduler_options={"dashboard_address": None},
+    ) as cluster:
+        cluster.scale(jobs=jobs)
+        main(["build", "--source", "fits", *context.args, "--scheduler", cluster.scheduler_address])
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(build)
+    app()

@@ -1,0 +1,242 @@
+"""What a build from FITS files survives: killed workers, a killed build, bad frames, a full disk."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from distributed import Client
+
+from dataset_builder.build import LOCK_NAME, build_dataset
+from dataset_builder.fits_source import FitsSource
+from dataset_builder.simulate_fits import write_observations
+from solared_hf.errors import SolaredError
+from solared_hf.loading import load_region
+
+REGIONS = (90001, 90007, 90009)
+COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "fits")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """Three regions of two days, enough for a build to be interrupted."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_observations(folder, REGIONS, steps=48)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(raw, cluster, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    build_dataset(FitsSource(raw, scheduler=cluster), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def twelve_steps(tmp_path_factory) -> Path:
+    """Folder of a region of twelve steps, with a file for each frame."""
+    folder = tmp_path_factory.mktemp("frames")
+    write_observations(folder, (90001,), steps=12, form="frames")
+    return folder / "AR90001"
+
+
+@pytest.fixture
+def two_steps(twelve_steps, tmp_path) -> Path:
+    """The first two steps of them; tests spoil it."""
+    folder = tmp_path / "frames" / "AR90001"
+    for observable, count in (("dopplergram", 720), ("magnetogram", 2), ("continuum", 2)):
+        (folder / observable).mkdir(parents=True)
+        for path in sorted((twelve_steps / observable).iterdir())[:count]:
+            shutil.copy(path, folder / observable)
+    return folder
+
+
+def command(raw: Path, output: Path, *arguments: str) -> subprocess.Popen:
+    arguments = (*COMMAND, "--input", str(raw), "--output", str(output), *arguments)
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task").glob("*/children")
+    direct = [int(child) for path in listed for child in path.read_text().split()]
+    return direct + [descendant for child in direct for descendant in children(child)]
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_killed_worker_costs_a_retry(raw, uninterrupted, cluster, tmp_path, tree):
+    reports = []
+    source = FitsSource(raw, scheduler=cluster)
+    build = threading.Thread(target=lambda: reports.append(build_dataset(source, tmp_path / "out")))
+    with Client(cluster) as client:
+        pids = client.run(os.getpid)
+        build.start()
+        wait_until(lambda: any("AR" in str(tasks) for tasks in client.processing().values()))
+        victim = next(worker for worker, tasks in client.processing().items() if "AR" in str(tasks))
+        os.kill(pids[victim], signal.SIGKILL)
+        build.join()
+    assert [report.written for report in reports] == [len(REGIONS)]
+    assert tree(tmp_path / "out") == tree(uninterrupted)
+
+
+def test_a_killed_build_goes_on_with_what_is_left(raw, uninterrupted, cluster, tmp_path, tree, shards):
+    output = tmp_path / "out"
+    build = command(raw, output, "--workers", "1")
+    wait_until(lambda: shards(output))
+    workers = children(build.pid)
+    build.kill()
+    build.communicate()
+    finished = len(shards(output))
+    assert 0 < finished < len(REGIONS)
+    assert workers
+    # Nobody is left who could still write, or eat the machine.
+    wait_until(lambda: not any(running(pid) for pid in workers))
+    rerun = command(raw, output, "--scheduler", cluster)
+    printed, _ = rerun.communicate()
+    assert rerun.returncode == 0
+    assert f"{len(REGIONS) - finished} regions written, {finished} kept as they were" in printed
+    assert tree(output) == tree(uninterrupted)
+
+
+def test_a_second_build_on_one_output_refuses(raw, cluster, tmp_path):
+    output = tmp_path / "out"
+    first = threading.Thread(target=build_dataset, args=(FitsSource(raw, scheduler=cluster), output))
+    first.start()
+    wait_until((output / LOCK_NAME).exists)
+    with pytest.raises(SolaredError, match="Another build is writing"):
+        build_dataset(FitsSource(raw, scheduler=cluster), output)
+    first.join()
+    assert (output / "README.md").is_file()
+
+
+def test_a_full_disk_stops_the_build_with_a_sentence(raw, cluster, tmp_path, tree):
+    """`ulimit -f` counts blocks of 1024 bytes; a shard of 48 steps has some 70 of them."""
+    arguments = (*COMMAND, "--input", str(raw), "--output", str(tmp_path / "out"), "--scheduler", cluster)
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *arguments], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "make room" in result.stderr.splitlines()[-1]
+    assert tree(tmp_path / "out") == {}
+
+
+def manifest_of(dataset: Path) -> dict:
+    return json.loads((dataset / "manifest.json").read_text())["regions"][0]
+
+
+def rewrite(path: Path, pixels: np.ndarray) -> None:
+    """Give a file other pixels, as floats."""
+    header = fits.getheader(path)
+    for keyword in ("BSCALE", "BZERO", "BLANK"):
+        header.remove(keyword, ignore_missing=True)
+    fits.writeto(path, pixels.astype(np.float32), header, overwrite=True)
+
+
+def spoil(frames: Path) -> dict[str, int]:
+    """Do everything to the velocity frames that may befall them; how many are set aside, by reason."""
+    files = sorted((frames / "dopplergram").iterdir())
+    present = [path for path in files if fits.getheader(path)["QUALITY"] >= 0]
+    bad = len(files) - len(present)
+    broken, wrong, gone, empty, again, early, doubled, speckled = present[100::60][:8]
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    rewrite(wrong, np.zeros((18, 18)))
+    gone.unlink()
+    rewrite(empty, np.full((27, 27), np.nan))
+    shutil.copy(again, again.with_name("copy.fits"))
+    # A frame whose clock is an hour off claims the time of another.
+    with fits.open(early, mode="update", do_not_scale_image_data=True) as hdus:
+        for keyword in ("T_REC", "T_OBS"):
+            hdus[0].header[keyword] = fits.getheader(doubled)[keyword]
+    pixels = fits.getdata(speckled)
+    pixels[13, 13] = np.nan
+    rewrite(speckled, pixels)
+    # Names are no order.
+    for number, path in enumerate(sorted((frames / "dopplergram").iterdir())):
+        path.rename(path.with_name(f"{(number * 7919) % 10007:05d}_{path.name}"))
+    (frames / "dopplergram" / "page.fits").write_text("<html>Service unavailable</html>")
+    return {
+        "the file is truncated": 1,
+        "18 x 18 pixels instead of 27 x 27": 1,
+        "the same frame again": 1,
+        "frames that differ claim one time": 2,
+        "the file is no readable FITS": 1,
+        **({"QUALITY marks it as bad": bad} if bad else {}),
+    }
+
+
+def test_bad_frames_are_counted_interpolated_and_do_no_harm(two_steps, cluster, tmp_path):
+    build_dataset(FitsSource(two_steps.parent, scheduler=cluster), tmp_path / "clean")
+    missing = manifest_of(tmp_path / "clean")["interpolated_frames"]
+    set_aside = spoil(two_steps)
+    build_dataset(FitsSource(two_steps.parent, scheduler=cluster), tmp_path / "spoiled")
+    facts = manifest_of(tmp_path / "spoiled")
+    assert facts["frames"]["dopplergram"]["set_aside"] == set_aside
+    assert facts["unobserved"] == []
+    # Truncated, misshapen, gone, empty, early and doubled: six slots in the window of the first step.
+    assert facts["interpolated_frames"]["0"] == missing.get("0", 0) + 6
+    clean, spoiled = (load_region(tmp_path / name, 90001) for name in ("clean", "spoiled"))
+    scale = clean.values.std(axis=(0, 2))[:, np.newaxis]
+    difference = abs((spoiled.values - clean.values) / scale)
+    assert difference.mean() < 0.3
+    # The tile of the speckled pixel has eight left.
+    assert difference.max() < 3
+    np.testing.assert_array_equal(spoiled.values[:, 4:], clean.values[:, 4:])
+
+
+def test_too_many_missing_frames_make_a_step_nan_with_its_reason(two_steps, twelve_steps, cluster, tmp_path):
+    for path in sorted((two_steps / "dopplergram").iterdir())[200:400]:
+        path.unlink()
+    with pytest.raises(SolaredError, match="no window of 640 frames has at most 128 missing"):
+        build_dataset(FitsSource(two_steps.parent, scheduler=cluster), tmp_path / "out")
+    longer = tmp_path / "longer" / "AR90001"
+    shutil.copytree(twelve_steps, longer)
+    for path in sorted((longer / "dopplergram").iterdir())[700:900]:
+        path.unlink()
+    build_dataset(FitsSource(longer.parent, scheduler=cluster), tmp_path / "out")
+    region, facts = load_region(tmp_path / "out", 90001), manifest_of(tmp_path / "out")
+    steps = [entry["step"] for entry in facts["unobserved"]]
+    # Windows of 640 frames that hold more than 128 of the 200.
+    assert steps == list(range(3, 10))
+    assert np.isnan(region.values[steps, :4]).all()
+    assert not np.isnan(np.delete(region.values, steps, axis=0)).any()
+    assert all("velocity frames are missing" in entry["reasons"][0] for entry in facts["unobserved"])
+    assert facts["nan_steps"] == len(steps)
+
+
+def test_a_cube_that_is_cut_or_misshapen_is_a_nan_step(cluster, tmp_path):
+    write_observations(tmp_path / "raw", (90001,), steps=5, form="cubes")
+    cubes = sorted((tmp_path / "raw" / "AR90001" / "dopplergram").iterdir())
+    cubes[1].write_bytes(cubes[1].read_bytes()[:-6000])
+    with fits.open(cubes[2]) as hdus:
+        fits.writeto(cubes[2], hdus[0].data[:639], hdus[0].header, overwrite=True)
+    cubes[3].unlink()
+    build_dataset(FitsSource(tmp_path / "raw", scheduler=cluster), tmp_path / "out")
+    region, facts = load_region(tmp_path / "out", 90001), manifest_of(tmp_path / "out")
+    assert np.isnan(region.values[:, 0]).all(axis=1).tolist() == [False, True, True, False]
+    assert [entry["reasons"] for entry in facts["unobserved"]] == [
+        ["640 of 640 velocity frames are missing; 1: the file is truncated"],
+        ["640 of 640 velocity frames are missing; 1: 639 frames instead of 640"],
+    ]
+    # A cube that is not there is a step that is not there.
+    assert facts["missing_steps"] == 1

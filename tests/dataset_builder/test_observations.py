@@ -1,0 +1,205 @@
+"""What a folder of FITS files is taken for, file by file, and what is set aside."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from dataset_builder.observations import (
+    CUBE,
+    IMAGE,
+    PATCHES,
+    Observations,
+    collect,
+    find_files,
+    read_image,
+    read_planes,
+    scan_files,
+)
+from dataset_builder.times import slot_of, slot_time
+from solared_hf.errors import SolaredError
+
+FIRST = slot_of(np.datetime64("2013-04-15T11:00:00"))
+
+
+def text(slot: int) -> str:
+    return f"{slot_time(slot)}".replace("-", ".").replace("T", "_") + "_TAI"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a FITS file into the folder."""
+
+    def write(name: str, pixels=None, compressed: bool = False, **keywords) -> Path:
+        pixels = np.full((9, 9), 1.0, np.float32) if pixels is None else pixels
+        hdus = [fits.PrimaryHDU(), fits.CompImageHDU(pixels)] if compressed else [fits.PrimaryHDU(pixels)]
+        # Afterwards, for the HDU would take away the scale of integers that are stored already.
+        hdus[-1].header.update(keywords)
+        fits.HDUList(hdus).writeto(tmp_path / name, overwrite=True)
+        return tmp_path / name
+
+    return write
+
+
+def frames_of(folder: Path) -> Observations:
+    return collect(folder, scan_files(find_files(folder)))
+
+
+def test_frames_belong_to_the_slots_of_their_headers_whatever_their_names(write, tmp_path):
+    for name, slot in (("b.fits", FIRST), ("c.fits", FIRST + 7), ("a.fits", FIRST + 3)):
+        write(name, T_REC=text(slot), compressed=slot == FIRST + 3)
+    write("d.fits", T_OBS=text(FIRST + 9))
+    observed = frames_of(tmp_path)
+    assert observed.form == PATCHES
+    assert list(observed.frames) == [FIRST, FIRST + 3, FIRST + 7, FIRST + 9]
+    assert observed.frames[FIRST + 3].file.path.name == "a.fits"
+    assert observed.rejected == {}
+
+
+def test_a_file_of_several_planes_and_cubes(write, tmp_path):
+    write("day.fits", np.arange(3 * 81.0).reshape(3, 9, 9), T_REC=text(FIRST), CDELT3=90.0)
+    observed = frames_of(tmp_path)
+    assert list(observed.frames) == [FIRST, FIRST + 2, FIRST + 4]
+    frame = observed.frames[FIRST + 4]
+    planes = read_planes(frame.file, slice(frame.plane, frame.plane + 1))
+    np.testing.assert_array_equal(planes, np.arange(162.0, 243.0).reshape(1, 9, 9))
+    assert planes.dtype == np.float32
+
+    (tmp_path / "day.fits").unlink()
+    write("cube.fits", np.zeros((640, 9, 9), np.int16), MIDTIME="2013.04.15_14:59:37.500_TAI")
+    observed = frames_of(tmp_path)
+    assert observed.form == CUBE
+    assert list(observed.frames) == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "pixels", "reason"),
+    [
+        ({"QUALITY": -2147483648}, None, "QUALITY marks it as bad"),
+        ({"QUALITY": 0x80000000}, None, "QUALITY marks it as bad"),
+        ({"QUALITY": "0x80000400", "T_OBS": "MISSING"}, None, "QUALITY marks it as bad"),
+        ({"T_OBS": text(FIRST + 86)}, None, "T_OBS and T_REC disagree"),
+        ({}, np.zeros((9, 12)), "9 x 12 pixels, where a square of 9 or more is needed"),
+        ({}, np.zeros((8, 8)), "8 x 8 pixels, where a square of 9 or more is needed"),
+        ({}, np.zeros((12, 12)), "12 x 12 pixels instead of 9 x 9"),
+        ({}, np.zeros((1, 1, 9, 9)), "it has 4 axes"),
+        ({"CDELT3": 60.0}, np.zeros((2, 9, 9)), "CDELT3 is no multiple of 45 s"),
+        ({"CTYPE1": "HPLN-TAN"}, np.zeros((2, 9, 9)), "it has 3 axes"),
+        ({"MIDTIME": text(FIRST)}, np.zeros((639, 9, 9)), "639 frames instead of 640"),
+    ],
+)
+def test_what_cannot_be_used_is_set_aside_with_its_reason(write, tmp_path, keywords, pixels, reason):
+    for slot in (FIRST + 100, FIRST + 101):
+        write(f"good_{slot}.fits", T_REC=text(slot))
+    write("bad.fits", pixels, **{"T_REC": text(FIRST + 6), **keywords})
+    observed = frames_of(tmp_path)
+    assert list(observed.frames) == [FIRST + 100, FIRST + 101]
+    assert list(observed.rejected) == [reason]
+    assert set(observed.reasons.values()) == {reason}
+
+
+def test_small_quality_bits_are_no_reason(write, tmp_path):
+    write("a.fits", T_REC=text(FIRST), QUALITY=0x400)
+    assert list(frames_of(tmp_path).frames) == [FIRST]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_truncated_files_keep_their_time(write, tmp_path, compressed):
+    noise = np.random.default_rng(0).integers(0, 30000, (64, 64)).astype(np.int16)
+    write("good.fits", noise, T_REC=text(FIRST + 1))
+    cut = write("cut.fits", noise, T_REC=text(FIRST), compressed=compressed)
+    content = cut.read_bytes()
+    for end in (len(content) - 2880, len(content) - 4000):
+        cut.write_bytes(content[:end])
+        observed = frames_of(tmp_path)
+        assert list(observed.frames) == [FIRST + 1]
+        assert observed.reasons == {FIRST: "the file is truncated"}
+
+
+def test_what_is_no_fits_or_tells_no_time(write, tmp_path):
+    write("good.fits", T_REC=text(FIRST))
+    (tmp_path / "page.fits").write_text("<html>Service unavailable</html>")
+    (tmp_path / "empty.fits").touch()
+    (tmp_path / "cut.fits").write_bytes((tmp_path / "good.fits").read_bytes()[:500])
+    (tmp_path / "notes.txt").write_text("not looked at")
+    (tmp_path / ".hidden.fits").write_text("not looked at")
+    fits.HDUList([fits.PrimaryHDU()]).writeto(tmp_path / "no_image.fits")
+    write("timeless.fits")
+    write("badly_timed.fits", T_REC="yesterday")
+    observed = frames_of(tmp_path)
+    assert list(observed.frames) == [FIRST]
+    assert observed.rejected.pop("the file is no readable FITS") == 3
+    assert observed.rejected.pop("the file holds no image") == 1
+    assert {reason.split(" is not a time")[0] for reason in observed.rejected} == {"None", "'yesterday'"}
+
+
+def test_frames_that_claim_one_time(write, tmp_path):
+    pixels = np.random.default_rng(0).normal(size=(9, 9))
+    pixels[0, 0] = np.nan
+    for name in ("a.fits", "b.fits", "c.fits"):
+        write(name, pixels, T_REC=text(FIRST))
+    write("x.fits", pixels, T_REC=text(FIRST + 1))
+    write("an_hour_off.fits", -pixels, T_REC=text(FIRST + 1))
+    observed = frames_of(tmp_path)
+    assert list(observed.frames) == [FIRST]
+    assert observed.rejected == {"the same frame again": 2, "frames that differ claim one time": 2}
+    assert observed.reasons == {FIRST + 1: "frames that differ claim one time"}
+
+
+def test_unusable_folders_are_refused(write, tmp_path):
+    with pytest.raises(SolaredError, match=r"no usable FITS file in .* \(it is empty or missing\)"):
+        frames_of(tmp_path / "nowhere")
+    write("a.fits", T_REC=text(FIRST), QUALITY=-(2**31))
+    with pytest.raises(SolaredError, match=r"no usable FITS file in .* \(1: QUALITY marks it as bad\)"):
+        frames_of(tmp_path)
+    write("b.fits", T_REC=text(FIRST + 1))
+    write("c.fits", T_REC=text(FIRST + 2), CTYPE1="HPLN-TAN")
+    with pytest.raises(SolaredError, match=rf"files of several forms \({IMAGE}, {PATCHES}\); keep those of one"):
+        frames_of(tmp_path)
+
+
+def test_fingerprints_follow_names_headers_and_pixels(write):
+    def fingerprint(path):
+        return scan_files([path])[0].fingerprint
+
+    first = fingerprint(write("a.fits", T_REC=text(FIRST)))
+    assert fingerprint(write("a.fits", T_REC=text(FIRST))) == first
+    different = {
+        fingerprint(write("b.fits", T_REC=text(FIRST))),
+        fingerprint(write("a.fits", T_REC=text(FIRST), QUALITY=1)),
+        fingerprint(write("a.fits", np.full((9, 9), 2.0, np.float32), T_REC=text(FIRST))),
+        fingerprint(write("a.fits", T_REC=text(FIRST), compressed=True)),
+    }
+    assert len({first, *different}) == 5
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_pixels_are_physical_and_nan_where_nothing_was_observed(write, compressed):
+    stored = np.arange(81, dtype=np.int32).reshape(9, 9)
+    stored[0, 0] = -(2**31)
+    path = write("a.fits", stored, compressed, T_REC=text(FIRST), BSCALE=0.5, BZERO=10.0, BLANK=-(2**31))
+    expected = 10 + 0.5 * np.arange(81, dtype=np.float32).reshape(9, 9)
+    expected[0, 0] = np.nan
+    file = scan_files([path])[0]
+    np.testing.assert_array_equal(read_planes(file, slice(0, 1))[0], expected)
+    rows, header = read_image(file, lambda header: slice(header["BZERO"] > 1, 4))
+    np.testing.assert_array_equal(rows, expected[1:4])
+    assert header["T_REC"] == text(FIRST)
+
+
+def test_infinite_values_are_not_observed(write):
+    pixels = np.ones((9, 9), np.float32)
+    pixels[3, 4] = -np.inf
+    file = scan_files([write("a.fits", pixels, T_REC=text(FIRST))])[0]
+    assert np.isnan(read_planes(file, slice(0, 1))[0, 3, 4])
+
+
+def test_files_that_change_or_rot_after_the_scan(write, tmp_path):
+    file = scan_files([write("a.fits", T_REC=text(FIRST))])[0]
+    write("a.fits", np.zeros((12, 12)), T_REC=text(FIRST))
+    with pytest.raises(SolaredError, match=r"a.fits has changed since it was scanned; run the same command again"):
+        read_planes(file, slice(0, 1))
+    file.path.unlink()
+    with pytest.raises(SolaredError, match=r"a.fits cannot be decoded .*; download it again"):
+        read_planes(file, slice(0, 1))

@@ -1,0 +1,129 @@
+"""Which steps a region has: planned from the slots of its frames, without a pixel being read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset_builder.acoustic_power import FRAMES
+from dataset_builder.observations import CUBE, IMAGE, PATCHES, Frame, ObservationFile, Observations
+from dataset_builder.plan import Settings, assemble, plan_region
+from dataset_builder.reduction import MOST_MISSING, Reduced
+from dataset_builder.times import slot_of, slot_time
+from solared_hf.errors import SolaredError
+
+HOUR = 80
+FIRST = slot_of(np.datetime64("2013-04-15T11:00:00"))
+
+
+def observed(slots, form=PATCHES, reasons=None) -> Observations:
+    slots = sorted(int(slot) for slot in slots)
+    frames = {slot: Frame(ObservationFile(Path(f"{slot}.fits"), "", form=form), 0) for slot in slots}
+    return Observations(form, frames, {}, reasons or {})
+
+
+def plan(velocity: Observations, field=None, settings=None):
+    field = observed(range(FIRST, FIRST + 20 * HOUR)) if field is None else field
+    observations = {"dopplergram": velocity, "magnetogram": field, "continuum": field}
+    return plan_region(None, observations, settings or Settings())
+
+
+def steps(starts) -> list[int]:
+    return ((np.asarray(starts) - FIRST) / HOUR).tolist()
+
+
+def test_windows_begin_on_whole_hours_and_nothing_is_extrapolated():
+    assert steps(plan(observed(range(FIRST, FIRST + FRAMES + 2 * HOUR))).starts) == [0, 1, 2]
+    # One frame less at either end costs a step.
+    assert steps(plan(observed(range(FIRST + 1, FIRST + FRAMES + 2 * HOUR))).starts) == [1, 2]
+    assert steps(plan(observed(range(FIRST, FIRST + FRAMES + 2 * HOUR - 1))).starts) == [0, 1]
+
+
+def test_twelve_minutes():
+    planned = plan(observed(range(FIRST, FIRST + FRAMES + HOUR)), settings=Settings("12min"))
+    assert np.diff(planned.starts).tolist() == [16] * 5
+
+
+def test_a_gap_is_nan_inside_and_no_step_at_the_ends():
+    whole = set(range(FIRST, FIRST + 30 * HOUR))
+    gap = set(range(FIRST + 15 * HOUR, FIRST + 15 * HOUR + MOST_MISSING + 1))
+    assert steps(plan(observed(whole - gap)).starts) == list(range(23))
+    # One frame less missing, and the windows at the end may reach over the gap.
+    early_gap = set(range(FIRST + 1, FIRST + 1 + MOST_MISSING))
+    assert steps(plan(observed(whole - early_gap)).starts) == list(range(23))
+    early_gap.add(FIRST + 1 + MOST_MISSING)
+    assert steps(plan(observed(whole - early_gap)).starts) == list(range(1, 23))
+
+
+def test_frames_astray_make_no_steps_from_nothing():
+    stray = [FIRST - 10_000 * HOUR, FIRST + 10_000 * HOUR]
+    planned = plan(observed([*range(FIRST, FIRST + 30 * HOUR), *stray]))
+    # What is missing of one hour at either end may be filled in, as in any gap.
+    assert steps(planned.starts) == list(range(-1, 24))
+    assert sorted(planned.segments[0].velocity) == list(range(FIRST, FIRST + 30 * HOUR))
+
+
+def test_too_few_frames_are_refused():
+    with pytest.raises(SolaredError, match=r"no window of 640 frames has at most 128 missing \(639 usable dop"):
+        plan(observed(range(FIRST, FIRST + FRAMES - 1)))
+    with pytest.raises(SolaredError, match="at most 128 missing"):
+        plan(observed(range(FIRST, FIRST + 10 * FRAMES, 2)))
+
+
+def test_images_of_the_sun_need_to_know_where_the_region_is():
+    with pytest.raises(SolaredError, match=r"no region.json that says where the region is; write one"):
+        plan(observed(range(FIRST, FIRST + FRAMES), form=IMAGE))
+
+
+def test_segments_carry_their_frames_and_one_neighbour_on_each_side():
+    slots = set(range(FIRST, FIRST + 130 * HOUR)) - {FIRST + 60 * HOUR, FIRST + 60 * HOUR + 1}
+    planned = plan(observed(slots))
+    assert [len(segment.starts) for segment in planned.segments] == [60, 60, 3]
+    second = sorted(planned.segments[1].velocity)
+    assert second[0] == FIRST + 60 * HOUR - 1  # its own first frame is missing
+    assert second[-1] == FIRST + 119 * HOUR + FRAMES - 1
+    assert len(second) == second[-1] - second[0] + 1 - 2
+
+
+def test_a_segment_without_enough_frames_reads_none():
+    slots = set(range(FIRST, FIRST + 200 * HOUR)) - set(range(FIRST + 61 * HOUR, FIRST + 130 * HOUR))
+    planned = plan(observed(slots))
+    assert len(planned.segments[0].velocity) == 61 * HOUR
+    assert planned.segments[1].velocity == {}
+
+
+def test_flux_and_intensity_come_from_the_nearest_frames_of_at_most_half_a_cadence():
+    field = observed([FIRST + 319 - 40, FIRST + 320, FIRST + 321, FIRST + 319, FIRST + 80 + 320 + 40])
+    planned = plan(observed(range(FIRST, FIRST + FRAMES + HOUR)), field)
+    # Slots 319 and 320 are equally near to the middle: the earlier is taken.
+    names = [[int(frame.file.path.stem) - FIRST for frame in frames] for frames in planned.segments[0].field]
+    assert names == [[319, 320, 321], []]
+
+
+def test_cubes_are_steps_of_their_own():
+    velocity = observed(FIRST + 16 * np.array([0, 5, 6, 15, 20]), CUBE, reasons={FIRST + 2 * HOUR: "truncated"})
+    field = observed([FIRST, FIRST + HOUR], CUBE)
+    planned = plan(velocity, field)
+    assert steps(planned.starts) == [0, 1, 2, 3, 4]  # the third cannot be used, the one off the hour is left out
+    assert sorted(planned.segments[0].velocity) == [FIRST, FIRST + HOUR, FIRST + 3 * HOUR, FIRST + 4 * HOUR]
+    assert [len(frames) for frames in planned.segments[0].field] == [1, 1, 0, 0, 0]
+    assert planned.segments[0].field[0][0].plane == 319
+
+
+def test_what_a_timeline_says_of_its_frames():
+    velocity = observed(range(FIRST, FIRST + FRAMES + 2 * HOUR), reasons={FIRST + 100: "QUALITY marks it as bad"})
+    planned = plan(velocity)
+    values = np.ones((3, 6, 63), np.float32)
+    values[1, :4] = np.nan
+    values[2, 4] = np.nan
+    values[0, :, ::9] = np.nan  # beyond the limb is not worth a word
+    reduced = Reduced(values, np.array([3, 200, 0]), ("b.fits", "a.fits", "b.fits"))
+    timeline, processing = assemble(90001, planned, [reduced])
+    assert timeline.times[0] == slot_time(FIRST) + np.timedelta64(14_377_500, "ms")
+    assert processing["interpolated_frames"] == {"0": 3}
+    assert processing["unreadable"] == ["a.fits", "b.fits"]
+    assert processing["frames"]["dopplergram"]["used"] == FRAMES + 2 * HOUR
+    assert [(entry["step"], entry["reasons"]) for entry in processing["unobserved"]] == [
+        (1, ["200 of 640 velocity frames are missing; 1: QUALITY marks it as bad"]),
+        (2, ["no usable magnetogram within 30 minutes of the middle"]),
+    ]
