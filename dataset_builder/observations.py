@@ -237,8 +237,10 @@ def _image(file: ObservationFile) -> Iterator[fits.ImageHDU | fits.CompImageHDU]
 
 
 def _pixels(section: np.ndarray) -> np.ndarray:
-    pixels = np.array(section, dtype=np.float32)
-    pixels[np.isinf(pixels)] = np.nan
+    pixels = np.require(section, dtype=np.float32, requirements="W")
+    # A sum sees to it in one pass that no value is infinite, nor NaN.
+    if not np.isfinite(pixels.sum()):
+        pixels[np.isinf(pixels)] = np.nan
     return pixels
 
 

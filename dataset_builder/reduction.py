@@ -106,17 +106,20 @@ def _sliding_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.n
     slots = range(min(first, *segment.velocity), max(stop, *(slot + 1 for slot in segment.velocity)))
     missing = np.zeros(stop - first, dtype=bool)
     sliding = SlidingBandPower(segment.starts[1] - first if len(segment.starts) > 1 else FRAMES)
-    starts, block = iter(segment.starts), []
+    starts, block, held = iter(segment.starts), None, 0
     for slot, (patch, filled) in zip(slots, reader.stream(segment.velocity, slots), strict=True):
         if not first <= slot < stop:
             continue
         missing[slot - first] = filled
-        block.append(patch)
-        if len(block) == _BLOCK or slot == stop - 1:
-            for maps in sliding.push(np.stack(block)):
+        if block is None:  # made once: taking new memory takes longer than filling it
+            block = np.empty((_BLOCK, *patch.shape), dtype=np.float32)
+        block[held] = patch
+        held += 1
+        if held == _BLOCK or slot == stop - 1:
+            for maps in sliding.push(block[:held]):
                 start = next(starts) - first
                 yield maps, int(missing[start : start + FRAMES].sum())
-            block.clear()
+            held = 0
 
 
 def _cube_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray | None, int]]:
@@ -163,7 +166,7 @@ class _Reader:
             else:
                 planes = self.planes(frame, 1)
                 patch = None if planes is None else planes[0]
-            if patch is not None and not np.isnan(patch).all():
+            if patch is not None and not _is_empty(patch):
                 return tile_means(of_pixels(patch))
         return np.full(NUM_PATCH_TILES, np.nan)
 
@@ -194,7 +197,7 @@ class _Reader:
                 count += 1
             planes = self.planes(frame, count)
             for plane in [None] * count if planes is None else planes:
-                yield None if plane is None or np.isnan(plane).all() else plane
+                yield None if plane is None or _is_empty(plane) else plane
             slot += count
 
     def _image(self, frame: Frame) -> tuple[np.ndarray, Pointing, int] | None:
@@ -205,4 +208,9 @@ class _Reader:
         except SolaredError:
             self.unreadable.append(frame.file.path.name)
             return None
-        return None if np.isnan(pixels).all() else (pixels, pointing, self._mapper.rows(pointing).start)
+        return None if _is_empty(pixels) else (pixels, pointing, self._mapper.rows(pointing).start)
+
+
+def _is_empty(pixels: np.ndarray) -> bool:
+    """Whether nothing was observed; most often the middle row tells that something was."""
+    return bool(np.isnan(pixels[len(pixels) // 2 :][:1]).all() and np.isnan(pixels).all())
