@@ -21,11 +21,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-FRAMES = 640
-CADENCE_S = 45.0
+from dataset_builder.times import SLOT_SECONDS, WINDOW_FRAMES
+
+CADENCE_S = float(SLOT_SECONDS)
 BAND_EDGES_MHZ = ((2, 3), (3, 4), (4, 5), (5, 6))
 
-_DIFFERENCES = FRAMES - 1
+_DIFFERENCES = WINDOW_FRAMES - 1
 _OUTER, _INNER = 9, 71
 # Windows from one that is transformed as a whole to the next.
 _RESET_EVERY = 40
@@ -61,8 +62,8 @@ def band_power(
         ValueError: the cube has another number of frames or axes, or its cadence does not resolve 6 mHz.
     """
     frames, image = _flat(cube, device)
-    if len(frames) != FRAMES:
-        raise ValueError(f"Expected a cube of shape ({FRAMES}, rows, columns), but got {np.shape(cube)}.")
+    if len(frames) != WINDOW_FRAMES:
+        raise ValueError(f"Expected a cube of shape ({WINDOW_FRAMES}, rows, columns), but got {np.shape(cube)}.")
     transform = _Transform(cadence_s, exact_frequencies, density, device)
     power = torch.empty(len(BAND_EDGES_MHZ), frames.shape[1], device=device)
 
@@ -276,7 +277,7 @@ class _Transform:
     def __init__(self, cadence_s: float, exact_frequencies: bool, density: bool, device: str | torch.device):
         bins, weights = _bins_of_bands(cadence_s, exact_frequencies)
         if density:
-            weights = weights / (cadence_s * (_DIFFERENCES if exact_frequencies else FRAMES))
+            weights = weights / (cadence_s * (_DIFFERENCES if exact_frequencies else WINDOW_FRAMES))
         harmonics = np.arange(_OUTER // 2 + 1)
         outer = _phases(np.outer(harmonics, np.arange(_OUTER)) / _OUTER)
         # Real and imaginary part of H[0] .. H[4] in turns, but for the imaginary part of H[0], which is 0.
@@ -302,7 +303,7 @@ class _Transform:
         direct = np.concatenate(direct)
         self._direct = _tensor(np.concatenate([direct, direct[:, :_LONGEST_UPDATE]], axis=1), device)
         # P[k] = (dt^2 / T) |F[k]|^2 with T = 640 dt.
-        self._bands = _tensor(weights[:, np.concatenate(order)] * cadence_s / FRAMES, device)
+        self._bands = _tensor(weights[:, np.concatenate(order)] * cadence_s / WINDOW_FRAMES, device)
         self.rows = rows
 
     def whole(self, differences: torch.Tensor, scratch: "_Scratch", out: torch.Tensor) -> None:
@@ -337,13 +338,13 @@ class _Scratch:
 
 def _bins_of_bands(cadence_s: float, exact_frequencies: bool) -> tuple[np.ndarray, np.ndarray]:
     """The bins that any band holds, and the weights, (4, bins), with which the bands sum them."""
-    duration_s = cadence_s * (_DIFFERENCES if exact_frequencies else FRAMES)
+    duration_s = cadence_s * (_DIFFERENCES if exact_frequencies else WINDOW_FRAMES)
     # Edges in mHz are whole numbers: dividing last keeps the edge at 5 mHz, which is bin 144, exact.
     lower, upper = np.array(BAND_EDGES_MHZ).T * duration_s / 1000
     first = np.ceil(lower).astype(int)
     last = np.ceil(upper).astype(int) - 1 if exact_frequencies else np.floor(upper).astype(int)
     if last[-1] > _DIFFERENCES // 2 or (last <= first).any():
-        raise ValueError(f"{FRAMES} frames {cadence_s} s apart do not resolve the bands from 2 to 6 mHz.")
+        raise ValueError(f"{WINDOW_FRAMES} frames {cadence_s} s apart do not resolve the bands from 2 to 6 mHz.")
     bins = np.arange(first[0], last[-1] + 1)
     inside = (bins >= first[:, None]) & (bins <= last[:, None])
     ends = (bins == first[:, None]) | (bins == last[:, None])

@@ -13,14 +13,11 @@ finishes that first.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from dataset_builder import simulate
 from dataset_builder.publish import CATALOG_PATH, catalog_table, dataset_card, region_facts, statistics
@@ -28,7 +25,7 @@ from dataset_builder.region_folders import region_number
 from dataset_builder.shards import decode_shard, encode_shard, encode_table
 from dataset_builder.sources import Source
 from solared_hf.errors import SolaredError
-from solared_hf.files import remove_leftovers, write_atomically
+from solared_hf.files import locked, remove_leftovers, write_atomically
 from solared_hf.schema import SCHEMA_VERSION
 from solared_hf.splits import SPLITS, published_split
 
@@ -83,7 +80,8 @@ def build_dataset(
     """
     regions, output = source.regions(), Path(output)
     _check_output(output, source.folder, regions)
-    with _locked(output):
+    busy = f"Another build is writing {output}; wait until it has finished, or name another folder."
+    with locked(output / LOCK_NAME, busy):
         staging = output / STAGING_NAME
         remove_leftovers(*_written_folders(output), *_written_folders(staging))
         if (staging / CARD_NAME).exists():  # written last: an earlier build was killed while it moved files
@@ -323,22 +321,3 @@ def _foreign_entries(output: Path) -> list[str]:
     if (output / DATA_FOLDER).is_dir():
         entries += [f"data/{path.name}" for path in (output / DATA_FOLDER).iterdir() if path.name not in SPLITS]
     return sorted(entries)
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Hold the folder's lock; the operating system frees it when a process dies, however it dies."""
-    lock = FileLock(output / LOCK_NAME)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise SolaredError(
-            f"Another build is writing {output}; wait until it has finished, or name another folder."
-        ) from error
-    except OSError as error:
-        raise SolaredError(f"Could not write {output} ({error.strerror or error}); choose another folder.") from error
-    try:
-        yield
-    finally:
-        lock.release()

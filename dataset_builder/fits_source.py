@@ -19,12 +19,13 @@ from tqdm import tqdm
 
 from dataset_builder.cluster import connect
 from dataset_builder.observations import Observations, collect, find_files, scan_files
-from dataset_builder.plan import CADENCES, Plan, Settings, assemble, plan_region
+from dataset_builder.plan import Plan, Settings, assemble, plan_region
 from dataset_builder.reduction import CORRECTIONS, MOST_MISSING, Reduced, Segment, reduce_segment
 from dataset_builder.region_file import OBSERVABLES, read_region_file
 from dataset_builder.region_folders import find_regions, region_number
 from dataset_builder.shards import Shard, source_key
 from dataset_builder.sources import Outcome
+from dataset_builder.times import CADENCES
 from solared_hf.errors import SolaredError
 
 # Raised whenever the same files give other values, so that finished shards are built again.

@@ -16,8 +16,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from dataset_builder.acoustic_power import FRAMES
-from dataset_builder.times import SLOT_SECONDS, parse_time, slot_of
+from dataset_builder.times import HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of
 from solared_hf.errors import SolaredError
 from solared_hf.schema import PATCH_ROWS
 
@@ -25,8 +24,6 @@ from solared_hf.schema import PATCH_ROWS
 IMAGE, PATCHES, CUBE = "image of the Sun", "tracked patches", "cube of one window"
 
 _BAD_QUALITY = 0x80000000
-# From the first frame of a window to its middle.
-_HALF_WINDOW = np.timedelta64(1000 * SLOT_SECONDS * (FRAMES - 1) // 2, "ms")
 # In slots. T_REC names the slot for an observer at 1 au, and light takes up to 9 s more or less to the satellite.
 _LARGEST_SHIFT = 1
 
@@ -120,7 +117,7 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
     cube = "MIDTIME" in header
     spacing = 1
     if cube:
-        first = slot_of(parse_time(header["MIDTIME"]) - _HALF_WINDOW)
+        first = slot_of(parse_time(header["MIDTIME"]) - HALF_WINDOW)
         slots = range(first, first + 1)
     else:
         # T_REC is the slot's nominal time; T_OBS, the time of the observation, stands in for it.
@@ -131,8 +128,8 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
     problem = None
     if len(planes) > 1 or (image and planes):
         problem = f"it has {2 + len(planes)} axes"
-    elif cube and count != FRAMES:
-        problem = f"{count} frames instead of {FRAMES}"
+    elif cube and count != WINDOW_FRAMES:
+        problem = f"{count} frames instead of {WINDOW_FRAMES}"
     elif spacing < 1 or spacing != int(spacing):
         problem = f"CDELT3 is no multiple of {SLOT_SECONDS} s"
     elif _number(header.get("QUALITY", 0)) & _BAD_QUALITY:

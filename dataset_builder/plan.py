@@ -10,16 +10,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from dataset_builder.acoustic_power import FRAMES
 from dataset_builder.observations import CUBE, IMAGE, Frame, Observations
 from dataset_builder.reduction import MOST_MISSING, Reduced, Segment
 from dataset_builder.region_file import OBSERVABLES, RegionFile
-from dataset_builder.times import SLOT_SECONDS, slot_time
+from dataset_builder.times import CADENCES, HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, slot_time
 from solared_hf.errors import SolaredError
 from solared_hf.schema import CHANNELS, POWER_CHANNELS
 from solared_hf.timelines import Timeline
-
-CADENCES = {"1h": 3600, "12min": 720}
 
 # A segment of sliding windows begins with 7 h of frames that the one before has read too: 12 % of 60 h. Cubes overlap
 # anyway, and each is 671 MB.
@@ -27,7 +24,7 @@ _SEGMENT_SLOTS = 60 * 3600 // SLOT_SECONDS
 _CUBES_IN_SEGMENT = 10
 # If the nearest frame of flux or intensity cannot be decoded, the next may be.
 _CANDIDATES = 3
-_MIDDLE = (FRAMES - 1) / 2
+_MIDDLE = (WINDOW_FRAMES - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Settings:
 
     @property
     def cadence_slots(self) -> int:
-        return CADENCES[self.cadence] // SLOT_SECONDS
+        return CADENCES[self.cadence]
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,8 @@ def plan_region(region: RegionFile | None, observations: dict[str, Observations]
     enough = np.flatnonzero(missing <= MOST_MISSING)
     if not len(enough):
         raise SolaredError(
-            f"no window of {FRAMES} frames has at most {MOST_MISSING} missing ({len(slots)} usable dopplergrams); add "
-            "observations until there are some 8 h without a long gap"
+            f"no window of {WINDOW_FRAMES} frames has at most {MOST_MISSING} missing ({len(slots)} usable "
+            "dopplergrams); add observations until there are some 8 h without a long gap"
         )
     steps = slice(enough[0], enough[-1] + 1)
     starts, missing = starts[steps], missing[steps]
@@ -102,16 +99,16 @@ def plan_region(region: RegionFile | None, observations: dict[str, Observations]
 def _window_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Starts of the windows between the first and the last frame, and how many frames each misses."""
     first, last, cadence = slots[0], slots[-1], settings.cadence_slots
-    starts = np.arange(-(-first // cadence) * cadence, last - FRAMES + 2, cadence)
-    seen = np.searchsorted(slots, starts + FRAMES) - np.searchsorted(slots, starts)
-    return starts, FRAMES - seen
+    starts = np.arange(-(-first // cadence) * cadence, last - WINDOW_FRAMES + 2, cadence)
+    seen = np.searchsorted(slots, starts + WINDOW_FRAMES) - np.searchsorted(slots, starts)
+    return starts, WINDOW_FRAMES - seen
 
 
 def _cube_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Starts of the cubes, usable or not, that lie on the cadence of the first."""
     starts = np.array(sorted({*velocity.frames, *velocity.reasons}))
     starts = starts[(starts - slots[0]) % settings.cadence_slots == 0]
-    return starts, np.where(np.isin(starts, slots), 0, FRAMES)
+    return starts, np.where(np.isin(starts, slots), 0, WINDOW_FRAMES)
 
 
 def _segment(
@@ -127,9 +124,9 @@ def _segment(
         needed = [slot for slot in starts.tolist() if slot in velocity.frames]
     elif missing.min() <= MOST_MISSING:
         # One frame more on each side, for the interpolation of what is missing at the ends; not from another day.
-        stop = starts[-1] + FRAMES
-        around = slots[np.searchsorted(slots, starts[0] - FRAMES) : np.searchsorted(slots, stop + FRAMES)]
-        first = max(np.searchsorted(around, starts[0], side="right") - 1, 0)
+        begin, stop = starts[0], starts[-1] + WINDOW_FRAMES
+        around = slots[(slots >= begin - WINDOW_FRAMES) & (slots < stop + WINDOW_FRAMES)]
+        first = max(np.searchsorted(around, begin, side="right") - 1, 0)
         needed = around[first : np.searchsorted(around, stop - 1) + 1].tolist()
     else:
         needed = []
@@ -174,15 +171,14 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
     """
     values = np.concatenate([segment.values for segment in reduced])
     missing = np.concatenate([segment.missing for segment in reduced])
-    # Half milliseconds do not occur: a window's middle is a multiple of 22.5 s.
-    times = slot_time(plan.starts) + np.timedelta64(int(1000 * SLOT_SECONDS * _MIDDLE), "ms")
+    times = slot_time(plan.starts) + HALF_WINDOW
     unobserved = []
     for step, step_values in enumerate(values):
         reasons = _reasons(plan, step, int(missing[step]), step_values)
         if reasons:
             unobserved.append({"step": step, "time_tai": str(times[step]), "reasons": reasons})
     processing = {
-        "window": {"frames": FRAMES, "most_missing": MOST_MISSING},
+        "window": {"frames": WINDOW_FRAMES, "most_missing": MOST_MISSING},
         "settings": asdict(plan.settings),
         "frames": {
             observable: {"used": len(observed.frames), "set_aside": observed.rejected}
@@ -203,13 +199,13 @@ def _reasons(plan: Plan, step: int, missing: int, values: np.ndarray) -> list[st
     reasons = []
     if missing > MOST_MISSING:
         velocity, start = plan.observations["dopplergram"], int(plan.starts[step])
-        slots = [start] if velocity.form == CUBE else range(start, start + FRAMES)
+        slots = [start] if velocity.form == CUBE else range(start, start + WINDOW_FRAMES)
         known = Counter(velocity.reasons[slot] for slot in slots if slot in velocity.reasons)
         details = "".join(f"; {count}: {reason}" for reason, count in sorted(known.items()))
-        reasons.append(f"{missing} of {FRAMES} velocity frames are missing{details}")
+        reasons.append(f"{missing} of {WINDOW_FRAMES} velocity frames are missing{details}")
     elif np.isnan(values[: len(POWER_CHANNELS)]).all():
         reasons.append("no tile has enough observed pixels")
-    minutes = CADENCES[plan.settings.cadence] / 120
+    minutes = plan.settings.cadence_slots * SLOT_SECONDS / 120
     for observable, channel in zip(OBSERVABLES[1:], CHANNELS[len(POWER_CHANNELS) :], strict=True):
         if np.isnan(values[CHANNELS.index(channel)]).all():
             reasons.append(f"no usable {observable} within {minutes:g} minutes of the middle")

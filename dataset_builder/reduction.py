@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset_builder.acoustic_power import FRAMES, SlidingBandPower, band_power
+from dataset_builder.acoustic_power import SlidingBandPower, band_power
 from dataset_builder.observations import CUBE, IMAGE, Frame, ObservationFile, read_image, read_planes
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.times import WINDOW_FRAMES
 from dataset_builder.tracking import PatchMapper, Pointing, Trajectory, interpolate_missing, track
 from solared_hf.errors import SolaredError
 from solared_hf.schema import NUM_PATCH_TILES, POWER_CHANNELS
 
 # An eclipse takes up to 72 minutes, 96 frames. Each interpolated frame takes about its share of the power.
-MOST_MISSING = FRAMES // 5
+MOST_MISSING = WINDOW_FRAMES // 5
 
 CORRECTIONS = ("latitude_background", "none")
 
@@ -83,7 +84,7 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
     """
     reader = _Reader(segment)
     power = np.full((len(segment.starts), len(POWER_CHANNELS), NUM_PATCH_TILES), np.nan)
-    missing = np.full(len(segment.starts), FRAMES)
+    missing = np.full(len(segment.starts), WINDOW_FRAMES)
     windows = _cube_windows if segment.form == CUBE else _sliding_windows
     for step, (maps, count) in enumerate(windows(segment, reader) if segment.velocity else ()):
         missing[step] = count
@@ -101,11 +102,11 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
 
 def _sliding_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray, int]]:
     """Band power maps of each step's window, and how many of its frames were missing."""
-    first, stop = segment.starts[0], segment.starts[-1] + FRAMES
+    first, stop = segment.starts[0], segment.starts[-1] + WINDOW_FRAMES
     # A frame that is missing at an end of the segment is interpolated with a neighbour beyond it.
     slots = range(min(first, *segment.velocity), max(stop, *(slot + 1 for slot in segment.velocity)))
     missing = np.zeros(stop - first, dtype=bool)
-    sliding = SlidingBandPower(segment.starts[1] - first if len(segment.starts) > 1 else FRAMES)
+    sliding = SlidingBandPower(segment.starts[1] - first if len(segment.starts) > 1 else WINDOW_FRAMES)
     starts, block, held = iter(segment.starts), None, 0
     for slot, (patch, filled) in zip(slots, reader.stream(segment.velocity, slots), strict=True):
         if not first <= slot < stop:
@@ -118,16 +119,16 @@ def _sliding_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.n
         if held == _BLOCK or slot == stop - 1:
             for maps in sliding.push(block[:held]):
                 start = next(starts) - first
-                yield maps, int(missing[start : start + FRAMES].sum())
+                yield maps, int(missing[start : start + WINDOW_FRAMES].sum())
             held = 0
 
 
 def _cube_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray | None, int]]:
     for start in segment.starts:
         frame = segment.velocity.get(start)
-        cube = None if frame is None else reader.planes(frame, FRAMES)
+        cube = None if frame is None else reader.planes(frame, WINDOW_FRAMES)
         if cube is None:
-            yield None, FRAMES
+            yield None, WINDOW_FRAMES
             continue
         empty = np.isnan(cube).all(axis=(1, 2))
         if 0 < empty.sum() <= MOST_MISSING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from dataset_builder.acoustic_power import CADENCE_S, FRAMES
+from dataset_builder.acoustic_power import CADENCE_S
 from dataset_builder.region_file import OBSERVABLES, RegionFile, write_region_file
 from dataset_builder.simulate import SIMULATED_REGIONS, disk_longitude, start_time
 from dataset_builder.simulate_observations import (
@@ -22,6 +22,7 @@ from dataset_builder.simulate_observations import (
     Observations,
     simulate_observations,
 )
+from dataset_builder.times import WINDOW_FRAMES
 from solared_hf.files import write_atomically
 from solared_hf.schema import PATCH_ROWS
 
@@ -130,13 +131,13 @@ def _frames(observations: Observations, observable: str) -> _Files:
 def _cubes(observations: Observations, observable: str) -> _Files:
     steps = len(observations.magnetogram)
     for step in range(steps):
-        frames = FRAMES_PER_STEP * step + np.arange(FRAMES)
+        frames = FRAMES_PER_STEP * step + np.arange(WINDOW_FRAMES)
         if observable == "dopplergram":
             cube = observations.velocity[frames]
         else:
             hourly = np.rint((frames - FIELD_FRAME) / FRAMES_PER_STEP).astype(int).clip(0, steps - 1)
             cube = getattr(observations, observable)[hourly]
-        middle = observations.times[frames[0]] + (FRAMES - 1) * _FRAME_SPACING // 2
+        middle = observations.times[frames[0]] + (WINDOW_FRAMES - 1) * _FRAME_SPACING // 2
         hdu = fits.PrimaryHDU(cube)
         hdu.header["BUNIT"] = _SCALING[observable][2]
         _describe_patch(hdu.header, observations, middle)

@@ -30,7 +30,7 @@ import numpy as np
 import scipy.fft
 import scipy.special
 
-from dataset_builder.acoustic_power import CADENCE_S, FRAMES
+from dataset_builder.acoustic_power import CADENCE_S
 from dataset_builder.simulate import (
     FIRST_SIMULATED,
     GAP_REGION,
@@ -48,12 +48,13 @@ from dataset_builder.simulate import (
     start_time,
 )
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.times import HALF_WINDOW, WINDOW_FRAMES
 from dataset_builder.tracking import Trajectory
 from solared_hf.schema import PATCH_COLUMNS, PATCH_ROWS
 
 FRAMES_PER_STEP = 80
 # The frame that a step takes flux and intensity from is the first after the middle of its window, on the full hour.
-FIELD_FRAME = FRAMES // 2
+FIELD_FRAME = WINDOW_FRAMES // 2
 ECLIPSE_FRAMES = 200
 SHORT_RUN_REGION, SHORT_RUN_FRAMES = FIRST_SIMULATED + 1, 30
 
@@ -62,10 +63,9 @@ TILE_DEGREES = 56 * 0.06
 CENTRE_TILES = 256 / 56
 OBSERVER_LATITUDE = -5.0
 
-_DIFFERENCES = FRAMES - 1
+_DIFFERENCES = WINDOW_FRAMES - 1
 # First and last bin of 2-3, 3-4, 4-5 and 5-6 mHz as published, stated here again: a truth asks nobody.
 _BANDS = ((58, 86), (87, 115), (116, 144), (144, 172))
-_HALF_WINDOW = np.timedelta64(round(1000 * CADENCE_S * _DIFFERENCES / 2), "ms")
 
 # From 1.5 to 7 mHz.
 _MODE_BINS = (43, 202)
@@ -133,8 +133,8 @@ def simulate_observations(ar_number: int, seed: int = 0, steps: int = 240, pixel
     """
     truth = _Truth(ar_number, seed, steps, pixels)
     random = np.random.default_rng([seed, ar_number, 3])
-    frames = FRAMES_PER_STEP * (steps - 1) + FRAMES
-    start = start_time(ar_number) - _HALF_WINDOW
+    frames = FRAMES_PER_STEP * (steps - 1) + WINDOW_FRAMES
+    start = start_time(ar_number) - HALF_WINDOW
     missing, bad = _dropouts(random, ar_number, steps, frames)
 
     velocity = _velocity(random, truth, frames)
@@ -183,7 +183,7 @@ def expected_timeline(ar_number: int, seed: int = 0, steps: int = 240, pixels: i
     # Amplitudes run straight from hour to hour, so over each the mean of their square is that of these three.
     first, second = at_hours[:-1], at_hours[1:]
     over_hours = (first + np.sqrt(first * second) + second) / 3
-    hours_per_window = FRAMES // FRAMES_PER_STEP
+    hours_per_window = WINDOW_FRAMES // FRAMES_PER_STEP
     windows = np.lib.stride_tricks.sliding_window_view(over_hours, hours_per_window, axis=0).mean(axis=-1)
     power = band_mode_power()[:, None, None] * windows
 
@@ -205,7 +205,7 @@ def band_mode_power() -> np.ndarray:
     [1.61, 4.5, 2.55, 1.34]
     """
     bins, amplitudes = _mode_lines()
-    power = CADENCE_S / FRAMES * (_DIFFERENCES * amplitudes * np.sin(np.pi * bins / _DIFFERENCES)) ** 2
+    power = CADENCE_S / WINDOW_FRAMES * (_DIFFERENCES * amplitudes * np.sin(np.pi * bins / _DIFFERENCES)) ** 2
     ends = [np.where(np.isin(bins, band), 0.5, 1.0) for band in _BANDS]
     return np.array([(power * share)[_lines_of_band(bins) == band].sum() for band, share in enumerate(ends)])
 
@@ -229,7 +229,7 @@ class _Truth:
         self.rows, self.columns = (axis - 0.5 for axis in np.meshgrid(corner - 1, corner, indexing="ij"))
         self._offset = np.radians(TILE_DEGREES * (corner - CENTRE_TILES))
         # On the full hours of the windows' frames, the last one included.
-        self.window_hours = np.arange(steps + FRAMES // FRAMES_PER_STEP) - (_DIFFERENCES / 2) / FRAMES_PER_STEP
+        self.window_hours = np.arange(steps + WINDOW_FRAMES // FRAMES_PER_STEP) - (_DIFFERENCES / 2) / FRAMES_PER_STEP
         self.field_hours = np.arange(steps) + (FIELD_FRAME - _DIFFERENCES / 2) / FRAMES_PER_STEP
 
     def field(self, hours: np.ndarray, lead: float = 0.0) -> np.ndarray:
@@ -278,7 +278,7 @@ def _mode_lines() -> tuple[np.ndarray, np.ndarray]:
     bins = np.arange(*_MODE_BINS)
     frequency = bins / (_DIFFERENCES * CADENCE_S)
     shape = 1 / np.sqrt(1 + ((frequency - _MODE_PEAK_HZ) / _MODE_WIDTH_HZ) ** 2)
-    power = CADENCE_S / FRAMES * (_DIFFERENCES * shape * np.sin(np.pi * bins / _DIFFERENCES)) ** 2
+    power = CADENCE_S / WINDOW_FRAMES * (_DIFFERENCES * shape * np.sin(np.pi * bins / _DIFFERENCES)) ** 2
     first, last = _BANDS[1]
     inside = (bins >= first) & (bins <= last)
     return bins, shape * np.sqrt(_MODE_POWER_3_4MHZ / np.trapezoid(power[inside]))

@@ -1,4 +1,4 @@
-"""The times that HMI headers state, and the 45 s slots they fall into; naive TAI everywhere."""
+"""The times that HMI headers state, and the 45 s slots, windows and steps they fall into; naive TAI everywhere."""
 
 import re
 
@@ -7,6 +7,12 @@ import numpy as np
 from solared_hf.errors import SolaredError
 
 SLOT_SECONDS = 45
+# Each step stands for the 640 frames, 8 h, around its time.
+WINDOW_FRAMES = 640
+# From the first of them to that time, which lies between frames 319 and 320.
+HALF_WINDOW = np.timedelta64(1000 * SLOT_SECONDS * (WINDOW_FRAMES - 1) // 2, "ms")
+# What a cadence of steps is called, and how many slots it is.
+CADENCES = {"1h": 3600 // SLOT_SECONDS, "12min": 720 // SLOT_SECONDS}
 
 _EPOCH = np.datetime64("1993-01-01", "ms")
 _MILLISECOND = np.timedelta64(1, "ms")

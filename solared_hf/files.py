@@ -2,7 +2,11 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from solared_hf.errors import SolaredError
 
@@ -39,6 +43,29 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
             f"Could not write {path} ({error.strerror or error}); make room or choose another folder and run the same "
             "command again: finished files were kept."
         ) from error
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`; the operating system frees it when a process dies, however it dies.
+
+    Raises:
+        SolaredError: another process holds it, which `busy` says; or the folder cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SolaredError(busy) from error
+    except OSError as error:
+        raise SolaredError(
+            f"Could not write {path.parent} ({error.strerror or error}); choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(*folders: Path) -> None:

@@ -3,13 +3,17 @@
 import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import sunpy.data.test
 from matplotlib.image import imread
 
 from solared_hf.cli import main
+from tests.dataset_builder.jsoc.case import HELD, REGION, write_catalog
+from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -37,6 +41,8 @@ def newcomer(tmp_path_factory):
         for option, value in {"max_steps": "4", "eval_steps": "2", "save_steps": "2"}.items():
             patch.setitem(training, option, value)
         assert solared("solared quickstart") == 0
+        # The second quickstart, of published files, takes the place of the first.
+        shutil.copytree("runs/quickstart/simulated_sun/AR90001", "observed/AR90001")
         yield folder
 
 
@@ -81,11 +87,22 @@ def test_commands(newcomer, simulated_published, command):
     if command.startswith("make "):
         target = command.split()[1]
         assert f"\n{target}:" in (REPOSITORY / "Makefile").read_text()
-    elif command.startswith("solared build"):
+    elif command.startswith("solared build --source published"):
         # The published files are not here; simulated ones have the same form.
-        run = command.replace("published", "simulated").replace("DIR", str(simulated_published))
-        assert solared(run) == 0
+        assert solared(command.replace("DIR", str(simulated_published))) == 0
         assert (newcomer / "solared" / "README.md").is_file()
+    elif command.startswith("solared build --source fits"):
+        shutil.copytree(newcomer / "observed" / "AR90001", newcomer / "RAW" / "AR90001")
+        assert solared(command) == 0
+        assert (newcomer / "regions" / "README.md").is_file()
+    elif command.startswith("solared select"):
+        assert solared(command.replace("DIR", str(Path(sunpy.data.test.rootdir) / "SRS"))) == 0
+        # None of those few days' regions was seen to emerge.
+        assert not any(pq.read_table(newcomer / "catalog.parquet")["selected"].to_pylist())
+    elif command.startswith("solared download"):
+        write_catalog(newcomer / "catalog.parquet", [REGION])
+        with LoopbackJsoc(set(HELD)) as jsoc:
+            assert solared(f"{command} --server {jsoc.url}") == 0
     elif command.startswith("solared train"):
         # Only that it is understood: a published recipe takes hours here.
         _, _, arguments = command.partition("solared train ")

@@ -16,24 +16,23 @@ Everything can be interrupted. A file that bears its final name is whole. The or
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import drms
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from dataset_builder.jsoc.plan import CADENCES, RegionPlan, frame_path, plan_regions, read_catalog, without_file
+from dataset_builder.jsoc.plan import RegionPlan, frame_path, plan_regions, read_catalog, without_file
 from dataset_builder.jsoc.plan import cutout as cutout_process
 from dataset_builder.jsoc.server import PUBLIC_SERVER, SERIES, ExportFailed, Jsoc, chunks
 from dataset_builder.jsoc.transfer import DEFAULT_PATIENCE, Damaged, Gone, Patience, check_frame, fetch, writing
 from dataset_builder.region_file import write_region_file
+from dataset_builder.times import CADENCES
 from solared_hf.errors import SolaredError
-from solared_hf.files import write_atomically
+from solared_hf.files import locked, write_atomically
 
 NO_BAR = partial(tqdm, disable=True)
 
@@ -92,7 +91,8 @@ def download_regions(
     plan = partial(plan_regions, jsoc, regions, output, CADENCES[cadence], full_disk, say, progress)
     if dry_run:
         return DownloadReport(plan())
-    with _locked(output):
+    busy = f"Another download is writing {output}, and JSOC asks for one at a time; wait until it has finished."
+    with locked(output / LOCK_NAME, busy):
         jsoc.check_email(email)
         plans = plan()
         with progress(total=sum(plan.files_missing for plan in plans), unit="file", smoothing=0.05) as bar:
@@ -210,21 +210,3 @@ class _RegionDownload:
         with writing(self._orders):
             if self._orders.exists():
                 shutil.rmtree(self._orders)
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Hold the folder's lock; the operating system frees it when a process dies, however it dies."""
-    lock = FileLock(output / LOCK_NAME)
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise SolaredError(
-                f"Another download is writing {output}, and JSOC asks for one at a time; wait until it has finished."
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -14,17 +14,14 @@ from astropy.time import Time
 from sunpy.coordinates import get_earth, sun
 from tqdm import tqdm
 
-from dataset_builder.acoustic_power import FRAMES
 from dataset_builder.catalog import selection_features
 from dataset_builder.jsoc.server import SERIES, Jsoc, jsoc_time
 from dataset_builder.region_file import RegionFile
-from dataset_builder.times import SLOT_SECONDS, parse_time, slot_of, slot_time
+from dataset_builder.times import SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of, slot_time
 from dataset_builder.tracking import HMI_SOLAR_RADIUS, PatchMapper, Pointing, Trajectory
 from solared_hf.errors import SolaredError
 
 DAYS = 10
-# What a cadence of steps is called, and how many slots it is.
-CADENCES = {"1h": 3600 // SLOT_SECONDS, "12min": 720 // SLOT_SECONDS}
 
 _HOUR = 3600 // SLOT_SECONDS
 _DAY = 24 * _HOUR
@@ -174,7 +171,7 @@ def region_slots(trajectory: Trajectory) -> range:
             f"Carrington longitude {trajectory.carrington_longitude:g} is behind the Sun at {trajectory.t0} TAI, when "
             "a region is said to have emerged there; make the catalog again."
         )
-    length = DAYS * _DAY + FRAMES
+    length = DAYS * _DAY + WINDOW_FRAMES
     first = round((np.interp(turns, past, earth.slots) - length / 2) / _HOUR) * _HOUR
     return range(first, first + length)
 
@@ -269,7 +266,7 @@ def _plan_region(
     """The plan of one region; `full_bytes` remembers how large full images of an observable are."""
     slots = region_slots(region.trajectory)
     # There are as many frames before the frame in the middle of a window as from it on.
-    middles = np.arange(slots.start + FRAMES // 2, slots.stop - FRAMES // 2, cadence)
+    middles = np.arange(slots.start + WINDOW_FRAMES // 2, slots.stop - WINDOW_FRAMES // 2, cadence)
     box = cutout(region.trajectory, np.array(slots[:1]))["im_patch"]
     share = 1.0 if full_disk else box["width"] * box["height"] / _ARCSEC_A_PIXEL**2 / _PIXELS_ON_DISK
     wanted, missing, bad, absent, size = {}, {}, 0, 0, 0.0

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from scipy.fft import rfft
 
-from dataset_builder.acoustic_power import CADENCE_S, FRAMES, SlidingBandPower, band_power
+from dataset_builder.acoustic_power import CADENCE_S, SlidingBandPower, band_power
+from dataset_builder.times import WINDOW_FRAMES
 
 BANDS = ((58, 86), (87, 115), (116, 144), (144, 172))
 SIDE = 512
@@ -31,18 +32,18 @@ WINDOW_FLOP = 2 * (9 * 639 + 2 * (13 * 71 + 102 * 142))
 HOUR_BYTES = 4 * (3 * HOUR + 2 * SUMS)
 # By method: steps in a call, then floating point operations and bytes a step and pixel.
 OURS = {
-    "one window": (1, WINDOW_FLOP, 4 * FRAMES),
+    "one window": (1, WINDOW_FLOP, 4 * WINDOW_FRAMES),
     "hourly": (1, 2 * SUMS * HOUR, HOUR_BYTES),
     "12 minutes": (5, 2 * SUMS * HOUR // 5, HOUR_BYTES // 5),
 }
 
 
 def looped(cube: np.ndarray) -> np.ndarray:
-    frames = cube.reshape(FRAMES, -1)
+    frames = cube.reshape(WINDOW_FRAMES, -1)
     result = np.empty((len(BANDS), frames.shape[1]))
     for pixel in range(frames.shape[1]):
         transform = np.fft.fft(np.diff(frames[:, pixel]))
-        power = CADENCE_S / FRAMES * np.abs(transform) ** 2
+        power = CADENCE_S / WINDOW_FRAMES * np.abs(transform) ** 2
         for band, (first, last) in enumerate(BANDS):
             result[band, pixel] = np.trapezoid(power[first : last + 1])
     return result.reshape(len(BANDS), *cube.shape[1:])
@@ -50,7 +51,7 @@ def looped(cube: np.ndarray) -> np.ndarray:
 
 def batched(cube: np.ndarray) -> np.ndarray:
     transform = rfft(np.diff(cube, axis=0), axis=0, workers=-1)
-    power = CADENCE_S / FRAMES * (transform.real**2 + transform.imag**2)
+    power = CADENCE_S / WINDOW_FRAMES * (transform.real**2 + transform.imag**2)
     return np.stack([np.trapezoid(power[first : last + 1], axis=0) for first, last in BANDS])
 
 
@@ -62,7 +63,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 def main() -> None:
     random = np.random.default_rng(0)
-    cube = 200 * random.standard_normal((FRAMES, SIDE, SIDE), dtype=np.float32)
+    cube = 200 * random.standard_normal((WINDOW_FRAMES, SIDE, SIDE), dtype=np.float32)
     sample = np.ascontiguousarray(cube[:, : LOOPED_PIXELS // SIDE])
     expected = looped(sample)
     assert np.allclose(band_power(sample), expected, rtol=1e-5)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builder.acoustic_power import FRAMES, SlidingBandPower, band_power
+from dataset_builder.acoustic_power import SlidingBandPower, band_power
+from dataset_builder.times import WINDOW_FRAMES
 
 CADENCE = 45.0
 # First and last bin of 2-3, 3-4, 4-5 and 5-6 mHz; k/28800 s as published, k/28755 s exactly.
@@ -27,13 +28,13 @@ def reference(cube: np.ndarray) -> np.ndarray:
 def power_of_bins(velocity: np.ndarray, cadence: float = CADENCE) -> np.ndarray:
     velocity = velocity.astype(np.float64)
     difference = velocity[1:] - velocity[:-1]
-    return cadence**2 / (FRAMES * cadence) * np.abs(np.fft.fft(difference)) ** 2
+    return cadence**2 / (WINDOW_FRAMES * cadence) * np.abs(np.fft.fft(difference)) ** 2
 
 
 def references(stream: np.ndarray, step: int) -> np.ndarray:
     """Every window of the stream on its own, (windows, 4, rows, columns)."""
-    starts = range(0, len(stream) - FRAMES + 1, step)
-    return np.array([reference(stream[start : start + FRAMES]) for start in starts])
+    starts = range(0, len(stream) - WINDOW_FRAMES + 1, step)
+    return np.array([reference(stream[start : start + WINDOW_FRAMES]) for start in starts])
 
 
 def observations(frames: int, rows: int = 3, columns: int = 4, seed: int = 0) -> np.ndarray:
@@ -61,7 +62,7 @@ def assert_equal_power(actual, expected, rtol=1e-5):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_one_window_equals_the_reference(device):
-    cube = observations(FRAMES)
+    cube = observations(WINDOW_FRAMES)
     power = band_power(cube, device=device)
     assert power.shape == (4, 3, 4)
     assert power.dtype == np.float32
@@ -72,7 +73,7 @@ def test_one_window_equals_the_reference(device):
 @pytest.mark.parametrize("step", [1, 16, 80, 640, 700])
 def test_every_window_of_a_stream_equals_the_reference(step, device):
     windows = max(5, 720 // step) if step < 640 else 4
-    stream = observations(FRAMES + (windows - 1) * step + step // 2, rows=2, columns=2)
+    stream = observations(WINDOW_FRAMES + (windows - 1) * step + step // 2, rows=2, columns=2)
     power = SlidingBandPower(step, device=device).push(stream)
     assert power.shape == (windows, 4, 2, 2)
     assert power.dtype == np.float32
@@ -97,14 +98,17 @@ def test_a_push_gives_the_windows_that_it_completes():
 
 
 def test_the_same_pushes_give_the_same_bits_on_any_number_of_threads():
-    stream = observations(FRAMES + 100, rows=40, columns=60)
+    stream = observations(WINDOW_FRAMES + 100, rows=40, columns=60)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 1, 3):
             torch.set_num_threads(threads)
             results.append(
-                (band_power(stream[:FRAMES]), push_in_parts(SlidingBandPower(16), stream, [FRAMES, 40, 1, 59]))
+                (
+                    band_power(stream[:WINDOW_FRAMES]),
+                    push_in_parts(SlidingBandPower(16), stream, [WINDOW_FRAMES, 40, 1, 59]),
+                )
             )
             assert torch.get_num_threads() == threads
     finally:
@@ -115,43 +119,43 @@ def test_the_same_pushes_give_the_same_bits_on_any_number_of_threads():
 
 
 def test_more_pixels_than_are_worked_on_at_once():
-    cube = observations(FRAMES + 160)
+    cube = observations(WINDOW_FRAMES + 160)
     wide = np.tile(cube, (1, 7, 100))[:, :20]
     expected = np.tile(references(cube, 80), (1, 1, 7, 100))[:, :, :20]
-    assert_equal_power(band_power(wide[:FRAMES]), expected[0])
-    assert_equal_power(push_in_parts(SlidingBandPower(80), wide, [FRAMES, 80, 80]), expected)
+    assert_equal_power(band_power(wide[:WINDOW_FRAMES]), expected[0])
+    assert_equal_power(push_in_parts(SlidingBandPower(80), wide, [WINDOW_FRAMES, 80, 80]), expected)
 
 
 def test_many_steps_do_not_drift_even_where_the_oscillations_fade():
     step, windows = 16, 130
-    stream = observations(FRAMES + (windows - 1) * step, rows=1, columns=3)
+    stream = observations(WINDOW_FRAMES + (windows - 1) * step, rows=1, columns=3)
     fading = np.geomspace(1, 0.1, len(stream))[:, None, None]
     stream = ((stream - 2000) * fading + 2000).astype(np.float32)
-    power = push_in_parts(SlidingBandPower(step), stream, [FRAMES] + [step] * (windows - 1))
+    power = push_in_parts(SlidingBandPower(step), stream, [WINDOW_FRAMES] + [step] * (windows - 1))
     assert_equal_power(power, references(stream, step))
 
 
 def test_a_wave_is_found_in_its_band_with_its_power():
     """|F|^2 of the difference of A sin(2 pi f t) is (639 A sin(pi f dt))^2 at its own frequency."""
     power = band_power(wave_at_bin(100, amplitude=50.0) + 2000)[:, 0, 0]
-    expected = CADENCE / FRAMES * (639 * 50.0 * np.sin(np.pi * 100 / 639)) ** 2
+    expected = CADENCE / WINDOW_FRAMES * (639 * 50.0 * np.sin(np.pi * 100 / 639)) ** 2
     assert power[1] == pytest.approx(expected, rel=1e-3)
     assert power[[0, 2, 3]].max() < 1e-4 * expected
 
 
 def wave_at_bin(number: int, amplitude: float) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * number / 639 * np.arange(FRAMES)))[:, None, None]
+    return (amplitude * np.sin(2 * np.pi * number / 639 * np.arange(WINDOW_FRAMES)))[:, None, None]
 
 
 def test_rotation_and_a_moving_satellite_leak_less_than_a_ten_thousandth():
-    time = np.arange(FRAMES)[:, None, None] * CADENCE
+    time = np.arange(WINDOW_FRAMES)[:, None, None] * CADENCE
     phases = np.linspace(0, 2 * np.pi, 12).reshape(1, 3, 4)
     motion = 2000 + 3000 * np.sin(2 * np.pi * time / 86164 + phases)
-    assert (band_power(motion) < 9e-5 * band_power(observations(FRAMES))).all()
+    assert (band_power(motion) < 9e-5 * band_power(observations(WINDOW_FRAMES))).all()
 
 
 def test_exact_frequencies_give_each_bin_to_the_one_band_that_holds_it():
-    cube = observations(FRAMES, rows=1, columns=1)
+    cube = observations(WINDOW_FRAMES, rows=1, columns=1)
     power = power_of_bins(cube[:, 0, 0])
     exact = band_power(cube, exact_frequencies=True)[:, 0, 0]
     for band, (first, last) in enumerate(EXACT_BINS):
@@ -175,7 +179,7 @@ def test_a_wave_between_two_bands_is_only_whole_with_exact_frequencies():
 
 @pytest.mark.parametrize(("exact", "spacing_hz"), [(False, 1 / 28800), (True, 1 / 28755)])
 def test_density_is_integrated_over_frequency(exact, spacing_hz):
-    stream = observations(FRAMES + 80)
+    stream = observations(WINDOW_FRAMES + 80)
     per_hz = SlidingBandPower(80, exact_frequencies=exact).push(stream)
     integrated = SlidingBandPower(80, exact_frequencies=exact, density=True).push(stream)
     assert_equal_power(integrated, per_hz * spacing_hz, rtol=1e-6)
@@ -185,7 +189,7 @@ def test_density_is_integrated_over_frequency(exact, spacing_hz):
 
 def test_bands_follow_the_cadence():
     """At 60 s the bins are 1/38400 s apart: 2-3 mHz are bins 77 to 115."""
-    cube = observations(FRAMES, rows=1, columns=1)
+    cube = observations(WINDOW_FRAMES, rows=1, columns=1)
     power = power_of_bins(cube[:, 0, 0], cadence=60.0)
     expected = [
         np.trapezoid(power[first : last + 1]) for first, last in [(77, 115), (116, 153), (154, 192), (192, 230)]
@@ -199,22 +203,27 @@ def test_bands_follow_the_cadence():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("frame", [0, 638, 639, 640, 700, 799])
 def test_a_bad_pixel_is_nan_for_exactly_the_windows_that_hold_its_frame(frame, bad):
-    stream = observations(FRAMES + 8 * 100, rows=2)
+    stream = observations(WINDOW_FRAMES + 8 * 100, rows=2)
     expected = references(stream, 100)
     stream[frame, 1, 2] = bad
-    for counts in ([len(stream)], [FRAMES, 100, 60, 640], [frame, len(stream) - frame][frame == 0 :], [360] * 4):
+    for counts in (
+        [len(stream)],
+        [WINDOW_FRAMES, 100, 60, 640],
+        [frame, len(stream) - frame][frame == 0 :],
+        [360] * 4,
+    ):
         power = push_in_parts(SlidingBandPower(100), stream, counts)
         for window, start in enumerate(range(0, 801, 100)):
-            held = start <= frame < start + FRAMES
+            held = start <= frame < start + WINDOW_FRAMES
             assert np.isnan(power[window, :, 1, 2]).all() == held
             assert np.isnan(power[window]).sum() == 4 * held
             good = ~np.isnan(power[window])
             assert_equal_power(power[window][good], expected[window][good])
-    assert np.isnan(band_power(stream[:FRAMES])[:, 1, 2]).all() == (frame < FRAMES)
+    assert np.isnan(band_power(stream[:WINDOW_FRAMES])[:, 1, 2]).all() == (frame < WINDOW_FRAMES)
 
 
 def test_pixels_without_data_stay_nan_beside_others():
-    stream = observations(FRAMES + 300)
+    stream = observations(WINDOW_FRAMES + 300)
     expected = references(stream, 50)
     stream[:, 0, 0] = np.nan
     power = push_in_parts(SlidingBandPower(50), stream, [300, 340, 50, 250])
@@ -223,20 +232,20 @@ def test_pixels_without_data_stay_nan_beside_others():
 
 
 def test_frames_of_other_types_and_layouts_are_taken(recwarn):
-    cube = observations(FRAMES + 1).round()
+    cube = observations(WINDOW_FRAMES + 1).round()
     read_only = cube.copy()
     read_only.flags.writeable = False
     expected = SlidingBandPower(1).push(cube)
     for other in (cube.astype(">f4"), cube.astype(np.int16), cube.astype(float), np.asfortranarray(cube), read_only):
         before = other.copy()
         np.testing.assert_array_equal(SlidingBandPower(1).push(other), expected)
-        np.testing.assert_array_equal(band_power(other[:FRAMES]), band_power(cube[:FRAMES]))
+        np.testing.assert_array_equal(band_power(other[:WINDOW_FRAMES]), band_power(cube[:WINDOW_FRAMES]))
         np.testing.assert_array_equal(other, before)
     assert not recwarn.list
 
 
 def test_frames_may_be_overwritten_after_a_push():
-    stream = observations(FRAMES + 80)
+    stream = observations(WINDOW_FRAMES + 80)
     sliding, buffer, results = SlidingBandPower(80), np.empty((80, 3, 4), dtype=np.float32), []
     for start in range(0, len(stream), 80):
         buffer[:] = stream[start : start + 80]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from dataset_builder.acoustic_power import FRAMES, band_power
+from dataset_builder.acoustic_power import band_power
 from dataset_builder.build import build_dataset
 from dataset_builder.fits_source import FitsSource
 from dataset_builder.plan import Settings
@@ -18,6 +18,7 @@ from dataset_builder.simulate import emergence
 from dataset_builder.simulate_fits import fits_files, write_observations
 from dataset_builder.simulate_observations import expected_timeline, simulate_observations
 from dataset_builder.tiles import keep_tiles, tile_means
+from dataset_builder.times import WINDOW_FRAMES
 from dataset_builder.tracking import interpolate_missing
 from solared_hf.cli import main
 from solared_hf.errors import SolaredError
@@ -110,7 +111,7 @@ def test_images_of_the_sun_are_tracked(build, tmp_path):
     """
     observations = simulate_observations(90001, steps=2, pixels=9)
     for observable in OBSERVABLES:
-        for name, content in islice(fits_files(observations, observable, "full_disk"), FRAMES + 16):
+        for name, content in islice(fits_files(observations, observable, "full_disk"), WINDOW_FRAMES + 16):
             write_atomically(tmp_path / "raw" / "AR90001" / observable / name, content)
     with pytest.raises(SolaredError, match=r"AR90001: there are images of the Sun and no region.json that says where"):
         build(tmp_path / "raw", tmp_path / "dataset")
@@ -121,7 +122,7 @@ def test_images_of_the_sun_are_tracked(build, tmp_path):
     assert len(region) == 2
     frames = zip(observations.velocity, observations.missing, strict=True)
     velocity = np.stack([frame for frame, _ in interpolate_missing(None if gone else frame for frame, gone in frames)])
-    expected = np.stack([tile_means(band_power(velocity[start : start + FRAMES])) for start in (0, 16)])
+    expected = np.stack([tile_means(band_power(velocity[start : start + WINDOW_FRAMES])) for start in (0, 16)])
     ratio = region.values[:, :4] / keep_tiles(expected)
     assert np.nanmin(ratio) > 0.8
     assert np.nanmax(ratio) < 1.05

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_builder.acoustic_power import FRAMES
 from dataset_builder.observations import CUBE, IMAGE, PATCHES, Frame, ObservationFile, Observations
 from dataset_builder.plan import Settings, assemble, plan_region
 from dataset_builder.reduction import MOST_MISSING, Reduced
-from dataset_builder.times import slot_of, slot_time
+from dataset_builder.times import WINDOW_FRAMES, slot_of, slot_time
 from solared_hf.errors import SolaredError
 
 HOUR = 80
@@ -33,14 +32,14 @@ def steps(starts) -> list[int]:
 
 
 def test_windows_begin_on_whole_hours_and_nothing_is_extrapolated():
-    assert steps(plan(observed(range(FIRST, FIRST + FRAMES + 2 * HOUR))).starts) == [0, 1, 2]
+    assert steps(plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + 2 * HOUR))).starts) == [0, 1, 2]
     # One frame less at either end costs a step.
-    assert steps(plan(observed(range(FIRST + 1, FIRST + FRAMES + 2 * HOUR))).starts) == [1, 2]
-    assert steps(plan(observed(range(FIRST, FIRST + FRAMES + 2 * HOUR - 1))).starts) == [0, 1]
+    assert steps(plan(observed(range(FIRST + 1, FIRST + WINDOW_FRAMES + 2 * HOUR))).starts) == [1, 2]
+    assert steps(plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + 2 * HOUR - 1))).starts) == [0, 1]
 
 
 def test_twelve_minutes():
-    planned = plan(observed(range(FIRST, FIRST + FRAMES + HOUR)), settings=Settings("12min"))
+    planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + HOUR)), settings=Settings("12min"))
     assert np.diff(planned.starts).tolist() == [16] * 5
 
 
@@ -65,14 +64,14 @@ def test_frames_astray_make_no_steps_from_nothing():
 
 def test_too_few_frames_are_refused():
     with pytest.raises(SolaredError, match=r"no window of 640 frames has at most 128 missing \(639 usable dop"):
-        plan(observed(range(FIRST, FIRST + FRAMES - 1)))
+        plan(observed(range(FIRST, FIRST + WINDOW_FRAMES - 1)))
     with pytest.raises(SolaredError, match="at most 128 missing"):
-        plan(observed(range(FIRST, FIRST + 10 * FRAMES, 2)))
+        plan(observed(range(FIRST, FIRST + 10 * WINDOW_FRAMES, 2)))
 
 
 def test_images_of_the_sun_need_to_know_where_the_region_is():
     with pytest.raises(SolaredError, match=r"no region.json that says where the region is; write one"):
-        plan(observed(range(FIRST, FIRST + FRAMES), form=IMAGE))
+        plan(observed(range(FIRST, FIRST + WINDOW_FRAMES), form=IMAGE))
 
 
 def test_segments_carry_their_frames_and_one_neighbour_on_each_side():
@@ -81,7 +80,7 @@ def test_segments_carry_their_frames_and_one_neighbour_on_each_side():
     assert [len(segment.starts) for segment in planned.segments] == [60, 60, 3]
     second = sorted(planned.segments[1].velocity)
     assert second[0] == FIRST + 60 * HOUR - 1  # its own first frame is missing
-    assert second[-1] == FIRST + 119 * HOUR + FRAMES - 1
+    assert second[-1] == FIRST + 119 * HOUR + WINDOW_FRAMES - 1
     assert len(second) == second[-1] - second[0] + 1 - 2
 
 
@@ -94,7 +93,7 @@ def test_a_segment_without_enough_frames_reads_none():
 
 def test_flux_and_intensity_come_from_the_nearest_frames_of_at_most_half_a_cadence():
     field = observed([FIRST + 319 - 40, FIRST + 320, FIRST + 321, FIRST + 319, FIRST + 80 + 320 + 40])
-    planned = plan(observed(range(FIRST, FIRST + FRAMES + HOUR)), field)
+    planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + HOUR)), field)
     # Slots 319 and 320 are equally near to the middle: the earlier is taken.
     names = [[int(frame.file.path.stem) - FIRST for frame in frames] for frames in planned.segments[0].field]
     assert names == [[319, 320, 321], []]
@@ -111,7 +110,9 @@ def test_cubes_are_steps_of_their_own():
 
 
 def test_what_a_timeline_says_of_its_frames():
-    velocity = observed(range(FIRST, FIRST + FRAMES + 2 * HOUR), reasons={FIRST + 100: "QUALITY marks it as bad"})
+    velocity = observed(
+        range(FIRST, FIRST + WINDOW_FRAMES + 2 * HOUR), reasons={FIRST + 100: "QUALITY marks it as bad"}
+    )
     planned = plan(velocity)
     values = np.ones((3, 6, 63), np.float32)
     values[1, :4] = np.nan
@@ -122,7 +123,7 @@ def test_what_a_timeline_says_of_its_frames():
     assert timeline.times[0] == slot_time(FIRST) + np.timedelta64(14_377_500, "ms")
     assert processing["interpolated_frames"] == {"0": 3}
     assert processing["unreadable"] == ["a.fits", "b.fits"]
-    assert processing["frames"]["dopplergram"]["used"] == FRAMES + 2 * HOUR
+    assert processing["frames"]["dopplergram"]["used"] == WINDOW_FRAMES + 2 * HOUR
     assert [(entry["step"], entry["reasons"]) for entry in processing["unobserved"]] == [
         (1, ["200 of 640 velocity frames are missing; 1: QUALITY marks it as bad"]),
         (2, ["no usable magnetogram within 30 minutes of the middle"]),

@@ -7,12 +7,13 @@ import pytest
 from astropy.io import fits
 
 from dataset_builder import plan as planning
-from dataset_builder.acoustic_power import FRAMES, band_power
+from dataset_builder.acoustic_power import band_power
 from dataset_builder.observations import collect, find_files, scan_files
 from dataset_builder.plan import Settings, plan_region
 from dataset_builder.reduction import Reduced, reduce_segment
 from dataset_builder.region_file import OBSERVABLES
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.times import WINDOW_FRAMES
 
 HOUR = 80
 HOURS = 14
@@ -59,12 +60,12 @@ def test_a_step_is_its_window_and_the_nearest_field(write, fields, velocity, tmp
     assert reduced.values.shape == (HOURS - 7, 6, 63)
     assert reduced.values.dtype == np.float32
     for step, values in enumerate(reduced.values):
-        power = band_power(velocity[step * HOUR : step * HOUR + FRAMES])
+        power = band_power(velocity[step * HOUR : step * HOUR + WINDOW_FRAMES])
         np.testing.assert_allclose(values[:4], keep_tiles(tile_means(power)), rtol=1e-5)
         # The absolute value is taken before the mean.
         assert values[4:].tolist() == [[step + 4.0] * 63] * 2
     (corrected,) = reduce(tmp_path, "latitude_background")
-    expected = keep_tiles(remove_latitude_background(tile_means(band_power(velocity[:FRAMES]))))
+    expected = keep_tiles(remove_latitude_background(tile_means(band_power(velocity[:WINDOW_FRAMES]))))
     np.testing.assert_allclose(corrected.values[0, :4], expected, atol=1e-5 * power.max())
 
 
@@ -79,7 +80,7 @@ def test_missing_frames_are_lines_between_their_neighbours(write, fields, veloci
     write("dopplergram", velocity)
     (reduced,) = reduce(tmp_path)
     assert reduced.missing.tolist() == [11, 71, 70, 70, 70, 70, 70]
-    expected = tile_means(band_power(filled[HOUR : HOUR + FRAMES]))
+    expected = tile_means(band_power(filled[HOUR : HOUR + WINDOW_FRAMES]))
     np.testing.assert_allclose(reduced.values[1, :4], keep_tiles(expected), rtol=1e-4)
 
 
