@@ -274,15 +274,24 @@ def _check_source(source: Source, regions: list[Path], output: Path) -> None:
             f"{paths[simulated.index(True)]} is simulated and {paths[simulated.index(False)]} is not; build simulated "
             "regions in a folder of their own."
         )
+    built_anew = {region.name for region in regions}
     for path in shards:
         try:
-            made_from = decode_shard(path.read_bytes()).processing.get("source")
+            processing = decode_shard(path.read_bytes()).processing
         except (OSError, SolaredError):
             continue  # damaged: it is built again, or refused when the shards are described
-        if made_from != source.name:
+        if processing["source"] != source.name:
             raise SolaredError(
-                f"{path} was built with --source {made_from}, and this is --source {source.name}; name another folder."
+                f"{path} was built with --source {processing['source']}, and this is --source {source.name}; name "
+                "another folder."
             )
+        for name, value in source.shared_settings.items():
+            other = processing["settings"][name]
+            if other != value and path.stem not in built_anew:
+                raise SolaredError(
+                    f"{path} was built with {name} {other}, and this is {name} {value}; name another folder, or build "
+                    f"{path.stem} again too."
+                )
 
 
 def _check_output(output: Path, input: Path, regions: list[Path]) -> None:

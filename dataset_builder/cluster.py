@@ -11,7 +11,7 @@ from distributed.system import MEMORY_LIMIT
 from solared_hf.errors import SolaredError
 
 _SECONDS_TO_CONNECT = 20
-# What the largest task takes, a cube of 640 x 512 x 512 with its differences, and Python itself.
+# A worker takes up to 2 GB for patches of 512 x 512 pixels; Dask ends one at 95 % of its share.
 _WORKER_MEMORY = 2.5e9
 
 

@@ -9,9 +9,10 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
+from uuid import uuid4
 
 import torch
 from distributed import Client, Future, KilledWorker, get_worker
@@ -32,7 +33,6 @@ from solared_hf.errors import SolaredError
 REDUCTION_VERSION = 1
 
 _FILES_IN_SCAN = 400
-_TOPIC = "solared-steps"
 
 
 @dataclass
@@ -68,10 +68,12 @@ class FitsSource:
         workers: int | None = None,
         scheduler: str | None = None,
     ):
-        # Workers may run elsewhere and in another folder.
-        self.folder = Path(folder).resolve()
+        # Workers may run elsewhere and in another folder, but know the input by the name it was given here.
+        self.folder = Path(folder).absolute()
         self._settings = settings or Settings()
         self._workers, self._scheduler = workers, scheduler
+        # Cadences may differ from region to region, as every timeline states its own.
+        self.shared_settings = {key: value for key, value in asdict(self._settings).items() if key != "cadence"}
         for name, value, known in (
             ("cadence", self._settings.cadence, CADENCES),
             ("correction", self._settings.correction, CORRECTIONS),
@@ -83,18 +85,19 @@ class FitsSource:
         return find_regions(self.folder)
 
     def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
-        with connect(self._workers, self._scheduler) as client, _step_bar(client, progress) as add_steps:
+        with connect(self._workers, self._scheduler) as client, _StepBar(client, progress) as bar:
+            if not client.nthreads():
+                bar.say("waiting for workers")
             running: deque[_Region] = deque()
             for folder in self.regions():
                 try:
-                    region = self._start(client, folder, is_finished)
+                    region = self._start(client, folder, is_finished, bar)
                 except SolaredError as error:
                     yield Outcome(region_number(folder), error=error)
                     continue
                 if region is None:
                     yield Outcome(region_number(folder))
                     continue
-                add_steps(len(region.plan.starts))
                 running.append(region)
                 # Enough to keep every worker busy, and no more plans in memory than that takes.
                 while sum(len(region.futures) for region in running) > 2 * sum(client.nthreads().values()):
@@ -102,7 +105,9 @@ class FitsSource:
             while running:
                 yield self._finish(client, running.popleft())
 
-    def _start(self, client: Client, folder: Path, is_finished: Callable[[int, str], bool]) -> _Region | None:
+    def _start(
+        self, client: Client, folder: Path, is_finished: Callable[[int, str], bool], bar: "_StepBar"
+    ) -> _Region | None:
         """Scan and plan a region and submit its segments; None where its shard is finished.
 
         Raises:
@@ -130,67 +135,101 @@ class FitsSource:
             plan = plan_region(described, observations, self._settings)
         except SolaredError as error:
             raise SolaredError(f"{folder}: {error}.") from error
+        names = [f"AR{ar_number}-{index}-{key}" for index in range(len(plan.segments))]
         futures = [
-            client.submit(_reduce, segment, name, key=name, pure=False)
-            for name, segment in ((f"AR{ar_number}-{i}-{key}", segment) for i, segment in enumerate(plan.segments))
+            client.submit(_reduce, segment, name, bar.topic, key=name, pure=False)
+            for name, segment in zip(names, plan.segments, strict=True)
         ]
+        bar.add(len(plan.starts))
         return _Region(ar_number, key, plan, futures)
 
     def _finish(self, client: Client, region: _Region) -> Outcome:
         """Wait for a region's segments."""
         try:
-            reduced = client.gather(region.futures)
+            reduced = _gather(client, region.futures)
             timeline, processing = assemble(region.ar_number, region.plan, reduced)
-        except (SolaredError, KilledWorker, CancelledError) as error:
+        except SolaredError as error:
             client.cancel(region.futures)
-            return Outcome(region.ar_number, error=_in_words(region.ar_number, error))
+            return Outcome(region.ar_number, error=SolaredError(f"AR{region.ar_number}: {error}."))
         processing["source"] = self.name
         return Outcome(region.ar_number, shard=Shard(timeline, region.key, processing))
 
 
-def _in_words(ar_number: int, error: Exception) -> SolaredError:
-    if isinstance(error, KilledWorker):
-        return SolaredError(
-            f"AR{ar_number}: the worker died each time one of its segments was tried, presumably for lack of memory "
-            "(a segment takes some 1.5 GB); run the same command with fewer --workers."
-        )
-    if isinstance(error, CancelledError):
-        return SolaredError(f"AR{ar_number}: the Dask scheduler was lost; run the same command again.")
-    return SolaredError(f"AR{ar_number}: {error}")
+def _gather(client: Client, futures: list[Future]) -> list:
+    """Results of tasks; whatever went wrong is told as a sentence, so that other regions go on.
+
+    Raises:
+        SolaredError: a task failed, its worker died time and again, or the scheduler was lost.
+    """
+    try:
+        return client.gather(futures)
+    except SolaredError:
+        raise
+    except KilledWorker as error:
+        raise SolaredError(
+            "the worker died each time that a piece of it was tried, presumably for lack of memory (it takes up to "
+            "2 GB); run the same command with fewer --workers"
+        ) from error
+    except CancelledError as error:
+        raise SolaredError("the Dask scheduler was lost; run the same command again") from error
+    except Exception as error:  # raised by a task: one region's trouble, whatever it is
+        raise SolaredError(
+            f"a task failed with {type(error).__name__} ({error}); run the same command again, and report it if it "
+            "fails again"
+        ) from error
 
 
 def _scan(client: Client, folder: Path) -> tuple[Observations, list[str]]:
-    """Observations in one observable's folder, and the fingerprints of its files."""
+    """Observations in one observable's folder, and the fingerprints of its files.
+
+    Raises:
+        SolaredError: nothing there can be used.
+    """
     paths = find_files(folder)
     chunks = [paths[first : first + _FILES_IN_SCAN] for first in range(0, len(paths), _FILES_IN_SCAN)]
     # Ahead of the segments of earlier regions, so that no worker waits for a plan.
-    scans = client.gather(client.map(scan_files, chunks, pure=False, priority=1))
-    files = [file for scan in scans for file in scan]
+    futures = client.map(scan_files, chunks, pure=False, priority=1)
+    try:
+        files = [file for scan in _gather(client, futures) for file in scan]
+    except SolaredError as error:
+        raise SolaredError(f"{folder}: {error}.") from error
     return collect(folder, files), [file.fingerprint for file in files]
 
 
-def _reduce(segment: Segment, name: str) -> Reduced:
+def _reduce(segment: Segment, name: str, topic: str) -> Reduced:
     """One task. Dask runs as many as there are cores, so each keeps to one thread: also the same sums everywhere."""
     torch.set_num_threads(1)
-    return reduce_segment(segment, lambda steps: get_worker().log_event(_TOPIC, {"segment": name, "steps": steps}))
+    return reduce_segment(segment, lambda steps: get_worker().log_event(topic, {"segment": name, "steps": steps}))
 
 
-@contextmanager
-def _step_bar(client: Client, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A bar over steps, which the workers report while they work; gives the function that adds to its total."""
-    finished: dict[str, int] = {}
-    with tqdm(desc="building", unit="step", total=0, file=sys.stderr, disable=not progress) as bar:
+class _StepBar:
+    """A bar over steps, which the workers report under `topic` while they work."""
 
-        def advance(event: tuple[float, dict]) -> None:
-            _, report = event
-            # A segment that is repeated begins again.
-            finished[report["segment"]] = report["steps"]
-            bar.update(sum(finished.values()) - bar.n)
+    def __init__(self, client: Client, progress: bool):
+        # Other builds may run on the same cluster.
+        self.topic = f"solared-steps-{uuid4().hex}"
+        self._client = client
+        self._finished: dict[str, int] = {}
+        self._bar = tqdm(desc="building", unit="step", total=0, file=sys.stderr, disable=not progress)
 
-        def add_steps(count: int) -> None:
-            bar.total += count
-            bar.refresh()
+    def __enter__(self) -> Self:
+        self._client.subscribe_topic(self.topic, self._advance)
+        return self
 
-        client.subscribe_topic(_TOPIC, advance)
-        yield add_steps
-        client.unsubscribe_topic(_TOPIC)
+    def __exit__(self, *raised) -> None:
+        self._client.unsubscribe_topic(self.topic)
+        self._bar.close()
+
+    def say(self, what: str) -> None:
+        self._bar.set_description(what)
+
+    def add(self, steps: int) -> None:
+        self._bar.set_description("building", refresh=False)
+        self._bar.total += steps
+        self._bar.refresh()
+
+    def _advance(self, event: tuple[float, dict]) -> None:
+        _, report = event
+        # A segment that is repeated begins again.
+        self._finished[report["segment"]] = report["steps"]
+        self._bar.update(sum(self._finished.values()) - self._bar.n)

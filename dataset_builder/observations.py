@@ -5,6 +5,7 @@ used is kept with its reason, so that it is counted and never silently left out.
 """
 
 import hashlib
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from solared_hf.schema import PATCH_ROWS
 # What a file holds: an image of the Sun that is still to be tracked, tracked patches, or the 640 of one window.
 IMAGE, PATCHES, CUBE = "image of the Sun", "tracked patches", "cube of one window"
 
+_FITS_NAME = re.compile(r"[^.].*\.(fits|fit|fts)(\.fz|\.gz)?", re.IGNORECASE)
 _BAD_QUALITY = 0x80000000
 # In slots. T_REC names the slot for an observer at 1 au, and light takes up to 9 s more or less to the satellite.
 _LARGEST_SHIFT = 1
@@ -34,7 +36,8 @@ class ObservationFile:
 
     Args:
         path: the file.
-        fingerprint: digest of its name, size, headers and data; the data's own DATASUM stands for them where it is.
+        fingerprint: digest of its name, size, headers and `data`.
+        data: what stands for its data: their DATASUM, as JSOC writes it and as it is trusted, or else their digest.
         hdu: index of the HDU that holds the image.
         form: `IMAGE`, `PATCHES` or `CUBE`.
         shape: planes, rows and columns.
@@ -44,6 +47,7 @@ class ObservationFile:
 
     path: Path
     fingerprint: str
+    data: str = ""
     hdu: int = 0
     form: str = PATCHES
     shape: tuple[int, int, int] = (0, 0, 0)
@@ -78,7 +82,7 @@ class Observations:
 
 def find_files(folder: Path) -> list[Path]:
     """FITS files of one observable in order of name; empty where there is no such folder."""
-    return sorted(path for path in folder.glob("*.fits*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*") if _FITS_NAME.fullmatch(path.name) and path.is_file())
 
 
 def scan_files(paths: Iterable[Path]) -> list[ObservationFile]:
@@ -93,9 +97,11 @@ def _scan_file(path: Path) -> ObservationFile:
             index, hdu = next((index, hdu) for index, hdu in enumerate(hdus) if _axes(hdu.header))
             header, start, size = hdu.header, hdu.fileinfo()["datLoc"], path.stat().st_size
             data = header["DATASUM"] if "DATASUM" in header else _data_digest(path, start, hdu.size)
-            file = ObservationFile(path, _digest(path, header.tostring(), str(size), data), hdu=index)
+            file = ObservationFile(path, _digest(path, header.tostring(), str(size), data), data, index)
             file = _described(file, header)
-            return replace(file, problem="the file is truncated") if size < start + hdu.size else file
+            # The size of a zipped file says nothing.
+            cut = size < start + hdu.size and path.suffix.lower() != ".gz"
+            return replace(file, problem="the file is truncated") if cut else file
     except StopIteration:
         problem = "the file holds no image"
     except SolaredError as error:
@@ -115,14 +121,13 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
     count = planes[-1] if planes else 1
     image = str(header.get("CTYPE1", "")).startswith("HPLN")
     cube = "MIDTIME" in header
-    spacing = 1
+    spacing = header.get("CDELT3", SLOT_SECONDS) / SLOT_SECONDS if planes else 1
     if cube:
         first = slot_of(parse_time(header["MIDTIME"]) - HALF_WINDOW)
         slots = range(first, first + 1)
     else:
         # T_REC is the slot's nominal time; T_OBS, the time of the observation, stands in for it.
         first = slot_of(parse_time(header.get("T_REC", header.get("T_OBS"))))
-        spacing = header.get("CDELT3", SLOT_SECONDS) / SLOT_SECONDS if planes else 1
         slots = range(first, first + count * max(int(spacing), 1), max(int(spacing), 1))
 
     problem = None
@@ -130,8 +135,8 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
         problem = f"it has {2 + len(planes)} axes"
     elif cube and count != WINDOW_FRAMES:
         problem = f"{count} frames instead of {WINDOW_FRAMES}"
-    elif spacing < 1 or spacing != int(spacing):
-        problem = f"CDELT3 is no multiple of {SLOT_SECONDS} s"
+    elif spacing < 1 or spacing != int(spacing) or (cube and spacing > 1):
+        problem = f"CDELT3 is not {SLOT_SECONDS} s" if cube else f"CDELT3 is no multiple of {SLOT_SECONDS} s"
     elif _number(header.get("QUALITY", 0)) & _BAD_QUALITY:
         problem = "QUALITY marks it as bad"
     elif not cube and "T_OBS" in header and abs(slot_of(parse_time(header["T_OBS"])) - first) > _LARGEST_SHIFT:
@@ -186,16 +191,32 @@ def _by_slot(files: Iterable[ObservationFile]) -> tuple[dict[int, Frame], list[t
             claims.setdefault(slot, []).append(Frame(file, plane))
     frames, clashes = {}, []
     for slot, claimed in sorted(claims.items()):
-        if len(claimed) == 1 or _same_pixels(claimed):
-            frames[slot] = claimed[0]
-            clashes += [("the same frame again", [slot])] * (len(claimed) - 1)
-        else:
-            clashes += [("frames that differ claim one time", [slot])] * len(claimed)
+        if len(claimed) > 1:
+            claimed, reasons = _settle(claimed)
+            clashes += [(reason, [slot]) for reason in reasons]
+        frames.update((slot, frame) for frame in claimed)
     return frames, clashes
 
 
+def _settle(claimed: list[Frame]) -> tuple[list[Frame], list[str]]:
+    """Of frames that claim one slot, the one to use, if any, and why each of the others is not."""
+    if len({(frame.file.data, frame.plane) for frame in claimed}) == 1:
+        return claimed[:1], ["the same frame again"] * (len(claimed) - 1)
+    if claimed[0].file.form == CUBE:
+        return [], ["cubes that differ claim one time"] * len(claimed)
+    readable, reasons = [], []
+    for frame in claimed:
+        try:
+            readable.append((frame, read_planes(frame.file, slice(frame.plane, frame.plane + 1))))
+        except SolaredError:
+            reasons.append("its pixels cannot be decoded")
+    if any(not np.array_equal(readable[0][1], pixels, equal_nan=True) for _, pixels in readable):
+        return [], reasons + ["frames that differ claim one time"] * len(readable)
+    return [frame for frame, _ in readable[:1]], reasons + ["the same frame again"] * (len(readable) - 1)
+
+
 def read_planes(file: ObservationFile, planes: slice) -> np.ndarray:
-    """Planes of a file of patches, (planes, rows, columns) float32; what was not observed is NaN.
+    """Planes of a file, (planes, rows, columns) float32; what was not observed is NaN.
 
     Raises:
         SolaredError: the pixels cannot be read, or the file is another than when it was scanned.
@@ -239,11 +260,6 @@ def _pixels(section: np.ndarray) -> np.ndarray:
     if not np.isfinite(pixels.sum()):
         pixels[np.isinf(pixels)] = np.nan
     return pixels
-
-
-def _same_pixels(frames: list[Frame]) -> bool:
-    first, *others = (read_planes(frame.file, slice(frame.plane, frame.plane + 1)) for frame in frames)
-    return all(np.array_equal(first, other, equal_nan=True) for other in others)
 
 
 def _axes(header: fits.Header) -> tuple[int, ...]:

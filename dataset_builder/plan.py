@@ -1,12 +1,13 @@
 """Which steps a region has, and the segments that compute them: planned from what its files' headers say.
 
-Windows begin at whole multiples of the cadence in TAI and lie between the first frame and the last: nothing is
-extrapolated. A timeline begins and ends with a window that has enough frames; in between, a step without is NaN.
+Sliding windows begin at whole multiples of the cadence in TAI and lie between the first frame and the last: nothing is
+extrapolated. Cubes keep their own times, as far as those are a cadence apart. A timeline begins and ends with a window
+that has enough frames; in between, a step without is NaN.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -73,6 +74,9 @@ def plan_region(region: RegionFile | None, observations: dict[str, Observations]
         SolaredError: there are too few frames for a single step, or images of the Sun without a `region.json`.
     """
     velocity = observations["dopplergram"]
+    if velocity.form == CUBE:
+        velocity = _on_cadence(velocity, settings.cadence_slots)
+        observations = {**observations, "dopplergram": velocity}
     if region is None and any(observed.form == IMAGE for observed in observations.values()):
         raise SolaredError(
             "there are images of the Sun and no region.json that says where the region is; write one with "
@@ -104,10 +108,30 @@ def _window_starts(velocity: Observations, slots: np.ndarray, settings: Settings
     return starts, WINDOW_FRAMES - seen
 
 
+def _on_cadence(cubes: Observations, cadence: int) -> Observations:
+    """The cubes that begin a whole number of cadences apart, a slot more or less as a rounded MIDTIME may have it.
+
+    The others, such as those between the hours, are set aside. The commonest phase is that of the steps.
+    """
+    slots = np.array(sorted({*cubes.frames, *cubes.reasons}))
+    phases = np.arange(cadence)
+    offsets = (slots[:, np.newaxis] - phases + cadence // 2) % cadence - cadence // 2
+    # Those that are off by nothing count most.
+    phase = phases[np.argmax((abs(offsets) <= 1).sum(axis=0) + (offsets == 0).mean(axis=0) / 2)]
+    start_of = {slot: slot - offset for slot, offset in zip(slots.tolist(), offsets[:, phase].tolist(), strict=True)}
+    kept = {slot: start for slot, start in start_of.items() if abs(slot - start) <= 1}
+    between = sum(slot not in kept for slot in cubes.frames)
+    return replace(
+        cubes,
+        frames={kept[slot]: frame for slot, frame in cubes.frames.items() if slot in kept},
+        reasons={kept[slot]: reason for slot, reason in cubes.reasons.items() if slot in kept},
+        rejected=cubes.rejected | ({"it lies between the steps": between} if between else {}),
+    )
+
+
 def _cube_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Starts of the cubes, usable or not, that lie on the cadence of the first."""
+    """Starts of the cubes, usable or not."""
     starts = np.array(sorted({*velocity.frames, *velocity.reasons}))
-    starts = starts[(starts - slots[0]) % settings.cadence_slots == 0]
     return starts, np.where(np.isin(starts, slots), 0, WINDOW_FRAMES)
 
 
@@ -123,11 +147,9 @@ def _segment(
     if velocity.form == CUBE:
         needed = [slot for slot in starts.tolist() if slot in velocity.frames]
     elif missing.min() <= MOST_MISSING:
-        # One frame more on each side, for the interpolation of what is missing at the ends; not from another day.
-        begin, stop = starts[0], starts[-1] + WINDOW_FRAMES
-        around = slots[(slots >= begin - WINDOW_FRAMES) & (slots < stop + WINDOW_FRAMES)]
-        first = max(np.searchsorted(around, begin, side="right") - 1, 0)
-        needed = around[first : np.searchsorted(around, stop - 1) + 1].tolist()
+        # Those beyond the ends stand by for the interpolation of what is missing there.
+        begin, stop = starts[0] - MOST_MISSING, starts[-1] + WINDOW_FRAMES + MOST_MISSING
+        needed = slots[(slots >= begin) & (slots < stop)].tolist()
     else:
         needed = []
     middles = starts + _MIDDLE
@@ -167,16 +189,36 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
 
     The second is JSON: `window` and `settings`; `frames` by observable, how many were used, and set aside for which
     reason; `interpolated_frames`, by step, how many of the window were filled in; `unobserved`, each step whose
-    power, flux or intensity is NaN everywhere, and why; `unreadable`, names of damaged files; and the NOAA facts.
+    power, flux or intensity is NaN everywhere, and why; `unreadable`, why files could not be used after all, with how
+    many and the first; and the NOAA facts.
+
+    Raises:
+        SolaredError: no step has power.
     """
     values = np.concatenate([segment.values for segment in reduced])
     missing = np.concatenate([segment.missing for segment in reduced])
+    unreadable: dict[str, set[str]] = {}
+    for segment in reduced:
+        for name, reason in segment.unreadable.items():
+            unreadable.setdefault(reason, set()).add(name)
+    # Frames can turn out to be empty or damaged when they are read, at the ends too.
+    enough = np.flatnonzero(missing <= MOST_MISSING)
+    if not len(enough):
+        reason = max(unreadable, key=lambda reason: len(unreadable[reason]), default="the frames hold no values")
+        raise SolaredError(f"no step has enough frames, mostly because {reason}")
+    kept = slice(int(enough[0]), int(enough[-1]) + 1)
     times = slot_time(plan.starts) + HALF_WINDOW
+    candidates = {
+        "magnetogram": [frames for segment in plan.segments for frames in segment.field],
+        "continuum": [frames for segment in plan.segments for frames in segment.intensity],
+    }
     unobserved = []
-    for step, step_values in enumerate(values):
-        reasons = _reasons(plan, step, int(missing[step]), step_values)
+    for step in range(kept.start, kept.stop):
+        found = {observable: bool(frames[step]) for observable, frames in candidates.items()}
+        reasons = _reasons(plan, int(plan.starts[step]), int(missing[step]), values[step], found)
         if reasons:
-            unobserved.append({"step": step, "time_tai": str(times[step]), "reasons": reasons})
+            unobserved.append({"step": step - kept.start, "time_tai": str(times[step]), "reasons": reasons})
+    counts = missing[kept]
     processing = {
         "window": {"frames": WINDOW_FRAMES, "most_missing": MOST_MISSING},
         "settings": asdict(plan.settings),
@@ -185,20 +227,23 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
             for observable, observed in plan.observations.items()
         },
         "interpolated_frames": {
-            str(step): int(missing[step]) for step in np.flatnonzero((missing > 0) & (missing <= MOST_MISSING))
+            str(step): int(counts[step]) for step in np.flatnonzero((counts > 0) & (counts <= MOST_MISSING))
         },
         "unobserved": unobserved,
-        "unreadable": sorted({name for segment in reduced for name in segment.unreadable}),
+        "unreadable": [
+            {"reason": reason, "files": len(names), "first": min(names)}
+            for reason, names in sorted(unreadable.items())
+        ],
         **({} if plan.region is None else plan.region.noaa),
     }
-    return Timeline(ar_number, times, values), processing
+    return Timeline(ar_number, times[kept], values[kept]), processing
 
 
-def _reasons(plan: Plan, step: int, missing: int, values: np.ndarray) -> list[str]:
+def _reasons(plan: Plan, start: int, missing: int, values: np.ndarray, found: dict[str, bool]) -> list[str]:
     """Why power, flux or intensity of a step are NaN in every tile; none where each has a value."""
     reasons = []
     if missing > MOST_MISSING:
-        velocity, start = plan.observations["dopplergram"], int(plan.starts[step])
+        velocity = plan.observations["dopplergram"]
         slots = [start] if velocity.form == CUBE else range(start, start + WINDOW_FRAMES)
         known = Counter(velocity.reasons[slot] for slot in slots if slot in velocity.reasons)
         details = "".join(f"; {count}: {reason}" for reason, count in sorted(known.items()))
@@ -208,5 +253,6 @@ def _reasons(plan: Plan, step: int, missing: int, values: np.ndarray) -> list[st
     minutes = plan.settings.cadence_slots * SLOT_SECONDS / 120
     for observable, channel in zip(OBSERVABLES[1:], CHANNELS[len(POWER_CHANNELS) :], strict=True):
         if np.isnan(values[CHANNELS.index(channel)]).all():
-            reasons.append(f"no usable {observable} within {minutes:g} minutes of the middle")
+            what = "with enough observed pixels" if found[observable] else "at all"
+            reasons.append(f"no {observable} {what} within {minutes:g} minutes of the middle")
     return reasons

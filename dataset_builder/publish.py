@@ -147,6 +147,7 @@ def dataset_card(manifest: dict) -> str:
         # In the order of the schema, not in that of a JSON file.
         "statistics": {split: [(name, manifest["statistics"][split][name]) for name in CHANNELS] for split in splits},
         "all_regions": regions,
+        "corrected": all(_is_corrected(region) for region in regions),
         "regions": {split: [region for region in regions if region["split"] == split] for split in splits},
         "num_regions": len(regions),
         "num_rows": sum(region["steps"] for region in regions),
@@ -176,6 +177,11 @@ def overlaps(regions: Iterable[dict]) -> list[dict]:
         if start <= end:
             pairs.append({"first": first, "second": second, "hours": round(_days(start, end) * 24, 1)})
     return pairs
+
+
+def _is_corrected(region: dict) -> bool:
+    """Whether the latitude background was removed, as it is of the published files."""
+    return region.get("settings", {}).get("correction") != "none"
 
 
 def _kind(manifest: dict) -> str:

@@ -2,7 +2,8 @@
 
 A segment reads its frames in order of time, tracks them if they are images of the Sun, fills missing ones between
 their neighbours, and slides the window of 640 frames over them. Flux and intensity come from the frame nearest the
-middle of a window. What a segment gives does not depend on how a region is cut into segments, beyond rounding.
+middle of a window. What a segment gives does not depend on how a region is cut into segments, beyond rounding, as long
+as no gap is longer than those that are filled.
 """
 
 import math
@@ -15,7 +16,7 @@ from dataset_builder.acoustic_power import SlidingBandPower, band_power
 from dataset_builder.observations import CUBE, IMAGE, Frame, ObservationFile, read_image, read_planes
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.times import WINDOW_FRAMES
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory, interpolate_missing, track
+from dataset_builder.tracking import NothingObserved, PatchMapper, Pointing, Trajectory, interpolate_missing, track
 from solared_hf.errors import SolaredError
 from solared_hf.schema import NUM_PATCH_TILES, POWER_CHANNELS
 
@@ -37,7 +38,7 @@ class Segment:
     Args:
         starts: slot of the first frame of each step's window, evenly spaced for `IMAGE` and `PATCHES`.
         form: what the files of velocity hold, see `observations`.
-        velocity: frames by slot, those next to the segment's ends included; for cubes, the steps' cubes; none where
+        velocity: frames by slot, those beyond the segment's ends included; for cubes, the steps' cubes; none where
             too many are missing everywhere.
         field, intensity: for each step, magnetograms and continuum images, the nearest to its middle first.
         trajectory: where images of the Sun are cut out, None for tracked patches.
@@ -64,12 +65,12 @@ class Reduced:
         values: (steps, 6, 63) float32, in the channels and units of `schema`.
         missing: (steps,) how many of the 640 frames of each window were not there; they were interpolated, or, beyond
             `MOST_MISSING`, the power of the step is NaN.
-        unreadable: names of files whose pixels turned out to be damaged.
+        unreadable: why files could not be used after all, by name.
     """
 
     values: np.ndarray
     missing: np.ndarray
-    unreadable: tuple[str, ...]
+    unreadable: dict[str, str]
 
 
 def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda steps: None) -> Reduced:
@@ -78,15 +79,12 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
     Args:
         segment: what to compute.
         report: told now and then how many steps are finished.
-
-    Raises:
-        SolaredError: no frame of velocity can be read at all.
     """
     reader = _Reader(segment)
     power = np.full((len(segment.starts), len(POWER_CHANNELS), NUM_PATCH_TILES), np.nan)
     missing = np.full(len(segment.starts), WINDOW_FRAMES)
     windows = _cube_windows if segment.form == CUBE else _sliding_windows
-    for step, (maps, count) in enumerate(windows(segment, reader) if segment.velocity else ()):
+    for step, (maps, count) in enumerate(windows(segment, reader)):
         missing[step] = count
         if count <= MOST_MISSING:
             power[step] = tile_means(maps)
@@ -97,44 +95,58 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
     tiles = np.concatenate([power, field[:, np.newaxis], intensity[:, np.newaxis]], axis=1)
     if segment.correction == "latitude_background":
         tiles = remove_latitude_background(tiles)
-    return Reduced(keep_tiles(tiles).astype(np.float32), missing, tuple(reader.unreadable))
+    return Reduced(keep_tiles(tiles).astype(np.float32), missing, reader.unreadable)
 
 
 def _sliding_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray, int]]:
-    """Band power maps of each step's window, and how many of its frames were missing."""
+    """Band power maps of each step's window, and how many of its frames were missing; nothing if all frames are."""
     first, stop = segment.starts[0], segment.starts[-1] + WINDOW_FRAMES
-    # A frame that is missing at an end of the segment is interpolated with a neighbour beyond it.
-    slots = range(min(first, *segment.velocity), max(stop, *(slot + 1 for slot in segment.velocity)))
+    slots = reader.reach(segment.velocity, first, stop)
     missing = np.zeros(stop - first, dtype=bool)
     sliding = SlidingBandPower(segment.starts[1] - first if len(segment.starts) > 1 else WINDOW_FRAMES)
     starts, block, held = iter(segment.starts), None, 0
-    for slot, (patch, filled) in zip(slots, reader.stream(segment.velocity, slots), strict=True):
-        if not first <= slot < stop:
-            continue
-        missing[slot - first] = filled
-        if block is None:  # made once: taking new memory takes longer than filling it
-            block = np.empty((_BLOCK, *patch.shape), dtype=np.float32)
-        block[held] = patch
-        held += 1
-        if held == _BLOCK or slot == stop - 1:
-            for maps in sliding.push(block[:held]):
-                start = next(starts) - first
-                yield maps, int(missing[start : start + WINDOW_FRAMES].sum())
-            held = 0
+    try:
+        for slot, (patch, filled) in zip(slots, reader.stream(segment.velocity, slots), strict=True):
+            if not first <= slot < stop:
+                continue
+            missing[slot - first] = filled
+            if block is None:  # made once: taking new memory takes longer than filling it
+                block = np.empty((_BLOCK, *patch.shape), dtype=np.float32)
+            block[held] = patch
+            held += 1
+            if held == _BLOCK or slot == stop - 1:
+                for maps in sliding.push(block[:held]):
+                    start = next(starts) - first
+                    yield maps, int(missing[start : start + WINDOW_FRAMES].sum())
+                held = 0
+    except NothingObserved:
+        return
 
 
 def _cube_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray | None, int]]:
     for start in segment.starts:
-        frame = segment.velocity.get(start)
-        cube = None if frame is None else reader.planes(frame, WINDOW_FRAMES)
-        if cube is None:
-            yield None, WINDOW_FRAMES
-            continue
-        empty = np.isnan(cube).all(axis=(1, 2))
-        if 0 < empty.sum() <= MOST_MISSING:
-            planes = (None if gone else plane for plane, gone in zip(cube, empty, strict=True))
-            cube = np.stack([plane for plane, _ in interpolate_missing(planes)])
-        yield band_power(cube), int(empty.sum())
+        yield _cube_window(segment.velocity.get(start), reader)
+
+
+def _cube_window(frame: Frame | None, reader: "_Reader") -> tuple[np.ndarray | None, int]:
+    """Band power maps of a cube, and how many of its frames were missing."""
+    if frame is None:
+        return None, WINDOW_FRAMES
+    cube, count = np.empty(frame.file.shape, dtype=np.float32), 0
+    # In parts, as decoding takes several times the memory of what is decoded.
+    for plane in range(0, WINDOW_FRAMES, _BLOCK):
+        planes = reader.planes(Frame(frame.file, plane), _BLOCK)
+        if planes is None:
+            return None, WINDOW_FRAMES
+        cube[plane : plane + _BLOCK] = planes
+    try:
+        for plane, (patch, filled) in enumerate(interpolate_missing(iter(cube))):
+            if filled:
+                cube[plane] = patch
+                count += 1
+    except NothingObserved:
+        return None, WINDOW_FRAMES
+    return band_power(cube), count
 
 
 class _Reader:
@@ -147,7 +159,24 @@ class _Reader:
                 segment.trajectory, size=segment.patch_pixels, degrees_per_pixel=segment.degrees_per_pixel
             )
         self._held: tuple[ObservationFile | None, np.ndarray | None] = (None, None)
-        self.unreadable: list[str] = []
+        self.unreadable: dict[str, str] = {}
+
+    def reach(self, frames: dict[int, Frame], first: int, stop: int) -> range:
+        """The slots from `first` to `stop`, and on to a frame that was observed where the outermost was not.
+
+        A frame that is missing at an end of a segment is interpolated, as others are, with neighbours on both sides.
+        """
+        begin, end = first, stop - 1
+        while begin > first - MOST_MISSING and not self._is_there(frames.get(begin)):
+            begin -= 1
+        while end < stop - 1 + MOST_MISSING and not self._is_there(frames.get(end)):
+            end += 1
+        return range(begin, end + 1)
+
+    def _is_there(self, frame: Frame | None) -> bool:
+        return (
+            frame is not None and (self._image(frame) if frame.file.form == IMAGE else self._patch(frame)) is not None
+        )
 
     def stream(self, frames: dict[int, Frame], slots: range) -> Iterator[tuple[np.ndarray, bool]]:
         """One patch for each slot, and whether it was filled in."""
@@ -165,9 +194,8 @@ class _Reader:
                 image = self._image(frame)
                 patch = None if image is None else self._mapper.map(*image)
             else:
-                planes = self.planes(frame, 1)
-                patch = None if planes is None else planes[0]
-            if patch is not None and not _is_empty(patch):
+                patch = self._patch(frame)
+            if patch is not None:
                 return tile_means(of_pixels(patch))
         return np.full(NUM_PATCH_TILES, np.nan)
 
@@ -180,9 +208,17 @@ class _Reader:
             if self._held[0] is not frame.file:
                 self._held = (frame.file, read_planes(frame.file, slice(None)))
             return self._held[1][wanted]
-        except SolaredError:
-            self.unreadable.append(frame.file.path.name)
+        except SolaredError as error:
+            self._note(frame, error)
             return None
+
+    def _patch(self, frame: Frame) -> np.ndarray | None:
+        planes = self.planes(frame, 1)
+        return None if planes is None or _is_empty(planes[0]) else planes[0]
+
+    def _note(self, frame: Frame, error: SolaredError) -> None:
+        # Without the folder, so that the same files elsewhere give the same manifest.
+        self.unreadable[frame.file.path.name] = str(error).replace(f"{frame.file.path}", "the file")
 
     def _patches(self, frames: dict[int, Frame], slots: range) -> Iterator[np.ndarray | None]:
         slot = slots.start
@@ -194,11 +230,11 @@ class _Reader:
                 continue
             count = 1
             # Neighbours in a file are read together.
-            while count < _BLOCK and frames.get(slot + count) == Frame(frame.file, frame.plane + count):
+            most = min(_BLOCK, slots.stop - slot)
+            while count < most and frames.get(slot + count) == Frame(frame.file, frame.plane + count):
                 count += 1
             planes = self.planes(frame, count)
-            for plane in [None] * count if planes is None else planes:
-                yield None if plane is None or _is_empty(plane) else plane
+            yield from [None] * count if planes is None else planes
             slot += count
 
     def _image(self, frame: Frame) -> tuple[np.ndarray, Pointing, int] | None:
@@ -206,8 +242,8 @@ class _Reader:
         try:
             pixels, header = read_image(frame.file, lambda header: self._mapper.rows(Pointing.from_header(header)))
             pointing = Pointing.from_header(header)
-        except SolaredError:
-            self.unreadable.append(frame.file.path.name)
+        except SolaredError as error:
+            self._note(frame, error)
             return None
         return None if _is_empty(pixels) else (pixels, pointing, self._mapper.rows(pointing).start)
 

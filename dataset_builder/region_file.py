@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from dataset_builder.tracking import Trajectory
 from solared_hf.errors import SolaredError
@@ -75,9 +76,10 @@ def read_region_file(folder: Path | str) -> RegionFile | None:
             ),
             noaa=content,
         )
-        unknown = sorted(set(content) - _NOAA_FACTS)
-        if unknown:
-            raise ValueError(f"unknown entry {unknown[0]}")
+        for name, value in content.items():
+            if name not in _NOAA_FACTS:
+                raise ValueError(f"unknown entry {name}")
+            _check_fact(name, value)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -86,3 +88,16 @@ def read_region_file(folder: Path | str) -> RegionFile | None:
             "in degrees, t0_tai in ISO 8601, and no more than NOAA facts by their names in the catalog."
         ) from error
     return region
+
+
+def _check_fact(name: str, value: float | int | str) -> None:
+    """Refuse what the catalog could not hold; it is written last, after all that takes long.
+
+    Raises:
+        ValueError: the value is none of its column.
+    """
+    column = catalog_features()[name].pa_type
+    if pa.types.is_timestamp(column):
+        np.datetime64(value, "ms")
+    elif isinstance(value, str) != pa.types.is_string(column) or not isinstance(value, str | int | float):
+        raise ValueError(f"{name} is {value!r}")

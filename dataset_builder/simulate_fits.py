@@ -19,10 +19,10 @@ from dataset_builder.simulate_observations import (
     FRAMES_PER_STEP,
     OBSERVER_LATITUDE,
     TILE_DEGREES,
-    Observations,
+    SimulatedObservations,
     simulate_observations,
 )
-from dataset_builder.times import WINDOW_FRAMES
+from dataset_builder.times import WINDOW_FRAMES, format_time
 from solared_hf.files import write_atomically
 from solared_hf.schema import PATCH_ROWS
 
@@ -92,7 +92,7 @@ def write_observations(
                 write_atomically(region_folder / observable / name, content)
 
 
-def fits_files(observations: Observations, observable: str, form: str) -> Iterator[tuple[str, bytes]]:
+def fits_files(observations: SimulatedObservations, observable: str, form: str) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files of one observable, in order of time, each made when it is asked for.
 
     Args:
@@ -106,29 +106,29 @@ def fits_files(observations: Observations, observable: str, form: str) -> Iterat
     if form not in _FORMS:
         raise ValueError(f"form={form!r} must be one of {', '.join(_FORMS)}.")
     for time, hdu in _FORMS[form](observations, observable):
-        stamp = _time_text(time).replace(".", "").replace(":", "")
+        stamp = format_time(time).replace(".", "").replace(":", "")
         yield f"{observable}.{stamp}.fits", _fits_bytes(hdu)
 
 
-def _sequence(observations: Observations, observable: str) -> _Files:
+def _sequence(observations: SimulatedObservations, observable: str) -> _Files:
     times, images, _ = _series(observations, observable)
     spacing = times[1] - times[0] if len(times) > 1 else _FRAME_SPACING
     planes = max(1, int(_DAY / spacing))
     for first in range(0, len(times), planes):
         hdu = _scaled(images[first : first + planes], observable)
         _describe_patch(hdu.header, observations, times[first])
-        hdu.header["T_REC"] = _time_text(times[first])
+        hdu.header["T_REC"] = format_time(times[first])
         _describe_planes(hdu.header, spacing)
         yield times[first], hdu
 
 
-def _frames(observations: Observations, observable: str) -> _Files:
+def _frames(observations: SimulatedObservations, observable: str) -> _Files:
     for time, hdu in _single_images(observations, observable, lambda image, time: _scaled(image, observable)):
         _describe_patch(hdu.header, observations, time)
         yield time, hdu
 
 
-def _cubes(observations: Observations, observable: str) -> _Files:
+def _cubes(observations: SimulatedObservations, observable: str) -> _Files:
     steps = len(observations.magnetogram)
     for step in range(steps):
         frames = FRAMES_PER_STEP * step + np.arange(WINDOW_FRAMES)
@@ -141,12 +141,12 @@ def _cubes(observations: Observations, observable: str) -> _Files:
         hdu = fits.PrimaryHDU(cube)
         hdu.header["BUNIT"] = _SCALING[observable][2]
         _describe_patch(hdu.header, observations, middle)
-        hdu.header["MIDTIME"] = _time_text(middle, digits=3)
+        hdu.header["MIDTIME"] = format_time(middle, digits=3)
         _describe_planes(hdu.header, _FRAME_SPACING)
         yield middle, hdu
 
 
-def _full_disk(observations: Observations, observable: str) -> _Files:
+def _full_disk(observations: SimulatedObservations, observable: str) -> _Files:
     def paint(image: np.ndarray, time: np.datetime64) -> fits.PrimaryHDU | fits.CompImageHDU:
         observed = time + _LIGHT_ARRIVES
         centre, observer = _longitudes(observations, observed)
@@ -183,7 +183,7 @@ def _full_disk(observations: Observations, observable: str) -> _Files:
         yield time, hdu
 
 
-_FORMS: dict[str, Callable[[Observations, str], _Files]] = {
+_FORMS: dict[str, Callable[[SimulatedObservations, str], _Files]] = {
     "sequence": _sequence,
     "frames": _frames,
     "cubes": _cubes,
@@ -191,7 +191,7 @@ _FORMS: dict[str, Callable[[Observations, str], _Files]] = {
 }
 
 
-def _series(observations: Observations, observable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _series(observations: SimulatedObservations, observable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Times, images and numbers of their frames, of one observable."""
     frames = np.arange(len(observations.times))
     if observable == "dopplergram":
@@ -201,7 +201,7 @@ def _series(observations: Observations, observable: str) -> tuple[np.ndarray, np
 
 
 def _single_images(
-    observations: Observations,
+    observations: SimulatedObservations,
     observable: str,
     hdu_of: Callable[[np.ndarray, np.datetime64], fits.PrimaryHDU | fits.CompImageHDU],
 ) -> _Files:
@@ -216,8 +216,8 @@ def _single_images(
         hdu.header.extend(
             [
                 ("CONTENT", _SCALING[observable][3]),
-                ("T_REC", _time_text(time)),
-                ("T_OBS", _time_text(time + _LIGHT_ARRIVES, digits=3)),
+                ("T_REC", format_time(time)),
+                ("T_OBS", format_time(time + _LIGHT_ARRIVES, digits=3)),
                 ("QUALITY", _BAD_QUALITY if bad else 0),
                 ("OBS_VR", observations.orbital_velocity[frame]),
             ]
@@ -241,7 +241,7 @@ def _scaled(values: np.ndarray, observable: str, compressed: bool = False) -> fi
     return hdu
 
 
-def _describe_patch(header: fits.Header, observations: Observations, time: np.datetime64) -> None:
+def _describe_patch(header: fits.Header, observations: SimulatedObservations, time: np.datetime64) -> None:
     """Where a tracked patch is: an azimuthal equidistant map about its centre."""
     pixels_per_tile = observations.velocity.shape[-1] // PATCH_ROWS
     header.extend(
@@ -265,7 +265,7 @@ def _describe_planes(header: fits.Header, spacing: np.timedelta64) -> None:
     header.extend([("CTYPE3", "TIME"), ("CUNIT3", "s"), ("CRPIX3", 1.0), ("CRVAL3", 0.0), ("CDELT3", seconds)])
 
 
-def _longitudes(observations: Observations, time: np.datetime64) -> tuple[float, float]:
+def _longitudes(observations: SimulatedObservations, time: np.datetime64) -> tuple[float, float]:
     """Carrington longitudes of the patch's centre and of the observer, degrees."""
     hours = (time - start_time(observations.ar_number)) / np.timedelta64(1, "h")
     centre = observations.trajectory.longitude(time)
@@ -313,12 +313,6 @@ def _places_on_patch(longitude: float, latitude: float, pixels: int) -> tuple[np
         for axis in (across, up)
     )
     return rows, columns, on_disk
-
-
-def _time_text(time: np.datetime64, digits: int = 0) -> str:
-    """Naive TAI as JSOC writes it, such as 2013.04.15_14:59:37.500_TAI."""
-    text = str(np.datetime_as_string(time, unit="ms" if digits else "s"))
-    return text.replace("-", ".").replace("T", "_") + "_TAI"
 
 
 def _fits_bytes(hdu: fits.PrimaryHDU | fits.CompImageHDU) -> bytes:

@@ -11,8 +11,8 @@ into timelines; what it has to find is known (`expected_timeline`). A patch span
   so that its power changes by `power_response`, exactly; as a line lies in one bin of a window of any start, its power
   has no noise of its own. Random modes would have a tile's power scatter by one over the root of bins times pixels,
   6 % with 9 pixels a tile, where a tile of HMI has 3136 pixels and published quiet tiles scatter by 1 %.
-- granulation: Gaussian noise, its density falling with frequency as Harvey's (1 + (f/f0)^2)^-1, 105 m/s rms. It adds
-  to the lines with any phase: this is the noise in the power.
+- granulation: Gaussian noise, its density falling with frequency as Harvey's (1 + (f/f0)^2)^-1, f0 = 0.6 mHz and
+  105 m/s rms. It adds to the lines with any phase: this is the noise in the power.
 - the Sun's rotation along the line of sight, which differs over the patch and drifts while the patch crosses the disk,
   and the satellite's orbit, 3 km/s in 24 h. Both are smooth, and gone after differencing.
 
@@ -85,7 +85,7 @@ _SINGLE_DROPOUTS_PER_FRAME = 5e-4
 
 
 @dataclass(frozen=True)
-class Observations:
+class SimulatedObservations:
     """What was observed of a simulated region, tracked, and the truth behind it.
 
     Args:
@@ -118,7 +118,7 @@ class Observations:
         return self.times[_field_frames(len(self.magnetogram))]
 
 
-def simulate_observations(ar_number: int, seed: int = 0, steps: int = 240, pixels: int = 27) -> Observations:
+def simulate_observations(ar_number: int, seed: int = 0, steps: int = 240, pixels: int = 27) -> SimulatedObservations:
     """Raw observations of one simulated region.
 
     Args:
@@ -155,7 +155,7 @@ def simulate_observations(ar_number: int, seed: int = 0, steps: int = 240, pixel
         velocity[: FRAMES_PER_STEP * NAN_POWER_STEPS, :, eastern] = np.nan
         magnetogram[:NAN_FIELD_STEPS, :, eastern] = np.nan
         continuum[:NAN_FIELD_STEPS, :, eastern] = np.nan
-    return Observations(
+    return SimulatedObservations(
         ar_number=ar_number,
         emergence=truth.bipole,
         trajectory=truth.trajectory,

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tqdm import tqdm
 
@@ -32,10 +32,12 @@ class Source(Protocol):
     Attributes:
         name: what the manifest calls the source.
         folder: where its files lie.
+        shared_settings: those that all regions of one dataset must share.
     """
 
     name: str
     folder: Path
+    shared_settings: dict
 
     def regions(self) -> list[Path]:
         """Folders of the regions.
@@ -57,6 +59,7 @@ class PublishedSource:
     """The published `.npz` files; see `published`."""
 
     name = "published"
+    shared_settings: ClassVar[dict] = {}
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)

@@ -57,6 +57,20 @@ def parse_time(text: str) -> np.datetime64:
     return (time + _HALF_A_MILLISECOND).astype("datetime64[ms]")
 
 
+def format_time(time: np.datetime64, digits: int = 0) -> str:
+    """Naive TAI as JSOC writes it, the reverse of `parse_time`.
+
+    Args:
+        time: what is finer than the digits is cut off.
+        digits: of the seconds, after the point: 0 or 3.
+
+    >>> format_time(np.datetime64("2013-04-15T14:59:37.500"), digits=3)
+    '2013.04.15_14:59:37.500_TAI'
+    """
+    text = str(np.datetime_as_string(time, unit="ms" if digits else "s"))
+    return text.replace("-", ".").replace("T", "_") + "_TAI"
+
+
 def slot_of(time: np.datetime64 | np.ndarray) -> int | np.ndarray:
     """The number of the 45 s slot since 1993-01-01T00:00:00 TAI that is nearest to a time, or to each of an array."""
     slots = ((time - _EPOCH) / _MILLISECOND + _SLOT_MILLISECONDS / 2) // _SLOT_MILLISECONDS

@@ -22,6 +22,9 @@ _PIXELS_AT_ONCE = 16_384
 # Pixels of NaN around the part of the image in use: two for a kernel, two for what lies further out.
 _FRAME = 4
 
+# How much of the patch before a patch has to show.
+_LEAST_OF_BEFORE = 0.95
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -270,23 +273,32 @@ class PatchMapper:
         return (rows, columns) if rows.stop > rows.start and columns.stop > columns.start else nothing
 
 
-def interpolate_missing(patches: Iterable[np.ndarray | None]) -> Iterator[tuple[np.ndarray, bool]]:
-    """Fill the missing patches of a stream, linearly in time between those before and after, pixel by pixel.
+class NothingObserved(SolaredError):
+    """There is no patch to begin with."""
 
-    At the ends the nearest patch is repeated. Two patches are in memory, however long a gap is.
+
+def interpolate_missing(patches: Iterable[np.ndarray | None]) -> Iterator[tuple[np.ndarray, bool]]:
+    """Fill what is missing of a stream of patches, linearly in time; at its ends the nearest is repeated.
+
+    Memory stays at two patches however long a gap is. A pixel that is NaN in either neighbour is NaN.
 
     Args:
-        patches: one a slot, all of one shape; None is missing.
+        patches: (rows, columns) float32 each, one a 45 s slot, or None where the frame is missing or bad. A patch
+            without any value is missing too, and so is one that lacks a twentieth more pixels than the one before:
+            the limb comes slowly, but a frame that was cut on its way would spoil 8 h of windows.
 
     Yields:
-        The patch, and whether it was filled. What is given is passed on and repeated as it is, not copied.
+        For each slot the patch, not to be changed in place, and whether it was filled in.
 
     Raises:
-        SolaredError: all patches are missing.
+        NothingObserved: all patches are missing.
     """
+    observed = 0
     before, missing = None, 0
     for patch in patches:
-        if patch is None:
+        previously = observed
+        observed = observed if patch is None else np.count_nonzero(patch == patch)  # NaN differs from itself
+        if patch is None or observed == 0 or observed < _LEAST_OF_BEFORE * previously:
             missing += 1
             continue
         for index in range(missing):
@@ -295,7 +307,7 @@ def interpolate_missing(patches: Iterable[np.ndarray | None]) -> Iterator[tuple[
         yield patch, False
         before, missing = patch, 0
     if missing and before is None:
-        raise SolaredError(
+        raise NothingObserved(
             f"All {missing} frames are missing or bad, so there is nothing to interpolate; download others."
         )
     for _ in range(missing):

@@ -92,8 +92,8 @@ def test_commands(newcomer, simulated_published, command):
         assert solared(command.replace("DIR", str(simulated_published))) == 0
         assert (newcomer / "solared" / "README.md").is_file()
     elif command.startswith("solared build --source fits"):
-        shutil.copytree(newcomer / "observed" / "AR90001", newcomer / "RAW" / "AR90001")
-        assert solared(command) == 0
+        # Ten days of a real region are not here; one region of the quickstart's Sun has the same form.
+        assert solared(command.replace("RAW", "observed")) == 0
         assert (newcomer / "regions" / "README.md").is_file()
     elif command.startswith("solared select"):
         assert solared(command.replace("DIR", str(Path(sunpy.data.test.rootdir) / "SRS"))) == 0

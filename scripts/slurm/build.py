@@ -3,7 +3,7 @@
 The Dask scheduler runs here, on a login or service node, and its workers in Slurm jobs. All options but those below
 are those of `solared build`:
 
-    python scripts/slurm/build.py --jobs 8 --cores 32 --memory 80GB --input RAW --output OUT
+    python scripts/slurm/build.py --jobs 8 --cores 32 --memory 96GB --input RAW --output OUT
 
 Input and output must be on storage that all nodes see. When a job ends early, its segments are given to others; when
 this process ends early, the same command goes on with the regions that are left.
@@ -21,7 +21,7 @@ def build(
     context: typer.Context,
     jobs: Annotated[int, typer.Option(help="Slurm jobs to keep running.")] = 4,
     cores: Annotated[int, typer.Option(help="Cores of a job; each runs one worker.")] = 16,
-    memory: Annotated[str, typer.Option(help="Memory of a job; a worker takes some 2.5 GB.")] = "40GB",
+    memory: Annotated[str, typer.Option(help="Memory of a job; 3 GB for each worker.")] = "48GB",
     walltime: Annotated[str, typer.Option(help="Longest time of a job.")] = "04:00:00",
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
 ) -> None:

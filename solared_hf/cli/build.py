@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from solared_hf.errors import SolaredError
+
 
 class SourceName(StrEnum):
     published = "published"
@@ -18,10 +20,12 @@ def build(
     ],
     input: Annotated[Path, typer.Option(help="Folder with the AR<number> folders.")],
     output: Annotated[Path, typer.Option(help="Folder of the dataset: new, empty, or written by an earlier build.")],
-    cadence: Annotated[str, typer.Option(help="Time from step to step: 1h or 12min (fits).")] = "1h",
+    cadence: Annotated[
+        str | None, typer.Option(help="Time from step to step: 1h, the default, or 12min (fits).")
+    ] = None,
     correction: Annotated[
-        str, typer.Option(help="Background taken from the tiles: latitude_background or none (fits).")
-    ] = "latitude_background",
+        str | None, typer.Option(help="Taken from the tiles: latitude_background, the default, or none (fits).")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes on this machine; one a core by default (fits).")
     ] = None,
@@ -32,15 +36,20 @@ def build(
     """Build a dataset folder that load_dataset reads; run again to do only what is left."""
     from dataset_builder.build import build_dataset
 
+    settings = {"cadence": cadence, "correction": correction}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if source is SourceName.published:
         from dataset_builder.sources import PublishedSource
 
+        given = [*settings, *(["workers"] if workers is not None else []), *(["scheduler"] if scheduler else [])]
+        if given:
+            raise SolaredError(f"--{given[0]} is of no use for published files; leave it out, or build --source fits.")
         opened = PublishedSource(input)
     else:
         from dataset_builder.fits_source import FitsSource
         from dataset_builder.plan import Settings
 
-        opened = FitsSource(input, Settings(cadence, correction), workers=workers, scheduler=scheduler)
+        opened = FitsSource(input, Settings(**settings), workers=workers, scheduler=scheduler)
     report = build_dataset(opened, output, progress=True)
     print(f"{report.folder}: {report.regions} regions, {report.rows:,} rows, {report.bytes:,} bytes of Parquet")
     print(f"{report.written} regions written, {report.kept} kept as they were")

@@ -87,6 +87,8 @@ def test_a_file_of_several_planes_and_cubes(write, tmp_path):
         ({"CDELT3": 60.0}, np.zeros((2, 9, 9)), "CDELT3 is no multiple of 45 s"),
         ({"CTYPE1": "HPLN-TAN"}, np.zeros((2, 9, 9)), "it has 3 axes"),
         ({"MIDTIME": text(FIRST)}, np.zeros((639, 9, 9)), "639 frames instead of 640"),
+        ({"MIDTIME": text(FIRST), "CDELT3": 60.0}, np.zeros((640, 9, 9)), "CDELT3 is not 45 s"),
+        ({"MIDTIME": text(FIRST), "CDELT3": 90.0}, np.zeros((640, 9, 9)), "CDELT3 is not 45 s"),
     ],
 )
 def test_what_cannot_be_used_is_set_aside_with_its_reason(write, tmp_path, keywords, pixels, reason):
@@ -145,6 +147,45 @@ def test_frames_that_claim_one_time(write, tmp_path):
     assert list(observed.frames) == [FIRST]
     assert observed.rejected == {"the same frame again": 2, "frames that differ claim one time": 2}
     assert observed.reasons == {FIRST + 1: "frames that differ claim one time"}
+
+
+def test_a_damaged_copy_does_not_cost_the_frame(write, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 30000, (64, 64)).astype(np.int16)
+    write("good.fits", noise, T_REC=text(FIRST))
+    copy = write("copy.fits", noise, compressed=True, T_REC=text(FIRST))
+    assert frames_of(tmp_path).rejected == {"the same frame again": 1}
+    content = bytearray(copy.read_bytes())
+    content[-5000:-3500] = bytes(1500)
+    copy.write_bytes(content)
+    observed = frames_of(tmp_path)
+    assert observed.frames[FIRST].file.path.name == "good.fits"
+    assert observed.rejected == {"its pixels cannot be decoded": 1}
+
+
+def test_cubes_that_claim_one_time(write, tmp_path):
+    pixels = np.random.default_rng(0).normal(size=(640, 9, 9))
+    midtime = "2013.04.15_14:59:37.500_TAI"
+    write("a.fits", pixels, MIDTIME=midtime)
+    write("b.fits", pixels, MIDTIME=midtime)
+    write("later.fits", pixels, MIDTIME="2013.04.15_15:59:37.500_TAI")
+    assert frames_of(tmp_path).rejected == {"the same frame again": 1}
+    pixels[5] *= -3
+    write("b.fits", pixels, MIDTIME=midtime)
+    observed = frames_of(tmp_path)
+    assert list(observed.frames) == [FIRST + 80]
+    assert observed.rejected == {"cubes that differ claim one time": 2}
+
+
+def test_names_of_fits_files(write, tmp_path):
+    names = ("a.fits", "b.FITS", "c.fts", "d.fits.fz", "e.fits.gz")
+    for slot, name in enumerate(names):
+        write(name, T_REC=text(FIRST + slot))
+    for name in ("a.fits.md5", "a.fits~", ".hidden.fits", "a.txt"):
+        (tmp_path / name).write_text("no FITS")
+    observed = frames_of(tmp_path)
+    assert [frame.file.path.name for frame in observed.frames.values()] == list(names)
+    assert observed.rejected == {}
+    assert read_planes(observed.frames[FIRST + 4].file, slice(0, 1)).sum() == 81
 
 
 def test_unusable_folders_are_refused(write, tmp_path):

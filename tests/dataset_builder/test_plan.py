@@ -74,14 +74,11 @@ def test_images_of_the_sun_need_to_know_where_the_region_is():
         plan(observed(range(FIRST, FIRST + WINDOW_FRAMES), form=IMAGE))
 
 
-def test_segments_carry_their_frames_and_one_neighbour_on_each_side():
-    slots = set(range(FIRST, FIRST + 130 * HOUR)) - {FIRST + 60 * HOUR, FIRST + 60 * HOUR + 1}
-    planned = plan(observed(slots))
+def test_segments_carry_their_frames_and_some_beyond_their_ends():
+    planned = plan(observed(range(FIRST, FIRST + 130 * HOUR)))
     assert [len(segment.starts) for segment in planned.segments] == [60, 60, 3]
-    second = sorted(planned.segments[1].velocity)
-    assert second[0] == FIRST + 60 * HOUR - 1  # its own first frame is missing
-    assert second[-1] == FIRST + 119 * HOUR + WINDOW_FRAMES - 1
-    assert len(second) == second[-1] - second[0] + 1 - 2
+    begin, stop = FIRST + 60 * HOUR - MOST_MISSING, FIRST + 119 * HOUR + WINDOW_FRAMES + MOST_MISSING
+    assert sorted(planned.segments[1].velocity) == list(range(begin, stop))
 
 
 def test_a_segment_without_enough_frames_reads_none():
@@ -103,10 +100,23 @@ def test_cubes_are_steps_of_their_own():
     velocity = observed(FIRST + 16 * np.array([0, 5, 6, 15, 20]), CUBE, reasons={FIRST + 2 * HOUR: "truncated"})
     field = observed([FIRST, FIRST + HOUR], CUBE)
     planned = plan(velocity, field)
-    assert steps(planned.starts) == [0, 1, 2, 3, 4]  # the third cannot be used, the one off the hour is left out
+    assert steps(planned.starts) == [0, 1, 2, 3, 4]  # the third cannot be used
     assert sorted(planned.segments[0].velocity) == [FIRST, FIRST + HOUR, FIRST + 3 * HOUR, FIRST + 4 * HOUR]
     assert [len(frames) for frames in planned.segments[0].field] == [1, 1, 0, 0, 0]
     assert planned.segments[0].field[0][0].plane == 319
+    # The one between the hours is set aside, and counted.
+    assert planned.observations["dopplergram"].rejected == {"it lies between the steps": 1}
+
+
+@pytest.mark.parametrize("rounded", [0, 2])
+def test_cubes_whose_time_was_rounded_belong_to_their_steps(rounded):
+    """A MIDTIME of 01:00:00 for 00:59:37.5 lies a slot off; the first cube says nothing of the others."""
+    slots = FIRST + 7 + HOUR * np.arange(4)
+    slots[rounded] += 1
+    planned = plan(observed(slots, CUBE))
+    assert planned.starts.tolist() == (FIRST + 7 + HOUR * np.arange(4)).tolist()
+    assert planned.segments[0].velocity[planned.starts[rounded]].file.path.stem == str(slots[rounded])
+    assert planned.observations["dopplergram"].rejected == {}
 
 
 def test_what_a_timeline_says_of_its_frames():
@@ -118,13 +128,26 @@ def test_what_a_timeline_says_of_its_frames():
     values[1, :4] = np.nan
     values[2, 4] = np.nan
     values[0, :, ::9] = np.nan  # beyond the limb is not worth a word
-    reduced = Reduced(values, np.array([3, 200, 0]), ("b.fits", "a.fits", "b.fits"))
+    reduced = Reduced(values, np.array([3, 200, 0]), {"b.fits": "cut", "a.fits": "cut", "c.fits": "no time"})
     timeline, processing = assemble(90001, planned, [reduced])
     assert timeline.times[0] == slot_time(FIRST) + np.timedelta64(14_377_500, "ms")
     assert processing["interpolated_frames"] == {"0": 3}
-    assert processing["unreadable"] == ["a.fits", "b.fits"]
+    assert processing["unreadable"] == [
+        {"reason": "cut", "files": 2, "first": "a.fits"},
+        {"reason": "no time", "files": 1, "first": "c.fits"},
+    ]
     assert processing["frames"]["dopplergram"]["used"] == WINDOW_FRAMES + 2 * HOUR
     assert [(entry["step"], entry["reasons"]) for entry in processing["unobserved"]] == [
         (1, ["200 of 640 velocity frames are missing; 1: QUALITY marks it as bad"]),
-        (2, ["no usable magnetogram within 30 minutes of the middle"]),
+        (2, ["no magnetogram with enough observed pixels within 30 minutes of the middle"]),
     ]
+
+
+def test_steps_without_frames_at_the_ends_are_left_out():
+    planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + 3 * HOUR)))
+    values = np.ones((4, 6, 63), np.float32)
+    timeline, processing = assemble(90001, planned, [Reduced(values, np.array([640, 5, 0, 129]), {})])
+    assert timeline.times.tolist() == (slot_time(planned.starts) + np.timedelta64(14_377_500, "ms"))[1:3].tolist()
+    assert processing["interpolated_frames"] == {"0": 5}
+    with pytest.raises(SolaredError, match="no step has enough frames, mostly because the file cannot be decoded"):
+        assemble(90001, planned, [Reduced(values, np.full(4, 640), {"a.fits": "the file cannot be decoded"})])

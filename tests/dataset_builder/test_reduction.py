@@ -1,5 +1,7 @@
 """From the frames of one region to the tiles of its steps, in this process."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +86,15 @@ def test_missing_frames_are_lines_between_their_neighbours(write, fields, veloci
     np.testing.assert_allclose(reduced.values[1, :4], keep_tiles(expected), rtol=1e-4)
 
 
-def test_steps_do_not_depend_on_how_a_region_is_cut(write, fields, velocity, tmp_path, monkeypatch):
+@pytest.mark.parametrize("empty_planes", [False, True])
+def test_steps_do_not_depend_on_how_a_region_is_cut(write, fields, velocity, tmp_path, monkeypatch, empty_planes):
     # Frames are missing on both sides of where the cuts will be.
-    for first, stop in ((0, 155), (169, 798), (804, HOURS * HOUR)):
-        write("dopplergram", velocity[first:stop], first)
+    if empty_planes:
+        velocity[155:169] = velocity[798:804] = np.nan
+        write("dopplergram", velocity)
+    else:
+        for first, stop in ((0, 155), (169, 798), (804, HOURS * HOUR)):
+            write("dopplergram", velocity[first:stop], first)
     whole = reduce(tmp_path)
     monkeypatch.setattr(planning, "_SEGMENT_SLOTS", 2 * HOUR)
     pieces = reduce(tmp_path)
@@ -112,4 +119,57 @@ def test_a_file_that_rots_after_the_scan_is_missing_and_named(write, fields, vel
     assert reduced.missing.tolist() == [0, 0, 0, 80, 80, 80, 80]
     assert np.isfinite(reduced.values[:, :4]).all()
     assert set(reduced.unreadable) == {"800.fits", "400.fits"}
+    assert all(reason.startswith("the file cannot be decoded") for reason in reduced.unreadable.values())
     assert reduced.values[:2, 5, 0].tolist() == [77.0, pytest.approx(np.nan, nan_ok=True)]
+
+
+def test_a_segment_without_any_frame_is_nan(write, fields, velocity, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_SEGMENT_SLOTS", HOUR)
+    velocity[2 * HOUR :] = np.nan
+    write("dopplergram", velocity)
+    pieces = reduce(tmp_path)
+    assert [piece.missing.tolist() for piece in pieces] == [[480], [560], *[[640]] * 5]
+    assert all(np.isnan(piece.values[:, :4]).all() for piece in pieces)
+    assert np.isfinite(np.stack([piece.values[:, 4:] for piece in pieces])).all()
+
+
+def test_a_frame_that_was_cut_on_its_way_is_missing(write, fields, velocity, tmp_path):
+    """Five of its nine rows would take eight hours of their tiles, and with the background all others too."""
+    velocity[300, 4:] = np.nan
+    write("dopplergram", velocity)
+    (reduced,) = reduce(tmp_path, "latitude_background")
+    assert np.isfinite(reduced.values).all()
+    assert reduced.missing.tolist() == [1, 1, 1, 1, 0, 0, 0]
+
+
+def test_pixels_that_stay_away_are_not_observed_and_no_frame_is_missing(write, fields, velocity, tmp_path):
+    velocity[300:, :, 0] = np.nan
+    write("dopplergram", velocity)
+    (reduced,) = reduce(tmp_path)
+    assert reduced.missing.max() == 1  # the first that lacks them is taken for a damaged one
+    assert np.isnan(reduced.values[4:, 0]).reshape(-1, 7, 9).any(axis=(0, 1)).tolist() == [True] + [False] * 8
+
+
+def test_a_cube_of_full_size_takes_little_more_memory_than_itself(tmp_path):
+    """640 x 512 x 512 scaled integers, as they come from JSOC, in a process of its own."""
+    program = f"""
+import resource, sys
+import numpy as np
+from astropy.io import fits
+from pathlib import Path
+from dataset_builder import reduction
+from dataset_builder.observations import CUBE, Frame, scan_files
+path = Path({str(tmp_path / "cube.fits")!r})
+frame = Frame(scan_files([path])[0], 0)
+segment = reduction.Segment((0,), CUBE, {{0: frame}}, ((),), ((),), None, 512, 0.06, "none")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+assert np.isfinite(reduction.reduce_segment(segment).values[:, :4]).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    hdu = fits.PrimaryHDU(np.random.default_rng(0).integers(-900, 900, (640, 512, 512), dtype=np.int32))
+    hdu.header.update({"MIDTIME": "2013.04.15_14:59:37.500_TAI", "BSCALE": 0.5, "BZERO": 0.0})
+    hdu.writeto(tmp_path / "cube.fits")
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    before, largest = map(int, finished.stdout.split())
+    assert (largest - before) * 1024 < 1.9 * 640 * 512 * 512 * 4

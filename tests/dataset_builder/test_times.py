@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset_builder.times import SLOT_SECONDS, parse_time, slot_of, slot_time
+from dataset_builder.times import SLOT_SECONDS, format_time, parse_time, slot_of, slot_time
 from solared_hf.errors import SolaredError
 
 
@@ -55,6 +55,21 @@ def test_what_a_header_says_becomes_naive_tai(text, tai):
 def test_what_is_no_time_is_refused_with_a_sentence(text):
     with pytest.raises(SolaredError, match="is not a time; expected one such as 2011"):
         parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("tai", "digits", "text"),
+    [
+        ("2013-04-15T14:59:37.500", 3, "2013.04.15_14:59:37.500_TAI"),
+        ("2013-04-15T15:00:00", 3, "2013.04.15_15:00:00.000_TAI"),
+        ("2013-04-15T15:00:00", 0, "2013.04.15_15:00:00_TAI"),
+        ("2013-04-15", 0, "2013.04.15_00:00:00_TAI"),
+    ],
+)
+def test_a_time_is_written_as_it_is_read(tai, digits, text):
+    time = np.datetime64(tai, "ms")
+    assert format_time(time, digits) == text
+    assert parse_time(text) == time
 
 
 def test_slots_are_counted_from_1993_and_whole_hours_are_slots():
