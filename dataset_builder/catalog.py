@@ -7,7 +7,7 @@ to return from the far side (II); its positions hold for 24 UT of the day before
 
 import io
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -24,6 +24,8 @@ from solared_hf.files import write_atomically
 LARGEST_LONGITUDE = 30.0
 SHORTEST_LIFETIME_DAYS = 4
 SMALLEST_AREA = 200.0
+# In more reports without it a region is gone, and what comes back under its number is not the same life.
+LONGEST_ABSENCE_DAYS = 3
 
 # Why a region does not qualify; the column `reason` joins them with "; ".
 NO_SPOTS = "never reported with spots"
@@ -101,7 +103,8 @@ def selection_features() -> Features:
     `reason` names every failed rule and is empty where the region is `selected`. Longitude, latitude and time are
     those of the first spots: Carrington and Stonyhurst degrees, north and west positive, and UTC. `noaa_area` is the
     largest, in millionths of a solar hemisphere, and the Hale class the one on that day. The lifetime and the reports
-    are those with spots or as a plage: from the first to the last, and the number of days that have one.
+    are those with spots or as a plage: from the first to the last, and the number of days that have one. A region that
+    is absent from more than 3 reports and returns has several lives; that of the first spots counts.
     """
     return Features(
         {
@@ -123,7 +126,7 @@ def selection_features() -> Features:
 
 
 def read_reports(folder: Path | str, progress: Callable[[Sequence[Path]], Iterable[Path]] = iter) -> list[Report]:
-    """Read every `*SRS.txt` in `folder` and below it, in the order of their names.
+    """Read every `*SRS.txt` in `folder` and below it, in capitals or not, in the order of their names.
 
     Args:
         folder: where the reports are.
@@ -132,7 +135,9 @@ def read_reports(folder: Path | str, progress: Callable[[Sequence[Path]], Iterab
     Raises:
         SolaredError: there are no reports, or some cannot be read; the message names all of those.
     """
-    paths = sorted(path for path in Path(folder).rglob("*SRS.txt") if path.is_file())
+    paths = sorted(
+        path for path in Path(folder).rglob("*") if path.name.lower().endswith("srs.txt") and path.is_file()
+    )
     if not paths:
         raise SolaredError(
             f"No Solar Region Summaries in {folder}; name the folder that holds NOAA's files, such as "
@@ -193,10 +198,12 @@ def write_selection(table: pa.Table, path: Path | str) -> None:
 def _judge(history: list[tuple[date, ReportedRegion]], days: Collection[date]) -> dict:
     """The facts of one region, and every rule that it fails, from its rows by ascending day."""
     with_spots = [(day, region) for day, region in history if region.kind == "I"]
-    reported = sorted({day for day, region in history if region.kind != "II"})
+    lives = _lives(sorted({day for day, region in history if region.kind != "II"}), days)
     facts, reasons = {}, []
     if with_spots:
         first_day, first = with_spots[0]
+        reported = next(life for life in lives if first_day in life)
+        with_spots = [(day, region) for day, region in with_spots if day in reported]
         # Of equal areas the first counts.
         largest = max((region for _, region in with_spots), key=lambda region: region.area)
         facts = {
@@ -216,6 +223,7 @@ def _judge(history: list[tuple[date, ReportedRegion]], days: Collection[date]) -
         if largest.area < SMALLEST_AREA:
             reasons.append(SMALL)
     else:
+        reported = lives[0]
         reasons.append(NO_SPOTS)
     if reported:
         lifetime = (reported[-1] - reported[0]).days + 1
@@ -223,6 +231,21 @@ def _judge(history: list[tuple[date, ReportedRegion]], days: Collection[date]) -
         if lifetime < SHORTEST_LIFETIME_DAYS:
             reasons.append(SHORT_LIVED if reported[-1] + _DAY in days else CUT_SHORT)
     return {"selected": not reasons, "reason": "; ".join(reasons), "reports": len(reported), **facts}
+
+
+def _lives(reported: list[date], days: Collection[date]) -> list[list[date]]:
+    """The ascending days on which a region is reported, split where too many reports in between lack it.
+
+    Without any day there is one life without any.
+    """
+    lives = [reported[:1]]
+    for day in reported[1:]:
+        last = lives[-1][-1]
+        absent = sum(last + n * _DAY in days for n in range(1, (day - last).days))
+        if absent > LONGEST_ABSENCE_DAYS:
+            lives.append([])
+        lives[-1].append(day)
+    return lives
 
 
 def _one_report_a_day(reports: Iterable[Report]) -> dict[date, Report]:
@@ -251,6 +274,9 @@ def _read_report(path: Path) -> Report:
         table = read_srs(path)
     except OSError as error:
         raise SolaredError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        # Reports are ASCII: other bytes are damage, and to guess at them could change a number.
+        raise SolaredError(f"{path}: the byte 0x{error.object[error.start]:02x} in it is no text") from error
     except Exception as error:  # sunpy's reader answers text in another form with errors of every kind
         raise SolaredError(f"{path}: a header or one of the sections I, IA and II is missing or not whole") from error
     try:
@@ -258,6 +284,9 @@ def _read_report(path: Path) -> Report:
         frame = table.to_pandas()[list(_COLUMNS)].set_axis(_COLUMNS.values(), axis="columns")
         rows = pa.Table.from_pandas(frame, schema=_ROW_SCHEMA, preserve_index=False).to_pylist()
         regions = tuple(_reported_region(row, day) for row in rows)
+        twice = [number for number, count in Counter(region.ar_number for region in regions).items() if count > 1]
+        if twice:
+            raise ValueError(f"it has several rows for region {twice[0]}")
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise SolaredError(f"{path}: {error.args[0]}") from error
     return Report(str(path), table.meta["issued"], day, regions, table.meta.get("corrected", False))
@@ -284,6 +313,9 @@ def _reported_region(row: dict, day: date) -> ReportedRegion:
     if row["kind"] == "I" and None in row.values():
         missing = ", ".join(name for name, value in row.items() if value is None)
         raise ValueError(f"its row for region {number} has no readable {missing}")
+    for name, most in (("latitude", 90), ("longitude", 180)):
+        if row[name] is not None and abs(row[name]) > most:
+            raise ValueError(f"its row for region {number} has the {name} {row[name]:g}, beyond {most} degrees")
     if row["hale_class"] is not None:
         row["hale_class"] = row["hale_class"].title()
     if row["carrington_longitude"] is not None:

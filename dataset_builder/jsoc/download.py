@@ -25,11 +25,18 @@ import drms
 import numpy as np
 from tqdm import tqdm
 
-from dataset_builder.jsoc.plan import RegionPlan, frame_path, plan_regions, read_catalog, without_file
+from dataset_builder.jsoc.plan import (
+    RegionPlan,
+    frame_path,
+    observed_regions,
+    plan_regions,
+    read_catalog,
+    without_file,
+)
 from dataset_builder.jsoc.plan import cutout as cutout_process
 from dataset_builder.jsoc.server import PUBLIC_SERVER, SERIES, ExportFailed, Jsoc, chunks
 from dataset_builder.jsoc.transfer import DEFAULT_PATIENCE, Damaged, Gone, Patience, check_frame, fetch, writing
-from dataset_builder.region_file import write_region_file
+from dataset_builder.region_file import RegionFile, read_region_file, write_region_file
 from dataset_builder.times import CADENCES
 from solared_hf.errors import SolaredError
 from solared_hf.files import locked, write_atomically
@@ -37,6 +44,8 @@ from solared_hf.files import locked, write_atomically
 NO_BAR = partial(tqdm, disable=True)
 
 LOCK_NAME = ".download.lock"
+# So many files in a row that are damaged whenever they come mean that more of them will not help.
+MOST_DAMAGED_IN_A_ROW = 3
 ORDER_FOLDER, ORDER_NAME = ".jsoc", "order.json"
 
 
@@ -79,16 +88,21 @@ def download_regions(
         progress: makes a bar, as `tqdm` does.
 
     Raises:
-        SolaredError: the arguments do not fit, another download is writing `output`, the server does not do its part,
-            files arrived damaged, or the disk is full. What is finished is kept.
+        SolaredError: the arguments do not fit, there are no observations of the regions, `output` holds those of
+            another position, another download is writing it, the server does not do its part, files arrived damaged,
+            or the disk is full. What is finished is kept.
     """
     if cadence not in CADENCES:
         raise SolaredError(f"Unknown cadence {cadence!r}; choose one of {', '.join(CADENCES)}.")
     if email is None and not dry_run:
         raise SolaredError("JSOC exports to registered e-mail addresses alone; name yours with --email.")
-    regions, output = read_catalog(Path(catalog), ar_numbers), Path(output)
-    jsoc = Jsoc(server, patience)
-    plan = partial(plan_regions, jsoc, regions, output, CADENCES[cadence], full_disk, say, progress)
+    jsoc, output = Jsoc(server, patience), Path(output)
+    regions = observed_regions(read_catalog(Path(catalog), ar_numbers), say)
+
+    def plan() -> tuple[RegionPlan, ...]:
+        _check_positions(output, regions)
+        return plan_regions(jsoc, regions, output, CADENCES[cadence], full_disk, say, progress)
+
     if dry_run:
         return DownloadReport(plan())
     busy = f"Another download is writing {output}, and JSOC asks for one at a time; wait until it has finished."
@@ -108,6 +122,24 @@ def download_regions(
     return DownloadReport(plans, sum(one.written for one in downloads), sum(one.undelivered for one in downloads))
 
 
+def _check_positions(output: Path, regions: Sequence[RegionFile]) -> None:
+    """Refuse to go on with the cutouts of another position, which would lack part of the patch of this one."""
+    for region in regions:
+        folder = output / f"AR{region.ar_number}"
+        old = read_region_file(folder)
+        if old is not None and old.trajectory != region.trajectory:
+            raise SolaredError(
+                f"{folder} holds observations of another position, {_position(old)}, while the catalog says "
+                f"{_position(region)}; move it away, or name another folder with --output (if it holds whole images "
+                "alone, it is enough to correct its region.json)."
+            )
+
+
+def _position(region: RegionFile) -> str:
+    where = region.trajectory
+    return f"Carrington longitude {where.carrington_longitude:g} and latitude {where.latitude:g} at {where.t0} TAI"
+
+
 class _RegionDownload:
     """Brings what is missing of a region, order by order; `damaged` says of each file given up what is wrong."""
 
@@ -117,6 +149,7 @@ class _RegionDownload:
         self._orders = output / f"AR{self._number}" / ORDER_FOLDER
         self.written = self.undelivered = 0
         self.damaged: list[str] = []
+        self._damaged_in_a_row = 0
 
     def run(self) -> None:
         """Download, beginning with the order of a run that was interrupted, if JSOC still has it."""
@@ -187,11 +220,23 @@ class _RegionDownload:
             try:
                 fetch(urls[slot], path, self._orders / f"{path.name}.part", check, self._jsoc.patience)
             except Damaged as error:
-                self.damaged.append(f"{urls[slot]}: {error}")
+                self._give_up(urls[slot], error)
             else:
+                self._damaged_in_a_row = 0
                 self.written += 1
                 self._bar.update()
         return len(delivered)
+
+    def _give_up(self, url: str, error: Damaged) -> None:
+        self.damaged.append(f"{url}: {error}")
+        self._damaged_in_a_row += 1
+        if self._damaged_in_a_row == MOST_DAMAGED_IN_A_ROW:
+            self._forget_order()
+            raise SolaredError(
+                f"{MOST_DAMAGED_IN_A_ROW} files in a row arrived damaged {self._jsoc.patience.attempts} times each, "
+                f"the last was {url}: {error}; no more are asked for, what is finished is kept: run the same command "
+                "again later."
+            ) from error
 
     def _without_file(self, observable: str, slots: np.ndarray) -> np.ndarray:
         return without_file(self._output, self._number, observable, slots)

@@ -15,18 +15,18 @@ from sunpy.coordinates import get_earth, sun
 from tqdm import tqdm
 
 from dataset_builder.catalog import selection_features
-from dataset_builder.jsoc.server import SERIES, Jsoc, jsoc_time
+from dataset_builder.jsoc.server import SERIES, Jsoc, chunks
 from dataset_builder.region_file import RegionFile
-from dataset_builder.times import SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of, slot_time
+from dataset_builder.times import SLOT_SECONDS, WINDOW_FRAMES, format_time, parse_time, slot_of, slot_time
 from dataset_builder.tracking import HMI_SOLAR_RADIUS, PatchMapper, Pointing, Trajectory
 from solared_hf.errors import SolaredError
 
 DAYS = 10
+# The first regular observations of HMI, TAI.
+HMI_BEGINS = np.datetime64("2010-05-01", "ms")
 
 _HOUR = 3600 // SLOT_SECONDS
 _DAY = 24 * _HOUR
-# Where the frame in the middle of a window is bad, its neighbours up to 3 minutes away stand in for it.
-_REACH = 4
 # Half the side of the patch, and what a cutout has beyond it: for the kernel of the interpolation, and for a satellite
 # that does not hold north exactly up.
 _PATCH_HALF_SIDE_DEGREES = 15.36
@@ -49,6 +49,7 @@ class RegionPlan:
         bad: how many records JSOC marks as bad.
         absent: how many times have no record.
         bytes: estimate of what is missing.
+        stated: whether that follows from sizes that the server states.
     """
 
     region: RegionFile
@@ -58,6 +59,7 @@ class RegionPlan:
     bad: int
     absent: int
     bytes: float
+    stated: bool
 
     @property
     def files(self) -> int:
@@ -71,9 +73,9 @@ class RegionPlan:
 
     def __str__(self) -> str:
         return (
-            f"AR{self.region.ar_number}, {jsoc_time(self.slots[0])} to {jsoc_time(self.slots[-1])}: {self.files:,} "
-            f"files, {self.files - self.files_missing:,} of them here, {self.files_missing:,} to download, about "
-            f"{_readable(self.bytes)}; {self.bad:,} records are bad, {self.absent:,} times have none"
+            f"AR{self.region.ar_number}, {_span_text(self.slots)}: {self.files:,} files, "
+            f"{self.files - self.files_missing:,} of them here, {_to_download(self.files_missing, self.bytes)}; "
+            f"{self.bad:,} records are bad, {self.absent:,} times have none"
         )
 
 
@@ -86,7 +88,7 @@ def plan_regions(
     say: Callable[[str], None],
     progress: Callable[..., tqdm],
 ) -> tuple[RegionPlan, ...]:
-    """Find out what is missing of some regions, and state it.
+    """Find out what is missing of some regions, and state it; regions without a single good frame are left out.
 
     Args:
         jsoc: the server to ask.
@@ -98,19 +100,23 @@ def plan_regions(
         progress: makes a bar, as `tqdm` does.
 
     Raises:
-        SolaredError: the server does not answer.
+        SolaredError: the server does not answer, or has no good frame of any region.
     """
-    full_bytes: dict[str, float] = {}
     with progress(regions, desc="asking JSOC", unit="region") as bar:
-        plans = tuple(_plan_region(jsoc, region, output, cadence, full_disk, full_bytes) for region in bar)
-    for plan in plans:
-        say(str(plan))
-    basis = "the sizes that JSOC states" if full_bytes else f"{_readable(_USUAL_BYTES)} a full image"
+        asked = [_plan_region(jsoc, region, output, cadence, full_disk) for region in bar]
+    for plan in asked:
+        skipped = f"AR{plan.region.ar_number}, {_span_text(plan.slots)}: no good HMI observations at JSOC; skipped"
+        say(str(plan) if plan.files else skipped)
+    plans = tuple(plan for plan in asked if plan.files)
+    if not plans:
+        raise SolaredError(f"{jsoc.address} has no good observations of these regions; choose others.")
+    files, size = sum(plan.files_missing for plan in plans), sum(plan.bytes for plan in plans)
+    stated = any(plan.stated for plan in plans)
+    basis = "the sizes that JSOC states" if stated else f"{_readable(_USUAL_BYTES)} a full image"
+    estimated = f", estimated from {basis}" if files else ""
     there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     say(
-        f"in all {sum(plan.files for plan in plans):,} files, "
-        f"{sum(plan.files_missing for plan in plans):,} to download, about "
-        f"{_readable(sum(plan.bytes for plan in plans))}, estimated from {basis}; "
+        f"in all {sum(plan.files for plan in plans):,} files, {_to_download(files, size)}{estimated}; "
         f"{_readable(shutil.disk_usage(there).free)} are free for {output}"
     )
     return plans
@@ -148,6 +154,26 @@ def read_catalog(path: Path, ar_numbers: Sequence[int] = ()) -> list[RegionFile]
     if not chosen:
         raise SolaredError(f"No region is selected in {path}; let `solared select` read more reports.")
     return [_region(row, path) for row in chosen]
+
+
+def observed_regions(regions: Sequence[RegionFile], say: Callable[[str], None]) -> list[RegionFile]:
+    """Those of some regions whose span does not end before HMI's observations begin; `say` is told of the others.
+
+    Raises:
+        SolaredError: there are none.
+    """
+    observed = []
+    for region in regions:
+        slots = region_slots(region.trajectory)
+        if slots[-1] < slot_of(HMI_BEGINS):
+            say(f"AR{region.ar_number}, {_span_text(slots)}: no HMI observations; they begin in May 2010; skipped")
+        else:
+            observed.append(region)
+    if not observed:
+        raise SolaredError(
+            "There are no HMI observations of these regions: they begin in May 2010; choose later ones."
+        )
+    return observed
 
 
 def region_slots(trajectory: Trajectory) -> range:
@@ -218,7 +244,7 @@ def cutout(trajectory: Trajectory, slots: np.ndarray) -> dict[str, dict[str, str
             "c": 0,
             "locunits": "carrlong",
             "boxunits": "arcsec",
-            "t_ref": jsoc_time(middle),
+            "t_ref": format_time(slot_time(middle)),
             "car_rot": int(np.interp(middle, earth.slots, earth.rotation)),
             "x": round(centre, 4) % 360,
             "y": round(trajectory.latitude, 4),
@@ -231,7 +257,7 @@ def cutout(trajectory: Trajectory, slots: np.ndarray) -> dict[str, dict[str, str
 def frame_path(output: Path, ar_number: int, observable: str, slot: int) -> Path:
     """The file of a frame: named as JSOC does, after what the frame is, whatever the server calls its file."""
     series, segment = SERIES[observable]
-    time = jsoc_time(slot).replace(".", "").replace(":", "")
+    time = format_time(slot_time(slot)).replace(".", "").replace(":", "")
     return output / f"AR{ar_number}" / observable / f"{series}.{time}.{segment}.fits"
 
 
@@ -260,38 +286,43 @@ def _region(row: dict, path: Path) -> RegionFile:
     )
 
 
-def _plan_region(
-    jsoc: Jsoc, region: RegionFile, output: Path, cadence: int, full_disk: bool, full_bytes: dict[str, float]
-) -> RegionPlan:
-    """The plan of one region; `full_bytes` remembers how large full images of an observable are."""
+def _plan_region(jsoc: Jsoc, region: RegionFile, output: Path, cadence: int, full_disk: bool) -> RegionPlan:
     slots = region_slots(region.trajectory)
     # There are as many frames before the frame in the middle of a window as from it on.
     middles = np.arange(slots.start + WINDOW_FRAMES // 2, slots.stop - WINDOW_FRAMES // 2, cadence)
-    box = cutout(region.trajectory, np.array(slots[:1]))["im_patch"]
-    share = 1.0 if full_disk else box["width"] * box["height"] / _ARCSEC_A_PIXEL**2 / _PIXELS_ON_DISK
-    wanted, missing, bad, absent, size = {}, {}, 0, 0, 0.0
+    share = 1.0 if full_disk else _share_of_disk(region.trajectory, slots)
+    wanted, missing, bad, absent, size, stated = {}, {}, 0, 0, 0.0, False
     for observable in SERIES:
         asked = np.array(slots) if observable == "dopplergram" else middles
         good, marked = jsoc.records(observable, asked)
         bad, absent = bad + len(marked), absent + len(asked) - len(good) - len(marked)
         if observable != "dopplergram":
-            others = _neighbours(jsoc, observable, np.setdiff1d(middles, good), wanted["dopplergram"])
+            others = _neighbours(jsoc, observable, np.setdiff1d(middles, good), wanted["dopplergram"], cadence // 2)
             good = np.union1d(good, others)
-        if observable not in full_bytes and good.size and (known := jsoc.bytes_a_frame(observable, good)):
-            full_bytes[observable] = known
+        full_bytes = jsoc.bytes_a_frame(observable, good) if good.size else None
+        stated = stated or full_bytes is not None
         wanted[observable], missing[observable] = good, without_file(output, region.ar_number, observable, good)
-        size += missing[observable].size * full_bytes.get(observable, _USUAL_BYTES) * share
-    return RegionPlan(region, slots, wanted, missing, bad, absent, size)
+        size += missing[observable].size * (full_bytes or _USUAL_BYTES) * share
+    return RegionPlan(region, slots, wanted, missing, bad, absent, size, stated)
 
 
-def _neighbours(jsoc: Jsoc, observable: str, middles: np.ndarray, dopplergrams: np.ndarray) -> np.ndarray:
+def _share_of_disk(trajectory: Trajectory, slots: range) -> float:
+    """How many pixels a cutout has for each of the disk: the mean of the orders that the span takes."""
+    boxes = [cutout(trajectory, chunk)["im_patch"] for chunk in chunks(np.array(slots))]
+    return float(np.mean([box["width"] * box["height"] for box in boxes])) / _ARCSEC_A_PIXEL**2 / _PIXELS_ON_DISK
+
+
+def _neighbours(jsoc: Jsoc, observable: str, middles: np.ndarray, dopplergrams: np.ndarray, reach: int) -> np.ndarray:
     """For each of some slots without a good frame, the slot of the nearest good one, if one is near.
 
-    All observables are made of the same exposures: where there is no good Dopplergram, JSOC need not be asked.
+    The pipeline takes frames up to half a cadence, `reach`, from the middle of a window, which is half a slot before
+    the slot given here: of the frames that far away only the earlier will do, and of two that are equally far from the
+    slot the earlier is nearer. All observables are made of the same exposures: where there is no good Dopplergram,
+    JSOC need not be asked.
     """
-    around = np.add.outer(middles, np.arange(-_REACH, _REACH + 1))
+    around = np.add.outer(middles, np.arange(-reach, reach))
     good, _ = jsoc.records(observable, np.intersect1d(around, dopplergrams))
-    near = ((middle, good[abs(good - middle) <= _REACH]) for middle in middles)
+    near = ((middle, good[(good >= middle - reach) & (good < middle + reach)]) for middle in middles)
     return np.array([slots[abs(slots - middle).argmin()] for middle, slots in near if slots.size], dtype=np.int64)
 
 
@@ -316,6 +347,14 @@ def _earth_about(time: np.datetime64) -> _Earth:
     times = Time(slot_time(slots).astype(str), scale="tai")
     earth = get_earth(times)
     return _Earth(slots, sun.carrington_rotation_number(times), earth.lat.deg, earth.radius.to_value(u.m))
+
+
+def _span_text(slots: range) -> str:
+    return f"{format_time(slot_time(slots[0]))} to {format_time(slot_time(slots[-1]))}"
+
+
+def _to_download(files: int, size: float) -> str:
+    return f"{files:,} to download, about {_readable(size)}" if files else "nothing to download"
 
 
 def _readable(size: float) -> str:

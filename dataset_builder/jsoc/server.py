@@ -4,22 +4,28 @@ One question at a time, each on a connection of its own, as JSOC asks for. What 
 becomes one sentence.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from json import JSONDecodeError
 from socket import getdefaulttimeout, setdefaulttimeout
 from typing import TypeVar
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 import drms
 import numpy as np
 from drms.config import ServerConfig
 
-from dataset_builder.jsoc.transfer import CONNECTION_ERRORS, DEFAULT_PATIENCE, Patience
-from dataset_builder.times import SLOT_SECONDS, parse_time, slot_of, slot_time
+from dataset_builder.jsoc.transfer import DEFAULT_PATIENCE, Patience, status_text
+from dataset_builder.times import SLOT_SECONDS, format_time, parse_time, slot_of, slot_time
 from solared_hf.errors import SolaredError
+
+# drms makes every program that imports it log what it does, in the middle of our progress bar.
+logging.getLogger("drms").setLevel(logging.WARNING)
 
 PUBLIC_SERVER = "http://jsoc.stanford.edu"
 REGISTRATION_PAGE = f"{PUBLIC_SERVER}/ajax/register_email.html"
@@ -39,7 +45,7 @@ RANGES_AN_EXPORT = 50
 _RECORDS_A_QUERY = 1920
 _BAD_QUALITY = 0x80000000
 # Of an export request, in JSOC's jsoc_fetch.
-_TOO_MANY_PENDING = 7
+_TOO_MANY_PENDING, _NOT_FOUND = 7, 6
 _RECORD_TIME = re.compile(r"\[(\d{4}\.\d\d\.\d\d_\d\d:\d\d:\d\d(?:\.\d+)?_TAI)\]")
 
 Answer = TypeVar("Answer")
@@ -76,6 +82,7 @@ class Jsoc:
             )
         )
         self._has_answered = False
+        self._bytes: dict[str, float] = {}
 
     def check_email(self, email: str) -> None:
         """Check that an e-mail address may order exports.
@@ -120,13 +127,23 @@ class Jsoc:
     def bytes_a_frame(self, observable: str, slots: np.ndarray) -> float | None:
         """How large full images are in JSOC's storage, by a few records; None where the server does not say.
 
-        The server tells the size of a storage unit, which as many records share as the series says.
+        The server tells the size of a storage unit, which as many records share as the series says. Once it has, it is
+        not asked again for this observable.
+
+        Args:
+            observable: one of `SERIES`.
+            slots: some that have a frame.
         """
+        if observable in self._bytes:
+            return self._bytes[observable]
         query = record_set(observable, slots[:8])
         table = self._ask(lambda: self._client.query(query, key=["*size*"], convert_numeric=False))
         sizes = [int(size) for size in table.get("*size*", ()) if str(size).isdecimal() and int(size)]
+        if not sizes:
+            return None
         sharing = self._ask(lambda: int(self._client.info(SERIES[observable][0]).unitsize))
-        return float(np.median(sizes)) / max(sharing, 1) if sizes else None
+        self._bytes[observable] = float(np.median(sizes)) / max(sharing, 1)
+        return self._bytes[observable]
 
     def request(self, observable: str, slots: np.ndarray, email: str, process: Mapping | None) -> drms.ExportRequest:
         """Order an export of the frames of some slots; while too many others of this user are pending, wait for them.
@@ -165,26 +182,41 @@ class Jsoc:
 
         Raises:
             ExportFailed: the server gave it up, or has deleted it.
-            SolaredError: it is not ready in time, or the server does not answer.
+            SolaredError: it is not ready in time, its files are elsewhere, or the server does not answer.
         """
-        deadline = time.monotonic() + self.patience.wait_s
-        try:
-            ready = self._ask(
-                lambda: request.wait(timeout=max(deadline - time.monotonic(), 0), sleep=self.patience.poll_s)
-            )
-        except drms.DrmsExportError as error:
-            raise ExportFailed(str(error).rstrip(".")) from error
-        if not ready:
-            raise SolaredError(
-                f"{self.address} has not finished the export {request.id} in {self.patience.wait_s / 3600:g} h; run "
-                "the same command again later: it waits for the same export."
-            )
+        self._wait(request)
         try:
             rows = zip(request.urls.record, request.urls.url, strict=True)
             times = ((_RECORD_TIME.search(record), url) for record, url in rows)
-            return {slot_of(parse_time(match[1])): url for match, url in times if match}
+            urls = {slot_of(parse_time(match[1])): url for match, url in times if match}
+        except drms.DrmsExportError as error:
+            raise ExportFailed(str(error).rstrip(".")) from error
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise self._odd_answer(error) from error
+        # Scheme and host.
+        elsewhere = next((url for url in urls.values() if urlsplit(url)[:2] != urlsplit(self.address)[:2]), None)
+        if elsewhere:
+            raise SolaredError(
+                f"{self.address} names files of the export {request.id} that are elsewhere, such as {elsewhere}, and "
+                "nothing is downloaded from there; check the address of the server."
+            )
+        return urls
+
+    def _wait(self, request: drms.ExportRequest) -> None:
+        """Ask again and again until an export is finished, or has failed; each question has all its attempts."""
+        deadline, not_found = time.monotonic() + self.patience.wait_s, 0
+        while not request.has_finished(skip_update=True):
+            if time.monotonic() + self.patience.poll_s > deadline:
+                raise SolaredError(
+                    f"{self.address} has not finished the export {request.id} in {self.patience.wait_s / 3600:g} h; "
+                    "run the same command again later: it waits for the same export."
+                )
+            time.sleep(self.patience.poll_s)
+            self._ask(request.has_finished)
+            # A new order takes a while to be found.
+            not_found += request.status == _NOT_FOUND
+            if not_found == self.patience.attempts:
+                raise ExportFailed(f"there is no export {request.id}")
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         """The answer to a question; a server that has answered before is given time to come back."""
@@ -196,8 +228,14 @@ class Jsoc:
                     answer = question()
             except JSONDecodeError as error:
                 cause, trouble = error, "answers with something else than data, such as a web page"
-            except CONNECTION_ERRORS as error:
+            except HTTPError as error:
+                # drms adds the address with all that was asked, the e-mail too, to what the error says.
+                with error:
+                    cause, trouble = error, f"answers {status_text(error.code)}"
+            except (URLError, ConnectionError, TimeoutError) as error:
                 cause, trouble = error, f"does not answer ({getattr(error, 'reason', None) or error})"
+            except HTTPException as error:
+                cause, trouble = error, f"breaks its answer off, or does not speak HTTP ({type(error).__name__})"
             except drms.DrmsQueryError as error:
                 raise SolaredError(
                     f"{self.address} refuses a question: {str(error).rstrip('.')}; check the server, or try again "
@@ -248,21 +286,12 @@ def record_set(observable: str, slots: np.ndarray) -> str:
 
 
 def _range_query(first: int, count: int, stride: int) -> str:
-    query = jsoc_time(first)
+    query = format_time(slot_time(first))
     if count > 1:
         query += f"/{count * stride * SLOT_SECONDS}s"
     if stride > 1 and count > 1:
         query += f"@{stride * SLOT_SECONDS}s"
     return query
-
-
-def jsoc_time(slot: int) -> str:
-    """When a slot is, as JSOC writes it.
-
-    >>> jsoc_time(80)
-    '1993.01.01_01:00:00_TAI'
-    """
-    return str(slot_time(slot).astype("datetime64[s]")).replace("-", ".").replace("T", "_") + "_TAI"
 
 
 def _ranges(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:

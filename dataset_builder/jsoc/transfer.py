@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, responses
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
@@ -61,6 +62,15 @@ class Damaged(Exception):
 
 class _Cut(Exception):
     """The connection ended too early, or the server could not answer."""
+
+
+def status_text(code: int) -> str:
+    """An HTTP status in figures and in words.
+
+    >>> status_text(503)
+    '503 Service Unavailable'
+    """
+    return f"{code} {responses.get(code, '')}".rstrip()
 
 
 def fetch(url: str, path: Path, partial: Path, check: Callable[[Path], None], patience: Patience) -> None:
@@ -129,13 +139,19 @@ def check_frame(path: Path, slot: int, largest_arcsec: float | None = None) -> N
                 image = next((hdu for hdu in hdus if hdu.is_image and hdu.data is not None), None)
                 if image is None or image.data.ndim != 2:
                     raise Damaged("it holds no image")
-                time, side = image.header["T_REC"], max(image.data.shape) * abs(image.header["CDELT1"])
-        if slot_of(parse_time(time)) != slot:
-            raise Damaged(f"it is of another time, {time}")
+                time, side = image.header.get("T_REC"), max(image.data.shape) * abs(image.header["CDELT1"])
     except Damaged:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise Damaged(f"it cannot be read as FITS: {error}") from error
+    if time is None:
+        raise Damaged("it is a FITS image without T_REC, the time of its frame")
+    try:
+        of_this_time = slot_of(parse_time(time)) == slot
+    except SolaredError as error:
+        raise Damaged(f"its T_REC says {time!r}, which is no time") from error
+    if not of_this_time:
+        raise Damaged(f"it is of another time, {time}")
     if largest_arcsec is not None and side > largest_arcsec:
         raise SolaredError(
             f"The server sent an image {side:.0f} arcsec wide where a cutout of {largest_arcsec:.0f} was ordered: it "
@@ -155,6 +171,23 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+class _SameHost(HTTPRedirectHandler):
+    """Follows a redirect within a host, such as from http to https."""
+
+    def redirect_request(self, request, response, code, message, headers, url):
+        here, there = urlsplit(request.full_url).hostname, urlsplit(url).hostname
+        if here != there:
+            response.close()
+            raise SolaredError(
+                f"{here} sends us to {there} for its files, and nothing is downloaded from another host; check the "
+                "address of the server."
+            )
+        return super().redirect_request(request, response, code, message, headers, url)
+
+
+_OPENER = build_opener(_SameHost)
+
+
 def _receive(url: str, partial: Path, timeout_s: float) -> None:
     """Bring `partial` up to the length that the server announces."""
     with writing(partial):
@@ -162,14 +195,14 @@ def _receive(url: str, partial: Path, timeout_s: float) -> None:
         have = partial.stat().st_size if partial.exists() else 0
     headers = {"User-Agent": _USER_AGENT, **({"Range": f"bytes={have}-"} if have else {})}
     try:
-        response = urlopen(Request(url, headers=headers), timeout=timeout_s)
+        response = _OPENER.open(Request(url, headers=headers), timeout=timeout_s)
     except HTTPError as error:
         with error:
             if error.code == 416:
                 raise Damaged("there is more of it here than there") from error
             if error.code in (404, 410):
                 raise Gone(url) from error
-            raise _Cut(f"the server answers {error.code} {error.reason}") from error
+            raise _Cut(f"the server answers {status_text(error.code)}") from error
     with response:
         if response.headers.get_content_type() == "text/html":
             raise _Cut("the server answers with a web page; it may be down for maintenance")

@@ -1,6 +1,6 @@
 """Selection: NOAA's own reports, written days at the edge of every rule, and files that are no reports."""
 
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 
 import datasets
@@ -20,70 +20,9 @@ from dataset_builder.catalog import (
     selection_features,
 )
 from solared_hf.cli import main
+from tests.dataset_builder.srs_reports import due, plage, report_text, spots, write_lives, write_report
 
 REAL = Path(sunpy.data.test.rootdir) / "SRS"
-
-HEADER = """\
-:Product: {day:%m%d}SRS.txt
-:Issued: {issued:%Y %b %d %H%M} UTC
-# Prepared jointly by the U.S. Dept. of Commerce, NOAA,
-# Space Weather Prediction Center and the U.S. Air Force.
-#
-Joint USAF/NOAA Solar Region Summary
-{corrected}SRS Number 65 Issued at 0030Z on {day:%d %b %Y}
-Report compiled from data received at SWO on {before:%d %b}
-I.  Regions with Sunspots.  Locations Valid at {before:%d}/2400Z 
-Nmbr Location  Lo  Area  Z   LL   NN Mag Type
-{spots}
-IA. H-alpha Plages without Spots.  Locations Valid at {before:%d}/2400Z {before:%b}
-Nmbr  Location  Lo
-{plages}
-II. Regions Due to Return {day:%d %b} to {last:%d %b}
-Nmbr Lat    Lo
-{due}
-"""  # noqa: W291, as NOAA writes it
-
-
-def spots(number: int, place: str = "N05W10", area: int = 250, hale: str = "Beta", carrington: int = 342) -> str:
-    return f"{number % 10_000:04} {place}   {carrington:03}  {area:04} Cao  10   09 {hale}"
-
-
-def plage(number: int) -> str:
-    return f"{number % 10_000:04}  S08W14   013"
-
-
-def due(number: int) -> str:
-    return f"{number % 10_000:04} S08    185"
-
-
-def report_text(day: date, rows=(), issued: datetime | None = None, corrected: bool = False) -> str:
-    """A report as NOAA writes it for `day`; the form of a row says which section it belongs to."""
-    sections = {length: [row for row in rows if len(row.split()) == length] for length in (8, 3)}
-    returning = [row for row in sections[3] if len(row.split()[1]) == 3]
-    plages = [row for row in sections[3] if row not in returning]
-    return HEADER.format(
-        day=day,
-        before=day - timedelta(days=1),
-        last=day + timedelta(days=2),
-        issued=issued or datetime(day.year, day.month, day.day, 0, 30),
-        corrected="::::::::::Corrected Copy::::::::::\n" if corrected else "",
-        spots="\n".join(sections[8]) or "None",
-        plages="\n".join(plages) or "None",
-        due="\n".join(returning) or "None",
-    )
-
-
-def write_report(folder: Path, day: date, rows=(), name: str = "", **options) -> Path:
-    path = folder / f"{day:%Y}" / f"{day:%Y%m%d}{name}SRS.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report_text(day, rows, **options))
-    return path
-
-
-def write_lives(folder: Path, lives: dict[int, dict[int, str]], days, start: date = date(2013, 4, 1)) -> None:
-    """A report for each of `days` of the month; `lives` gives the rows of a region by day."""
-    for day in days:
-        write_report(folder, start.replace(day=day), [life[day] for life in lives.values() if day in life])
 
 
 @pytest.fixture
@@ -191,12 +130,18 @@ LIVES = {
     11717: {day: spots(11717, "N05E31", area=199) for day in (3, 4, 5)},
     11718: {day: spots(11718) for day in (5, 6, 7)},
     11719: {5: plage(11719)},
+    # Absent from three reports, and that of the 8th is missing; absent from four.
+    11720: {**{day: spots(11720) for day in (4, 5, 6)}, 11: spots(11720, "N06W60", area=400)},
+    11721: {**{day: spots(11721) for day in (2, 3, 4)}, 10: spots(11721, "N06W60", area=400), 11: plage(11721)},
+    11722: {2: plage(11722), **{day: spots(11722) for day in (7, 9, 10, 11)}},
+    11723: {2: plage(11723), 7: plage(11723)},
 }
 REASONS = {
     11701: (), 11702: (), 11703: (), 11704: (FAR_FROM_CENTRE,), 11705: (FAR_FROM_CENTRE,), 11706: (SHORT_LIVED,),
     11707: (SMALL,), 11708: (SEEN_BEFORE,), 11709: (SEEN_BEFORE,), 11710: (NO_DAY_BEFORE,), 11711: (NO_DAY_BEFORE,),
     11712: (), 11713: (), 11714: (CUT_SHORT,), 11715: (NO_SPOTS,), 11716: (NO_SPOTS,),
     11717: (FAR_FROM_CENTRE, SMALL, SHORT_LIVED), 11718: (CUT_SHORT,), 11719: (NO_SPOTS, SHORT_LIVED),
+    11720: (), 11721: (SHORT_LIVED,), 11722: (SEEN_BEFORE,), 11723: (NO_SPOTS, SHORT_LIVED),
 }  # fmt: skip
 
 
@@ -215,9 +160,9 @@ def test_each_rule_at_its_edge(select, april):
         number: not reasons for number, reasons in REASONS.items()
     }
     assert "13 reports of 13 days, 2013-04-01 to 2013-04-14; days without one: 1" in printed
-    assert "19 regions, 5 selected" in printed
+    assert "23 regions, 6 selected" in printed
     listed = [line for line in printed.splitlines() if line.startswith("│  117")]
-    assert [int(line.split("│")[1]) for line in listed] == [11701, 11702, 11703, 11712, 11713]
+    assert [int(line.split("│")[1]) for line in listed] == [11701, 11702, 11703, 11712, 11713, 11720]
     assert [cell.strip() for cell in listed[3].split("│")[2:-1]] == [
         "2013-04-03", "+5", "+10", "300", "4", "Beta-Gamma",
     ]  # fmt: skip
@@ -244,6 +189,13 @@ def test_facts_are_those_of_the_first_spots_and_the_largest_area(select, april):
     # Plages count for the lifetime, and a missing report inside a life does not shorten it.
     assert (rows[11701]["noaa_lifetime_days"], rows[11701]["reports"]) == (4, 4)
     assert (rows[11713]["noaa_lifetime_days"], rows[11713]["reports"]) == (4, 3)
+    # What returns under a number after the region was gone is not of its life.
+    lives = {
+        number: [rows[number][name] for name in ("noaa_lifetime_days", "reports")] for number in range(11720, 11724)
+    }
+    assert lives == {11720: [8, 4], 11721: [3, 3], 11722: [5, 4], 11723: [1, 1]}
+    assert (rows[11720]["noaa_area"], rows[11721]["noaa_area"]) == (400, 250)
+    assert (rows[11721]["last_report"], rows[11722]["first_report"]) == (date(2013, 4, 4), date(2013, 4, 7))
     assert (rows[11702]["noaa_latitude"], rows[11702]["noaa_longitude"]) == (-5, -30)
     assert rows[11708]["first_report"] == date(2013, 4, 2)
     assert rows[11708]["noaa_emergence_time"] == datetime(2013, 4, 3)
@@ -357,6 +309,12 @@ BAD = {
     "glued_title": GOOD.replace("Nmbr Lat    Lo\n1704", "Nmbr Lat    Lo1704"),
     "other_day": GOOD.replace("Valid at 02/2400Z", "Valid at 20/2400Z"),
     "binary": b"\x1f\x8b\x08\x00\xff\xfe",
+    "one_byte": GOOD.encode().replace(b"Joint", b"J\xf6int", 1),
+    "beyond_the_pole": GOOD.replace("N05W10", "N95W10", 1),
+    "returning_beyond_the_pole": GOOD.replace("1704 S08", "1704 S98"),
+    "beyond_the_far_side": GOOD.replace("N05W10", "N05W190", 1),
+    "twice": GOOD.replace("1702", "1701"),
+    "twice_in_two_sections": GOOD.replace("1703", "1702"),
 }
 
 
@@ -374,6 +332,20 @@ def test_every_file_that_is_no_report_is_named_and_nothing_is_written(refused, t
     assert "issued on 2013-04-03, but its positions hold for another day" in reasons["other_day"]
     assert reasons["dashes_for_area"].endswith("Failed to parse string: '----' as a scalar of type double")
     assert "is missing or not whole" in reasons["page"]
+    assert reasons["binary"].endswith("the byte 0x8b in it is no text")
+    assert reasons["one_byte"].endswith("the byte 0xf6 in it is no text")
+    assert "region 11701 has the latitude 95, beyond 90 degrees" in reasons["beyond_the_pole"]
+    assert "region 11704 has the latitude -98, beyond 90 degrees" in reasons["returning_beyond_the_pole"]
+    assert "region 11701 has the longitude 190, beyond 180 degrees" in reasons["beyond_the_far_side"]
+    assert reasons["twice"].endswith("it has several rows for region 11701")
+    assert reasons["twice_in_two_sections"].endswith("it has several rows for region 11702")
+
+
+def test_names_of_reports_may_be_in_small_letters(select, small_region):
+    report = small_region / "2013" / "20130401SRS.txt"
+    report.rename(report.with_name("20130401srs.TXT"))
+    _, printed = select(small_region)
+    assert "6 reports of 6 days" in printed
 
 
 def test_after_the_bad_files_are_moved_away_their_days_are_missing(refused, select, small_region):

@@ -12,7 +12,8 @@ from dataset_builder.jsoc.download import LOCK_NAME
 from dataset_builder.jsoc.plan import region_slots
 from dataset_builder.jsoc.transfer import Patience
 from dataset_builder.tracking import Trajectory
-from tests.dataset_builder.jsoc.loopback import LoopbackJsoc, time_of
+from tests.dataset_builder.jsoc.images import time_of
+from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
 
 EMAIL = "you@example.org"
 AR = 11726

@@ -66,6 +66,7 @@ def command(jsoc, catalog, tmp_path, capsys):
             code = error.code
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
+        assert "INFO" not in captured.err
         return code, captured.out, captured.err.splitlines()[-1] if captured.err else ""
 
     return run

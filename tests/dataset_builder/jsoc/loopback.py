@@ -1,11 +1,9 @@
 """A small JSOC on this machine, for drms's own client: it speaks over HTTP as Stanford's does, and can be told not to.
 
-It holds 45 s images of HMI's three observables of a Sun seen in pixels of 4 arcsec, tells their keywords, takes orders
-for exports, makes cutouts as JSOC's im_patch does, and serves FITS files. It knows nothing of the code that is tested.
+It holds 45 s images of HMI's three observables, see `images`, tells their keywords, takes orders for exports, makes
+cutouts as JSOC's im_patch does, and serves FITS files. It knows nothing of the code that is tested.
 """
 
-import hashlib
-import io
 import json
 import re
 import socket
@@ -13,20 +11,11 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
-import astropy.units as u
-import numpy as np
-from astropy.io import fits
-from astropy.time import Time
-from sunpy.coordinates import sun
+from tests.dataset_builder.jsoc.images import SEGMENTS, SIZE, file_name, fits_file, slot_of, time_of
 
-EPOCH = datetime(1993, 1, 1)
-SEGMENTS = {"hmi.v_45s": "Dopplergram", "hmi.m_45s": "magnetogram", "hmi.ic_45s": "continuum"}
-SIZE, ARCSEC_A_PIXEL, ROLL = 512, 4.032, 179.92
 UNIT_SIZE = 8
 
 WEB_PAGE = b"<html><body>JSOC is down for maintenance</body></html>"
@@ -58,6 +47,10 @@ class LoopbackJsoc:
         undelivered: slots whose file an export lacks.
         makes_cutouts: if not, im_patch is passed over, and whole images are sent.
         web_page_at: stages (email, info, request, status, file) that answer with a web page.
+        refusals: by stage, the HTTP statuses of its next answers; at 200 it answers as it should.
+        forgets_orders: whether it says that it does not know an order that it has taken.
+        files_at: what the path of an export's files begins with.
+        sends_to: address of another server to which it redirects those who ask for files.
         ranges: whether parts of files are given.
         cuts: how many connections are cut in the middle of a file; they are not counted down below 0.
         damage: by slot, what is done to a file's bytes, and how often.
@@ -75,6 +68,10 @@ class LoopbackJsoc:
     undelivered: set[int] = field(default_factory=set)
     makes_cutouts: bool = True
     web_page_at: set[str] = field(default_factory=set)
+    refusals: dict[str, list[int]] = field(default_factory=dict)
+    forgets_orders: bool = False
+    files_at: str = "/SUM1"
+    sends_to: str | None = None
     ranges: bool = True
     cuts: float = 0
     damage: dict[int, tuple] = field(default_factory=dict)
@@ -146,8 +143,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, stage, function, query):
         self.jsoc.asked[stage] += 1
-        if stage in self.jsoc.web_page_at:
-            self._send(200, WEB_PAGE, {"Content-Type": "text/html"})
+        refusals = self.jsoc.refusals.get(stage)
+        status = refusals.pop(0) if refusals else 200
+        if stage in self.jsoc.web_page_at or status != 200:
+            self._send(status, WEB_PAGE, {"Content-Type": "text/html"})
         else:
             self._send(200, json.dumps(function(query)).encode(), {"Content-Type": "application/json"})
 
@@ -205,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._status(identifier)
 
     def _exp_status(self, query):
-        if query["requestid"] not in self.jsoc.orders:
+        if query["requestid"] not in self.jsoc.orders or self.jsoc.forgets_orders:
             return {"status": 6, "error": f"Cant locate export request: jsoc.export[{query['requestid']}]"}
         self.jsoc.orders[query["requestid"]].polls += 1
         return self._status(query["requestid"])
@@ -227,12 +226,14 @@ class _Handler(BaseHTTPRequestHandler):
             }
             for slot in order.slots
         ]
-        return {**about, "status": 0, "dir": f"/SUM1/{identifier}", "count": len(data), "data": data}
+        return {**about, "status": 0, "dir": f"{jsoc.files_at}/{identifier}", "count": len(data), "data": data}
 
     def _file(self, identifier, name):
         jsoc = self.jsoc
         asked = self.headers.get("Range")
         jsoc.served.append((name, asked))
+        if jsoc.sends_to:
+            return self._send(302, b"", {"Location": f"{jsoc.sends_to}{self.path}"})
         order = jsoc.orders[identifier]
         slot = next(slot for slot in order.slots if file_name(order.series, slot) == name)
         if "file" in jsoc.web_page_at:
@@ -284,108 +285,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[-1:])
 
 
-def slot_of(text: str) -> int:
-    """The slot of a time in TAI, such as 2013.04.15_11:00:00_TAI."""
-    return round((datetime.strptime(text, "%Y.%m.%d_%H:%M:%S_TAI") - EPOCH).total_seconds() / 45)
-
-
-def time_of(slot: int) -> str:
-    """When a slot is."""
-    return f"{EPOCH + timedelta(seconds=45 * slot):%Y.%m.%d_%H:%M:%S}_TAI"
-
-
 def seconds(text: str) -> int:
     """A duration such as 1d or 45s."""
     return int(text[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[text[-1]]
-
-
-def file_name(series: str, slot: int) -> str:
-    """What the server calls the file of a frame."""
-    return f"{series}.{time_of(slot).replace('.', '').replace(':', '')}.2.{SEGMENTS[series]}.fits"
-
-
-@cache
-def fits_file(series: str, slot: int, process: tuple = ()) -> bytes:
-    """A frame as JSOC exports it: compressed, with keywords and checksums; cut out if there is a process."""
-    header, pixels = image(series, slot)
-    if process:
-        header, pixels = im_patch(header, pixels, dict(process))
-    file = io.BytesIO()
-    hdu = fits.CompImageHDU(pixels, header, compression_type="RICE_1")
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(file, checksum=True)
-    return file.getvalue()
-
-
-def image(series: str, slot: int) -> tuple[fits.Header, np.ndarray]:
-    """A whole image of the Sun, with north down as HMI takes them; smooth, and different from frame to frame."""
-    time = EPOCH + timedelta(seconds=45 * slot)
-    header = fits.Header(
-        {
-            "TELESCOP": "SDO/HMI",
-            "INSTRUME": "HMI_FRONT2",
-            "CONTENT": SEGMENTS[series].upper(),
-            "T_REC": time_of(slot),
-            "T_OBS": f"{time + timedelta(seconds=1.4):%Y.%m.%d_%H:%M:%S.%f}"[:-3] + "_TAI",
-            "QUALITY": 0,
-            "CTYPE1": "HPLN-TAN",
-            "CTYPE2": "HPLT-TAN",
-            "CUNIT1": "arcsec",
-            "CUNIT2": "arcsec",
-            "CRPIX1": SIZE / 2 + 0.7,
-            "CRPIX2": SIZE / 2 - 0.4,
-            "CRVAL1": 0.0,
-            "CRVAL2": 0.0,
-            "CDELT1": ARCSEC_A_PIXEL,
-            "CDELT2": ARCSEC_A_PIXEL,
-            "CROTA2": ROLL,
-            "RSUN_REF": 696000000.0,
-            **geometry(slot),
-        }
-    )
-    row, column = np.mgrid[:SIZE, :SIZE]
-    seed = int(hashlib.sha256(f"{series} {slot}".encode()).hexdigest()[:4], 16)
-    pixels = 1500 * np.sin(row / 9 + seed) + 900 * np.cos(column / 7 + seed)
-    return header, pixels.round().astype(np.int16)
-
-
-@cache
-def geometry(slot: int) -> dict[str, float | int]:
-    """Where SDO is: near the Earth."""
-    time = Time((EPOCH + timedelta(seconds=45 * slot)).isoformat(), scale="tai")
-    return {
-        "CRLN_OBS": sun.L0(time).deg + 0.005,
-        "CRLT_OBS": sun.B0(time).deg,
-        "CAR_ROT": int(sun.carrington_rotation_number(time)),
-        "DSUN_OBS": sun.earth_distance(time).to_value(u.m),
-    }
-
-
-def im_patch(header: fits.Header, pixels: np.ndarray, process: dict[str, str]) -> tuple[fits.Header, np.ndarray]:
-    """A cutout as JSOC's im_patch makes it: its centre follows a Carrington position, and north is turned up."""
-    assert (process["locunits"], process["boxunits"]) == ("carrlong", "arcsec")
-    assert (process["t"], process["r"], process["c"]) == ("0", "0", "0")
-    assert 0 <= float(process["x"]) < 360
-    assert abs(int(process["car_rot"]) - header["CAR_ROT"]) <= 1
-    assert process["t_ref"].endswith("_TAI")
-    longitude = np.radians(float(process["x"]) - header["CRLN_OBS"])
-    latitude, tilt = np.radians(float(process["y"])), np.radians(header["CRLT_OBS"])
-    radii = header["DSUN_OBS"] / header["RSUN_REF"]
-    toward = np.sin(latitude) * np.sin(tilt) + np.cos(latitude) * np.cos(tilt) * np.cos(longitude)
-    west = np.cos(latitude) * np.sin(longitude) / (radii - toward)
-    north = np.sin(latitude) * np.cos(tilt) - np.cos(latitude) * np.sin(tilt) * np.cos(longitude)
-    arcsec = np.degrees([west, north / (radii - toward)]) * 3600
-    roll = np.radians(header["CROTA2"])
-    turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
-    centre = turn @ arcsec / header["CDELT1"] + [header["CRPIX1"] - 1, header["CRPIX2"] - 1]
-    half = np.array([float(process["width"]), float(process["height"])]) / 2 / header["CDELT1"]
-    first = np.round(centre - half).astype(int)
-    width, height = (1 + 2 * half).astype(int)
-    column, row = np.arange(first[0], first[0] + width), np.arange(first[1], first[1] + height)
-    inside = np.ix_((row >= 0) & (row < SIZE), (column >= 0) & (column < SIZE))
-    patch = np.zeros((height, width), pixels.dtype)
-    patch[inside] = pixels[np.ix_(row[(row >= 0) & (row < SIZE)], column[(column >= 0) & (column < SIZE)])]
-    header = header.copy()
-    header["CRPIX1"] = column[-1] + 1 - (header["CRPIX1"] - 1)
-    header["CRPIX2"] = row[-1] + 1 - (header["CRPIX2"] - 1)
-    header["CROTA2"] -= 180
-    return header, patch[::-1, ::-1]

@@ -2,6 +2,8 @@
 
 import random
 import re
+import shutil
+from datetime import date, datetime
 from pathlib import Path
 
 import drms
@@ -11,7 +13,7 @@ from astropy.io import fits
 from astropy.time import Time
 from sunpy.coordinates import sun
 
-from dataset_builder.jsoc.plan import read_catalog, region_slots
+from dataset_builder.jsoc.plan import cutout, read_catalog, region_slots
 from dataset_builder.jsoc.server import FRAMES_AN_EXPORT, PUBLIC_SERVER, RANGES_AN_EXPORT, Jsoc, chunks, record_set
 from dataset_builder.observations import IMAGE, collect, find_files, scan_files
 from dataset_builder.region_file import OBSERVABLES, read_region_file
@@ -30,7 +32,8 @@ from tests.dataset_builder.jsoc.case import (
     ordered,
     write_catalog,
 )
-from tests.dataset_builder.jsoc.loopback import LoopbackJsoc, fits_file, time_of
+from tests.dataset_builder.jsoc.images import fits_file, time_of
+from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
 
 
 def test_command_downloads_what_the_pipeline_needs(jsoc, command, tmp_path):
@@ -145,6 +148,110 @@ def test_dry_run_states_and_does_nothing(jsoc, command, tmp_path):
     # A cutout has an eighth of the pixels of the disk.
     (size,) = re.findall(r"to download, about ([\d.]+)MB, est", command("--dry-run", email=None)[1])
     assert 135 / 12 < float(size) < 135 / 6
+
+
+def test_estimate_of_cutouts_is_that_of_the_whole_span(jsoc, command):
+    """Cutouts are larger near the meridian than at the ends of the span, and larger where they hold a day's drift."""
+    jsoc.slots, jsoc.sizes = set(SPAN[::160]), False
+    whole = float(re.findall(r"to download, about ([\d.]+)GB, est", command("--dry-run", "--full-disk")[1])[0])
+    cutouts = float(re.findall(r"to download, about ([\d.]+)MB, est", command("--dry-run")[1])[0]) / 1000
+    areas = [
+        box["width"] * box["height"]
+        for first in range(0, len(SPAN), FRAMES_AN_EXPORT)
+        for box in cutout(TRAJECTORY, np.array(SPAN[first : first + FRAMES_AN_EXPORT])).values()
+    ]
+    # The disk is 1,910 arcsec wide in April.
+    assert cutouts / whole == pytest.approx(np.mean(areas) / (np.pi / 4 * 1910**2), rel=0.03)
+
+
+@pytest.mark.parametrize(("cadence", "earliest", "latest"), [("1h", -40, 39), ("12min", -8, 7)])
+def test_frames_are_fetched_wherever_the_build_takes_them(jsoc, download, tmp_path, cadence, earliest, latest):
+    """The build takes the nearest within half a cadence of the middle, which is half a slot before MIDDLE."""
+    folder = tmp_path / f"raw/AR{AR}/magnetogram"
+    for held, expected in (
+        ({earliest}, earliest),
+        ({latest}, latest),
+        ({earliest, latest - 1}, latest - 1),
+        ({earliest + 1, 2, latest}, 2),
+    ):
+        jsoc.slots = {MIDDLE + offset for offset in held}
+        download(cadence=cadence)
+        assert [path.name for path in folder.iterdir()] == [Path(file_of("magnetogram", MIDDLE + expected)).name]
+        shutil.rmtree(tmp_path / "raw")
+
+
+def test_sizes_are_asked_once_for_each_observable(jsoc, tmp_path, download):
+    jsoc.asked.clear()
+    one = Jsoc(jsoc.url, QUICK)
+    sizes = {one.bytes_a_frame("continuum", np.array(HELD)) for _ in range(3)}
+    assert sizes == {2e6}
+    asked = jsoc.asked["info"]
+    one.bytes_a_frame("continuum", np.array(HELD))
+    assert jsoc.asked["info"] == asked
+
+
+# Of the year 2000: HMI was not there yet.
+BEFORE_HMI = {
+    **REGION,
+    "ar_number": 9166,
+    "carrington_longitude": 138.0,
+    "noaa_emergence_time": datetime(2000, 9, 22),
+    "first_report": date(2000, 9, 22),
+    "last_report": date(2000, 9, 27),
+}
+# Half a year later, for which the server has no records.
+WITHOUT_RECORDS = {
+    **REGION,
+    "ar_number": 11877,
+    "carrington_longitude": 63.0,
+    "noaa_emergence_time": datetime(2013, 10, 19),
+}
+
+
+def test_regions_without_observations_are_skipped(jsoc, command, tmp_path):
+    catalog = write_catalog(tmp_path / "three.parquet", [BEFORE_HMI, REGION, WITHOUT_RECORDS])
+    code, out, _ = command(catalog=catalog)
+    assert code == 0
+    lines = {line.split(",")[0]: line for line in out.splitlines()}
+    assert lines["AR9166"].endswith("no HMI observations; they begin in May 2010; skipped")
+    assert lines["AR11877"].endswith("no good HMI observations at JSOC; skipped")
+    assert names(tmp_path / "raw") == all_files()
+    assert not (tmp_path / "raw/AR9166").exists()
+    assert not (tmp_path / "raw/AR11877").exists()
+
+
+def test_nothing_but_regions_without_observations(jsoc, command, tmp_path):
+    catalog = write_catalog(tmp_path / "two.parquet", [BEFORE_HMI, WITHOUT_RECORDS])
+    for arguments in ([], ["--dry-run"]):
+        code, _, message = command("--ar", 9166, *arguments, catalog=catalog)
+        assert code == 2
+        assert "There are no HMI observations of these regions: they begin in May 2010" in message
+        assert not jsoc.asked
+    code, _, message = command(catalog=catalog)
+    assert code == 2
+    assert "has no good observations of these regions" in message
+    assert names(tmp_path / "raw") == set()
+
+
+def test_cutouts_of_another_position_are_not_gone_on_with(jsoc, command, tmp_path):
+    assert command()[0] == 0
+    before = (tmp_path / f"raw/AR{AR}/region.json").read_bytes()
+    moved = write_catalog(tmp_path / "moved.parquet", [{**REGION, "carrington_longitude": 327.5}])
+    jsoc.asked.clear()
+    for arguments in ([], ["--dry-run"], ["--full-disk"]):
+        code, _, message = command(*arguments, catalog=moved)
+        assert code == 2
+        assert (
+            f"raw/AR{AR} holds observations of another position, Carrington longitude 321 and latitude 13.3" in message
+        )
+        assert "move it away, or name another folder with --output" in message
+    assert not jsoc.asked["info"]
+    assert not jsoc.asked["request"]
+    assert (tmp_path / f"raw/AR{AR}/region.json").read_bytes() == before
+    # Facts of NOAA do not move it.
+    larger = write_catalog(tmp_path / "larger.parquet", [{**REGION, "noaa_area": 500.0}])
+    assert command(catalog=larger)[0] == 0
+    assert read_region_file(tmp_path / f"raw/AR{AR}").noaa["noaa_area"] == 500
 
 
 def test_several_regions_and_a_choice_of_them(jsoc, tmp_path, command):

@@ -25,7 +25,7 @@ from tests.dataset_builder.jsoc.case import (
     names,
     ordered,
 )
-from tests.dataset_builder.jsoc.loopback import file_name, fits_file
+from tests.dataset_builder.jsoc.images import file_name, fits_file
 
 
 def test_second_run_orders_nothing(jsoc, command):
@@ -33,7 +33,9 @@ def test_second_run_orders_nothing(jsoc, command):
     orders, served = len(jsoc.orders), len(jsoc.served)
     code, out, _ = command()
     assert code == 0
-    assert "9 files, 9 of them here, 0 to download, about 0.00B" in out
+    assert "9 files, 9 of them here, nothing to download; 0 records are bad" in out
+    assert "in all 9 files, nothing to download; " in out
+    assert "about" not in out
     assert (len(jsoc.orders), len(jsoc.served)) == (orders, served)
 
 
@@ -52,6 +54,21 @@ def test_waits_while_an_export_is_pending(jsoc, download, tmp_path):
     jsoc.pending_polls = 3
     assert download().files == 9
     assert [order.polls for order in jsoc.orders.values()] == [3, 3, 3]
+
+
+def test_failures_while_waiting_do_not_add_up(jsoc, download):
+    """Each of three questions fails twice and is answered at the third attempt, the last that it has."""
+    jsoc.pending_polls = 3
+    jsoc.refusals["status"] = 3 * [503, 503, 200]
+    assert download().files == 9
+    assert jsoc.refusals["status"] == []
+
+
+def test_an_order_that_the_server_forgets_while_it_is_waited_for(jsoc, download):
+    jsoc.pending_polls, jsoc.forgets_orders = None, True
+    with pytest.raises(SolaredError, match=r"could not export 7 records .*there is no export JSOC_20130415_001"):
+        download()
+    assert jsoc.asked["status"] == 3
 
 
 def test_an_export_that_is_never_ready_is_taken_up_again(jsoc, download, tmp_path):
