@@ -4,7 +4,7 @@ A reader who follows the data meets the modules in this order:
 
 - which regions: `catalog`; their observations: `jsoc`; the layout they are kept in: `region_folders`, `region_file`;
 - what FITS files hold and when: `observations`, `times`; which steps follow: `plan`;
-- pure functions of arrays: `tracking`, `acoustic_power`, `tiles`; all three on one run of steps: `reduction`;
+- pure functions of arrays: `tracking`, `interpolation`, `acoustic_power`, `tiles`; all for some steps: `reduction`;
 - many runs at once: `cluster`, `fits_source`; the published files instead: `published`, `sources`;
 - from timelines to the folder: `shards`, `build`, `publish`;
 - a Sun to try all this on: `simulate` (timelines), `simulate_observations` (frames), `simulate_fits` (files).

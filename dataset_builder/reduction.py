@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset_builder.acoustic_power import SlidingBandPower, band_power
+from dataset_builder.interpolation import NothingObserved, interpolate_missing
 from dataset_builder.observations import CUBE, IMAGE, Frame, ObservationFile, read_image, read_planes
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.times import WINDOW_FRAMES
-from dataset_builder.tracking import NothingObserved, PatchMapper, Pointing, Trajectory, interpolate_missing, track
+from dataset_builder.tracking import PatchMapper, Pointing, Trajectory, track
 from solared_hf.errors import SolaredError
 from solared_hf.schema import NUM_PATCH_TILES, POWER_CHANNELS
 

@@ -10,6 +10,7 @@ from numbers import Real
 
 import numpy as np
 
+from dataset_builder.interpolation import interpolate_missing
 from dataset_builder.times import parse_time
 from solared_hf.errors import SolaredError
 
@@ -21,9 +22,6 @@ _ARCSEC_PER_RADIAN = np.degrees(3600)
 _PIXELS_AT_ONCE = 16_384
 # Pixels of NaN around the part of the image in use: two for a kernel, two for what lies further out.
 _FRAME = 4
-
-# How much of the patch before a patch has to show.
-_LEAST_OF_BEFORE = 0.95
 
 
 @dataclass(frozen=True)
@@ -271,47 +269,6 @@ class PatchMapper:
             return nothing
         columns, rows = (_touched(seen[axis] / seen[2], pointing.shape[1 - axis]) for axis in (0, 1))
         return (rows, columns) if rows.stop > rows.start and columns.stop > columns.start else nothing
-
-
-class NothingObserved(SolaredError):
-    """There is no patch to begin with."""
-
-
-def interpolate_missing(patches: Iterable[np.ndarray | None]) -> Iterator[tuple[np.ndarray, bool]]:
-    """Fill what is missing of a stream of patches, linearly in time; at its ends the nearest is repeated.
-
-    Memory stays at two patches however long a gap is. A pixel that is NaN in either neighbour is NaN.
-
-    Args:
-        patches: (rows, columns) float32 each, one a 45 s slot, or None where the frame is missing or bad. A patch
-            without any value is missing too, and so is one that lacks a twentieth more pixels than the one before:
-            the limb comes slowly, but a frame that was cut on its way would spoil 8 h of windows.
-
-    Yields:
-        For each slot the patch, not to be changed in place, and whether it was filled in.
-
-    Raises:
-        NothingObserved: all patches are missing.
-    """
-    observed = 0
-    before, missing = None, 0
-    for patch in patches:
-        previously = observed
-        observed = observed if patch is None else np.count_nonzero(patch == patch)  # NaN differs from itself
-        if patch is None or observed == 0 or observed < _LEAST_OF_BEFORE * previously:
-            missing += 1
-            continue
-        for index in range(missing):
-            share = np.float32((index + 1) / (missing + 1))
-            yield (patch if before is None else before + share * (patch - before)), True
-        yield patch, False
-        before, missing = patch, 0
-    if missing and before is None:
-        raise NothingObserved(
-            f"All {missing} frames are missing or bad, so there is nothing to interpolate; download others."
-        )
-    for _ in range(missing):
-        yield before, True
 
 
 def track(

@@ -12,6 +12,7 @@ from astropy.io import fits
 from dataset_builder.acoustic_power import band_power
 from dataset_builder.build import build_dataset
 from dataset_builder.fits_source import FitsSource
+from dataset_builder.interpolation import interpolate_missing
 from dataset_builder.plan import Settings
 from dataset_builder.region_file import OBSERVABLES, RegionFile, read_region_file, write_region_file
 from dataset_builder.simulate import emergence
@@ -19,7 +20,6 @@ from dataset_builder.simulate_fits import fits_files, write_observations
 from dataset_builder.simulate_observations import expected_timeline, simulate_observations
 from dataset_builder.tiles import keep_tiles, tile_means
 from dataset_builder.times import WINDOW_FRAMES
-from dataset_builder.tracking import interpolate_missing
 from solared_hf.cli import main
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically

@@ -1,7 +1,5 @@
 """Tracking: where the patch's pixels lie, against sunpy, astropy and reproject, and what becomes of missing frames."""
 
-import weakref
-
 import astropy.units as u
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from reproject import reproject_interp
 from sunpy.coordinates.frames import HeliographicCarrington
 from sunpy.data.test import get_test_filepath
 
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory, interpolate_missing, track
+from dataset_builder.tracking import PatchMapper, Pointing, Trajectory, track
 from solared_hf.errors import SolaredError
 
 DAY = np.timedelta64(1, "D")
@@ -409,61 +407,6 @@ def test_a_trajectory_that_cannot_be_is_refused(arguments, message):
 def test_a_patch_that_is_no_part_of_a_hemisphere_is_refused(options):
     with pytest.raises(SolaredError, match="does not fit on a hemisphere"):
         PatchMapper(Trajectory(0.0, 0.0, np.datetime64("2011-02-15")), **options)
-
-
-def patch_of(value: float) -> np.ndarray:
-    return np.full((2, 3), value, np.float32)
-
-
-def filled(*values: float | None) -> tuple[list[float], list[bool]]:
-    stream = interpolate_missing(None if value is None else patch_of(value) for value in values)
-    patches, marks = zip(*stream, strict=True)
-    assert all(patch.shape == (2, 3) and patch.dtype == np.float32 for patch in patches)
-    return [float(patch[1, 2]) for patch in patches], list(marks)
-
-
-def test_missing_patches_are_filled_linearly_and_marked():
-    assert filled(1, 2) == ([1, 2], [False, False])
-    assert filled(1, None, 3, None, None, None, 11) == (
-        [1, 2, 3, 5, 7, 9, 11],
-        [False, True, False, True, True, True, False],
-    )
-
-
-def test_at_the_ends_the_nearest_patch_is_repeated():
-    assert filled(None, None, 5, 6, None) == ([5, 5, 5, 6, 6], [True, True, False, False, True])
-
-
-def test_nan_of_a_neighbour_is_nan_in_between_and_nowhere_else():
-    before, after = patch_of(1), patch_of(3)
-    before[0, 0] = after[1, 1] = np.nan
-    (_, _), (between, is_filled), (_, _) = interpolate_missing([before, None, after])
-    assert is_filled
-    np.testing.assert_array_equal(between, [[np.nan, 2, 2], [2, np.nan, 2]])
-
-
-def test_a_stream_without_any_frame_is_refused_and_an_empty_one_is_empty():
-    with pytest.raises(SolaredError, match="All 3 frames are missing or bad"):
-        list(interpolate_missing([None] * 3))
-    assert list(interpolate_missing([])) == []
-
-
-def test_memory_stays_at_two_patches_however_long_a_gap_is():
-    given = []
-
-    def stream():
-        for index in range(100):
-            patch = patch_of(index)
-            given.append(weakref.ref(patch))
-            yield patch
-            del patch
-            yield from [None] * (5000 if index == 50 else 0)
-
-    count = 0
-    for _patch, _ in interpolate_missing(stream()):
-        count += 1
-        assert sum(reference() is not None for reference in given[-5:]) <= 3
-    assert count == 5100
 
 
 def test_tracking_maps_what_is_there_and_fills_what_is_not():
