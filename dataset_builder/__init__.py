@@ -3,7 +3,7 @@
 A reader who follows the data meets the modules in this order:
 
 - which regions: `catalog`; their observations: `jsoc`; the layout they are kept in: `region_folders`, `region_file`;
-- what FITS files hold and when: `observations`, `times`; which steps follow: `plan`;
+- what FITS files hold, when and how good: `observations`, `times`, `quality`; which steps follow: `plan`;
 - pure functions of arrays: `tracking`, `interpolation`, `acoustic_power`, `tiles`; all for some steps: `reduction`;
 - many runs at once: `cluster`, `fits_source`; the published files instead: `published`, `sources`;
 - from timelines to the folder: `shards`, `build`, `publish`;

@@ -17,6 +17,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
+from dataset_builder.quality import is_bad
 from dataset_builder.times import HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of
 from solared_hf.errors import SolaredError
 from solared_hf.schema import PATCH_ROWS
@@ -25,7 +26,6 @@ from solared_hf.schema import PATCH_ROWS
 IMAGE, PATCHES, CUBE = "image of the Sun", "tracked patches", "cube of one window"
 
 _FITS_NAME = re.compile(r"[^.].*\.(fits|fit|fts)(\.fz|\.gz)?", re.IGNORECASE)
-_BAD_QUALITY = 0x80000000
 # In slots. T_REC names the slot for an observer at 1 au, and light takes up to 9 s more or less to the satellite.
 _LARGEST_SHIFT = 1
 
@@ -137,7 +137,7 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
         problem = f"{count} frames instead of {WINDOW_FRAMES}"
     elif spacing < 1 or spacing != int(spacing) or (cube and spacing > 1):
         problem = f"CDELT3 is not {SLOT_SECONDS} s" if cube else f"CDELT3 is no multiple of {SLOT_SECONDS} s"
-    elif _number(header.get("QUALITY", 0)) & _BAD_QUALITY:
+    elif is_bad(header.get("QUALITY", 0)):
         problem = "QUALITY marks it as bad"
     elif not cube and "T_OBS" in header and abs(slot_of(parse_time(header["T_OBS"])) - first) > _LARGEST_SHIFT:
         problem = "T_OBS and T_REC disagree"
@@ -269,11 +269,6 @@ def _axes(header: fits.Header) -> tuple[int, ...]:
         return ()
     count = header.get(f"{prefix}NAXIS", 0)
     return tuple(header[f"{prefix}NAXIS{axis}"] for axis in range(count, 0, -1)) if count >= 2 else ()
-
-
-def _number(value: int | float | str) -> int:
-    """An integer keyword; QUALITY comes as a number, or as text such as 0x80000000."""
-    return int(value, 0) if isinstance(value, str) else int(value)
 
 
 def _digest(path: Path, *parts: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from drms.config import ServerConfig
 
 from dataset_builder.jsoc.transfer import DEFAULT_PATIENCE, Patience, status_text
+from dataset_builder.quality import is_bad
 from dataset_builder.times import SLOT_SECONDS, format_time, parse_time, slot_of, slot_time
 from solared_hf.errors import SolaredError
 
@@ -43,7 +44,6 @@ FRAMES_AN_EXPORT = 1920
 RANGES_AN_EXPORT = 50
 
 _RECORDS_A_QUERY = 1920
-_BAD_QUALITY = 0x80000000
 # Of an export request, in JSOC's jsoc_fetch.
 _TOO_MANY_PENDING, _NOT_FOUND = 7, 6
 _RECORD_TIME = re.compile(r"\[(\d{4}\.\d\d\.\d\d_\d\d:\d\d:\d\d(?:\.\d+)?_TAI)\]")
@@ -118,7 +118,7 @@ class Jsoc:
             )
             try:
                 for t_rec, quality in zip(table.get("T_REC", ()), table.get("QUALITY", ()), strict=True):
-                    found[slot_of(parse_time(t_rec))] = not _integer(quality) & _BAD_QUALITY
+                    found[slot_of(parse_time(t_rec))] = not is_bad(quality)
             except (SolaredError, ValueError, TypeError) as error:
                 raise self._odd_answer(error) from error
         states = [found.get(slot) for slot in slots.tolist()]
@@ -305,10 +305,6 @@ def _ranges(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
             stop += 1
         yield slots[start], stop - start, stride
         start = stop
-
-
-def _integer(text: str | int) -> int:
-    return int(text, 16) if isinstance(text, str) and text.lower().startswith("0x") else int(text)
 
 
 @contextmanager
