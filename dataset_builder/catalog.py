@@ -20,6 +20,7 @@ from sunpy.io.special.srs import read_srs
 
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
+from solared_hf.schema import NOAA_FACTS
 
 LARGEST_LONGITUDE = 30.0
 SHORTEST_LIFETIME_DAYS = 4
@@ -112,12 +113,7 @@ def selection_features() -> Features:
             "selected": Value("bool"),
             "reason": Value("string"),
             "carrington_longitude": Value("float64"),
-            "noaa_latitude": Value("float32"),
-            "noaa_longitude": Value("float32"),
-            "noaa_emergence_time": Value("timestamp[ms]"),
-            "noaa_area": Value("float32"),
-            "noaa_hale_class": Value("string"),
-            "noaa_lifetime_days": Value("int32"),
+            **NOAA_FACTS,
             "first_report": Value("date32"),
             "last_report": Value("date32"),
             "reports": Value("int32"),

@@ -18,12 +18,10 @@ import pyarrow as pa
 from dataset_builder.tracking import Trajectory
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
-from solared_hf.schema import catalog_features
+from solared_hf.schema import NOAA_FACTS
 
 OBSERVABLES = ("dopplergram", "magnetogram", "continuum")
 REGION_FILE_NAME = "region.json"
-
-_NOAA_FACTS = frozenset(name for name in catalog_features() if name.startswith("noaa_"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def read_region_file(folder: Path | str) -> RegionFile | None:
             noaa=content,
         )
         for name, value in content.items():
-            if name not in _NOAA_FACTS:
+            if name not in NOAA_FACTS:
                 raise ValueError(f"unknown entry {name}")
             _check_fact(name, value)
     except FileNotFoundError:
@@ -96,7 +94,7 @@ def _check_fact(name: str, value: float | int | str) -> None:
     Raises:
         ValueError: the value is none of its column.
     """
-    column = catalog_features()[name].pa_type
+    column = NOAA_FACTS[name].pa_type
     if pa.types.is_timestamp(column):
         np.datetime64(value, "ms")
     elif isinstance(value, str) != pa.types.is_string(column) or not isinstance(value, str | int | float):

@@ -29,6 +29,16 @@ KEPT_TILES = slice(PATCH_COLUMNS, PATCH_COLUMNS + NUM_TILES)
 KEY_COLUMNS = ("ar_number", "step", "time_tai")
 COLUMNS = (*KEY_COLUMNS, *CHANNELS)
 
+# Columns for what NOAA reports of a region.
+NOAA_FACTS = {
+    "noaa_latitude": Value("float32"),
+    "noaa_longitude": Value("float32"),
+    "noaa_emergence_time": Value("timestamp[ms]"),
+    "noaa_area": Value("float32"),
+    "noaa_hale_class": Value("string"),
+    "noaa_lifetime_days": Value("int32"),
+}
+
 
 def timeline_features() -> Features:
     """Columns of the `timelines` config: one row per step of one region.
@@ -64,11 +74,6 @@ def catalog_features() -> Features:
             "gaps": Value("int32"),
             "missing_steps": Value("int32"),
             "nan_steps": Value("int32"),
-            "noaa_latitude": Value("float32"),
-            "noaa_longitude": Value("float32"),
-            "noaa_emergence_time": Value("timestamp[ms]"),
-            "noaa_area": Value("float32"),
-            "noaa_hale_class": Value("string"),
-            "noaa_lifetime_days": Value("int32"),
+            **NOAA_FACTS,
         }
     )
