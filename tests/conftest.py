@@ -1,18 +1,206 @@
-"""What tests share."""
+"""What tests share: a Hub of their own, and small data."""
 
+# The Hub has to be there first, for its clients read where it is when they are imported.
+# ruff: noqa: E402
+
+import itertools
+import json
 import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
-import datasets
+from tests.hub.loopback import TOKEN, LoopbackHub
+
+assert "huggingface_hub" not in sys.modules
+HUB = LoopbackHub().start()
+HF_HOME = tempfile.mkdtemp(prefix="solared_hf_home_")
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
+    del os.environ[_name]
+os.environ |= {
+    "HF_ENDPOINT": HUB.url,
+    "HF_HOME": HF_HOME,
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+}
+# Processes that tests start have no guard but this: what they ask of others, the Hub hears and refuses.
+for _name in ("http_proxy", "https_proxy"):
+    os.environ |= dict.fromkeys((_name, _name.upper()), HUB.url)
+os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
+
 import numpy as np
 import pytest
 
 from dataset_builder.build import build_dataset
 from dataset_builder.simulate import write_simulated
 from dataset_builder.sources import PublishedSource
+from solared_hf.cli import main
 from solared_hf.schema import CHANNELS, NUM_TILES
 from solared_hf.timelines import Timeline
+
+
+def pytest_unconfigure():
+    HUB.stop()
+    shutil.rmtree(HF_HOME, ignore_errors=True)
+
+
+def is_here(host: str | bytes | None) -> bool:
+    """Whether an address, or a name that would have to be looked up, is this machine's."""
+    host = host.decode() if isinstance(host, bytes) else host
+    try:
+        address = ip_address((host or "0.0.0.0").partition("%")[0])
+    except ValueError:
+        return host in ("localhost", socket.gethostname(), socket.getfqdn())
+    return address.is_loopback or address.is_unspecified
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _only_this_machine():
+    """Refuses to look up and connect to other machines."""
+
+    def check(host):
+        if not is_here(host):
+            HUB.elsewhere.append(host)
+            # No OSError: clients would try again, or go on with what they have in a cache.
+            raise AssertionError(f"Tests reach no other machine than this: {host}")
+
+    def guarded(connect):
+        def checked(self, address):
+            # Nothing is sent when a datagram socket connects; Dask learns this machine's address that way.
+            if self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM:
+                check(address[0])
+            return connect(self, address)
+
+        return checked
+
+    look_up = socket.getaddrinfo
+
+    def checked_look_up(host, *arguments, **options):
+        check(host)
+        return look_up(host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+        patch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+        patch.setattr(socket, "getaddrinfo", checked_look_up)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_elsewhere():
+    """Fails a test that tried to reach another machine, even if it went on without."""
+    yield
+    tried = list(HUB.elsewhere)
+    HUB.elsewhere.clear()
+    assert not tried, f"Tests reach no other machine than this: {tried}"
+
+
+@pytest.fixture
+def hub():
+    """The Hub that all tests share, without faults."""
+    HUB.reset()
+    yield HUB
+    HUB.reset()
+
+
+@pytest.fixture
+def token(monkeypatch) -> str:
+    """Logs in a user who may write to the namespace of `repo_id`."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return TOKEN
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def repo_id(request) -> str:
+    """A repository that does not exist yet."""
+    return f"solared-team/{re.sub(r'[^a-z0-9]+', '-', request.node.name.lower())[:60].strip('-')}-{next(_numbers)}"
+
+
+@pytest.fixture
+def solared(capfd):
+    """Runs a command; gives its exit code, output and errors."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+# Answers every line of snippets with what became of each. A fork has all that takes long to import, and nothing of
+# what the snippets are about.
+_FORKING_PROCESS = """
+import json, os, signal, sys, tempfile, traceback
+import numpy, pandas, pyarrow, torch, torchvision
+
+assert not {"transformers", "datasets", "solared_hf", "dataset_builder"} & sys.modules.keys()
+
+def run(code, *arguments):
+    for file, descriptor in ((open(os.devnull), 0), (output, 1), (errors, 2)):
+        os.dup2(file.fileno(), descriptor)
+    signal.alarm(240)
+    sys.argv[1:] = arguments
+    failed = False
+    try:
+        exec(code, {"__name__": "__main__"})
+    except BaseException:
+        failed = True
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(failed)  # at once: the orderly end of a process with torch takes two seconds
+
+def wait():
+    child, status = os.wait()
+    output, errors = files.pop(child)
+    output.seek(0)
+    errors.seek(0)
+    results[child] = os.waitstatus_to_exitcode(status), output.read(), errors.read()
+
+for line in sys.stdin:
+    files, results, children = {}, {}, []
+    for snippet in json.loads(line):
+        if len(files) == 2:
+            wait()
+        output, errors = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        children.append(os.fork())
+        if children[-1] == 0:
+            run(*snippet)
+        files[children[-1]] = output, errors
+    while files:
+        wait()
+    print(json.dumps([results[child] for child in children]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def in_processes():
+    """Runs snippets of Python, each with its arguments in a process that has imported neither ours nor transformers.
+
+    Gives the exit code, the output and the errors of each. They share one import of torch, which takes seconds.
+    """
+    server = subprocess.Popen(
+        [sys.executable, "-c", _FORKING_PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def run(*snippets: tuple[str, ...]) -> list[tuple[int, str, str]]:
+        print(json.dumps(snippets), file=server.stdin, flush=True)
+        return json.loads(server.stdout.readline())
+
+    with server:
+        yield run
+        server.kill()
 
 
 @pytest.fixture
@@ -27,16 +215,6 @@ def make_timeline():
         return Timeline(ar_number, times, noise * scale)
 
     return make
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _own_datasets_cache(tmp_path_factory):
-    """Tests neither read nor leave anything in the user's cache of prepared datasets."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("datasets_cache")
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-        patch.setenv("HF_DATASETS_CACHE", str(cache))
-        yield
 
 
 @pytest.fixture(scope="session")

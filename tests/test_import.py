@@ -6,20 +6,6 @@ import sys
 import pytest
 
 
-def run(*codes: str) -> list[str]:
-    """What each code prints in a fresh process of its own; they run side by side, for imports take seconds."""
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for code in codes
-    ]
-    outputs = []
-    for code, process in zip(codes, processes, strict=True):
-        output, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, f"{code}\n{errors[-2000:]}"
-        outputs.append(output.strip())
-    return outputs
-
-
 def test_imports_stay_light_and_one_way():
     code = """
 import sys, solared_hf
@@ -27,7 +13,9 @@ print([name for name in ("torch", "transformers", "datasets", "sunpy", "dask", "
 import solared_hf.training, solared_hf.plotting, solared_hf.evaluation.split_scores
 print([name for name in ("dataset_builder", "sunpy", "dask") if name in sys.modules])
 """
-    assert run(code) == ["[]\n[]"]
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "[]\n[]\n"
 
 
 AUTO_CLASSES = """
@@ -39,20 +27,23 @@ print(type(transformers.AutoConfig.for_model("spatio_temporal_resnet")).__name__
 """
 
 
-def test_auto_classes_know_the_families_whatever_comes_first():
+def test_auto_classes_know_the_families_whatever_comes_first(in_processes):
     first = (
         "import solared_hf",
         "from transformers import AutoModel; import solared_hf",
         "from solared_hf import SpatioTemporalResnetForPrediction",
     )
     expected = "SpatioTemporalAttentionForPrediction SpatioTemporalAttentionForPrediction SpatioTemporalResnetConfig"
-    assert run(*(line + AUTO_CLASSES for line in first)) == [expected] * 3
+    for code, output, errors in in_processes(*((line + AUTO_CLASSES,) for line in first)):
+        assert code == 0, errors
+        assert output.strip() == expected
 
 
-def test_transformers_imports_as_it_does_alone():
+def test_transformers_imports_as_it_does_alone(in_processes):
     """Its modules import each other in circles, which anything imported at the wrong moment breaks."""
     names = ("AutoTokenizer", "AutoImageProcessor", "pipeline", "TimeSeriesTransformerForPrediction")
-    run(*(f"import solared_hf; from transformers import {name}" for name in names))
+    for code, _, errors in in_processes(*((f"import solared_hf; from transformers import {name}",) for name in names)):
+        assert code == 0, errors
 
 
 def test_an_unknown_name_is_an_attribute_error():
