@@ -168,8 +168,7 @@ def _describe(output: Path, target: Path, source: str) -> dict:
             raise SolaredError(
                 f"{output} holds AR{first['ar_number']} as {first['path']} and {second['path']}; delete one of them."
             )
-    catalog = catalog_table(regions)
-    catalog_content = encode_table(catalog)
+    catalog_content = encode_table(catalog_table(regions))
     manifest = {
         "generator": _GENERATOR,
         "schema_version": SCHEMA_VERSION,
@@ -181,7 +180,6 @@ def _describe(output: Path, target: Path, source: str) -> dict:
             "path": CATALOG_PATH,
             "bytes": len(catalog_content),
             "sha256": hashlib.sha256(catalog_content).hexdigest(),
-            "memory_bytes": catalog.nbytes,
         },
     }
     described = {

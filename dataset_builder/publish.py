@@ -10,15 +10,16 @@ from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
-from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets import DatasetInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from solared_hf.cards import render
+from solared_hf.cards import LOCATION, render
 from solared_hf.schema import (
     CHANNELS,
     NUM_TILES,
+    POWER_CHANNELS,
     SCHEMA_VERSION,
     TILE_COLUMNS,
     TILE_ROWS,
@@ -36,11 +37,11 @@ CATALOG_SPLIT = "regions"
 _VALIDATION_REGIONS = {11190, 11462, 11521, 11627, 11907, 12219, 12271, 12275, 12567, 12571, 13213}
 BENCHMARK_REGIONS = TRAIN_REGIONS | TEST_REGIONS | _VALIDATION_REGIONS
 
-_TEMPLATE = "dataset_card.md.j2"
 _SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST_CATEGORY = "1M<n<10M"
 
-# What the card's front matter says of each kind of data; the simulated come from our own, Apache-2.0, code.
+# What the card's front matter says of each kind of data, which has a template of its own besides; the simulated come
+# from our own, Apache-2.0, code.
 _FRONT_MATTER = {
     "published": {
         "pretty_name": "SOLARED: emerging solar active regions",
@@ -52,6 +53,7 @@ _FRONT_MATTER = {
         "pretty_name": "SOLARED, from SDO/HMI observations",
         "license": "other",
         "license_name": "sdo-data-policy",
+        "license_link": "https://sdo.gsfc.nasa.gov/data/rules.php",
         "tags": ["heliophysics", "space-weather", "sdo", "hmi", "active-regions", "helioseismology"],
     },
     "simulated": {
@@ -88,7 +90,6 @@ def region_facts(timeline: Timeline) -> dict:
         "nan_steps": timeline.nan_steps,
         "nan_at_ends": _nan_at_ends(timeline.values),
         "repeated_frames": int(repeated.sum()),
-        "memory_bytes": timeline.to_table().nbytes,
     }
 
 
@@ -128,43 +129,46 @@ def catalog_table(regions: Iterable[dict]) -> pa.Table:
 
 
 def dataset_card(manifest: dict) -> str:
-    """The whole README.md of the dataset folder: YAML front matter and text.
+    """The whole README.md of a dataset: YAML front matter and text.
 
     Args:
         manifest: what `solared build` writes as manifest.json.
     """
-    regions = manifest["regions"]
+    regions, kind = manifest["regions"], _kind(manifest)
+    pairs = overlaps(regions)
     splits = [split for split in SPLITS if split in manifest["statistics"]]
     benchmark = {region["ar_number"] for region in regions} & BENCHMARK_REGIONS
     facts = {
         "front_matter": _front_matter(manifest, splits),
-        "kind": _kind(manifest),
-        "source": manifest["source"],
-        "pretty_name": _FRONT_MATTER[_kind(manifest)]["pretty_name"],
+        "location": LOCATION,
+        "pretty_name": _FRONT_MATTER[kind]["pretty_name"],
         "schema_version": SCHEMA_VERSION,
         "num_tiles": NUM_TILES,
         "units": UNITS,
         # In the order of the schema, not in that of a JSON file.
         "statistics": {split: [(name, manifest["statistics"][split][name]) for name in CHANNELS] for split in splits},
-        "all_regions": regions,
+        "power_range": _power_range(manifest["statistics"].values()),
+        "all_regions": {region["ar_number"]: region for region in regions},
         "corrected": all(_is_corrected(region) for region in regions),
         "regions": {split: [region for region in regions if region["split"] == split] for split in splits},
-        "num_regions": len(regions),
         "num_rows": sum(region["steps"] for region in regions),
         "num_bytes": sum(region["bytes"] for region in regions),
         "cadences_hours": sorted({region["cadence_s"] / 3600 for region in regions}),
         "steps_range": (min(region["steps"] for region in regions), max(region["steps"] for region in regions)),
         "span_days": max(_days(region["start_tai"], region["end_tai"]) for region in regions),
+        "observed": (min(r["start_tai"] for r in regions), max(r["end_tai"] for r in regions)),
         "gappy": [region for region in regions if region["gaps"]],
         "with_nan": [region for region in regions if region["nan_steps"]],
         "nan_at_ends": all(region["nan_at_ends"] for region in regions),
         "repeating": [region for region in regions if region["repeated_frames"]],
-        "overlaps": overlaps(regions),
+        "from_frames": [region for region in regions if "frames" in region],
+        "overlaps": pairs,
+        "divided": sum(pair["first"]["split"] != pair["second"]["split"] for pair in pairs),
         "benchmark_regions": len(BENCHMARK_REGIONS),
         "benchmark_here": len(benchmark),
         "benchmark_absent": sorted(BENCHMARK_REGIONS - benchmark),
     }
-    return render(_TEMPLATE, facts)
+    return render(f"dataset_card_{kind}.md.j2", facts)
 
 
 def overlaps(regions: Iterable[dict]) -> list[dict]:
@@ -191,27 +195,17 @@ def _kind(manifest: dict) -> str:
 
 def _front_matter(manifest: dict, splits: list[str]) -> str:
     regions, catalog = manifest["regions"], manifest["catalog"]
-    rows = {split: sum(r["steps"] for r in regions if r["split"] == split) for split in splits}
-    memory = {split: sum(r["memory_bytes"] for r in regions if r["split"] == split) for split in splits}
-    timelines_info = DatasetInfo(
-        features=timeline_features(),
-        splits=SplitDict({split: SplitInfo(split, memory[split], rows[split]) for split in splits}),
-        download_size=sum(region["bytes"] for region in regions),
-        dataset_size=sum(memory.values()),
-    )
-    catalog_info = DatasetInfo(
-        features=catalog_features(),
-        splits=SplitDict({CATALOG_SPLIT: SplitInfo(CATALOG_SPLIT, catalog["memory_bytes"], len(regions))}),
-        download_size=catalog["bytes"],
-        dataset_size=catalog["memory_bytes"],
-    )
+    # The columns, and not the splits with their rows and bytes: `datasets` compares those with what it has loaded, and
+    # would refuse whoever loads a part of a split with `filters=`.
+    features = {"timelines": timeline_features(), "catalog": catalog_features()}
+    infos = {config: DatasetInfo(features=columns) for config, columns in features.items()}
     # For a local folder, `datasets` finds what it has prepared before by the card alone, whatever became of the files.
     # The descriptions are part of what it compares, so a digest in them keeps old values from being loaded.
     shards = "".join(f"{region['path']} {region['sha256']}\n" for region in regions)
     configs = {
         "timelines": {
             "description": f"sha256 {hashlib.sha256(shards.encode()).hexdigest()}",
-            "data_files": [{"split": split, "path": f"data/{split}/*.parquet"} for split in splits],
+            "data_files": [{"split": split, "path": f"data/{split}/AR*.parquet"} for split in splits],
             "default": True,
         },
         "catalog": {
@@ -222,10 +216,10 @@ def _front_matter(manifest: dict, splits: list[str]) -> str:
     data = DatasetCardData(
         **_FRONT_MATTER[_kind(manifest)],
         task_categories=["time-series-forecasting"],
-        size_categories=[_size_category(sum(rows.values()))],
+        size_categories=[_size_category(sum(region["steps"] for region in regions))],
         schema_version=SCHEMA_VERSION,
     )
-    DatasetInfosDict({"timelines": timelines_info, "catalog": catalog_info}).to_dataset_card_data(data)
+    DatasetInfosDict(infos).to_dataset_card_data(data)
     MetadataConfigs(configs).to_dataset_card_data(data)
     return data.to_yaml(line_break="\n")
 
@@ -242,6 +236,15 @@ def _nan_at_ends(values: np.ndarray) -> bool:
         return False
     middle = columns[observed[0] : observed[-1] + 1]
     return not (middle.any() or columns[: observed[0], :, -1].any() or columns[observed[-1] :, :, 0].any())
+
+
+def _power_range(statistics: Iterable[dict]) -> tuple[float | None, float | None]:
+    """The lowest and the highest acoustic power of all splits; None where none was observed."""
+    observed = [channels[name] for channels in statistics for name in POWER_CHANNELS if channels[name]["count"]]
+    return (
+        min((facts["min"] for facts in observed), default=None),
+        max((facts["max"] for facts in observed), default=None),
+    )
 
 
 def _size_category(rows: int) -> str:

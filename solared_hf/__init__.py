@@ -1,7 +1,7 @@
 """SOLARED: forecast emerging solar active regions, native to the Hugging Face stack.
 
-Names are imported when they are first used, so that `import solared_hf` is quick and its effect is one: transformers'
-Auto classes know the model families.
+Names are imported when they are first used, so that `import solared_hf` is quick and does one thing: transformers'
+Auto classes get to know the model families, and its `pipeline` the task.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from solared_hf.registration import register_when_asked
 _MODULE_OF = {
     "SolaredError": "errors",
     "SolaredProcessor": "processing_solared",
+    "SolarActiveRegionForecastingPipeline": "pipeline",
     "SolaredWindows": "windows",
     "SpatioTemporalAttentionConfig": ("models.spatio_temporal_attention.configuration_spatio_temporal_attention"),
     "SpatioTemporalAttentionForPrediction": "models.spatio_temporal_attention.modeling_spatio_temporal_attention",

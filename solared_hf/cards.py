@@ -2,6 +2,9 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+# What the snippets of a card load where no repository is known yet: the reader puts the folder in.
+LOCATION = "path/to/this/folder"
+
 _ENVIRONMENT = Environment(
     loader=PackageLoader("solared_hf.model_cards", ""),
     undefined=StrictUndefined,
@@ -25,3 +28,8 @@ def render(template: str, facts: dict) -> str:
         jinja2.TemplateNotFound: there is no such template.
     """
     return _ENVIRONMENT.get_template(template).render(facts)
+
+
+def card_for(repo_id: str, card: bytes) -> bytes:
+    """A card as it stands in a repository, whose snippets load the repository."""
+    return card.replace(LOCATION.encode(), repo_id.encode())

@@ -1,8 +1,19 @@
 """The one exception users see: a sentence that says what is wrong and how to mend it."""
 
+import os
+import re
+
+# How tokens of the Hub look.
+_TOKEN = re.compile(r"\b(?:hf|api_org)_(?:(?=[\w.-]*[A-Z\d])[\w.-]{8,}|[A-Za-z\d]{8,})")
+
 
 class SolaredError(ValueError):
     """Something a user can mend: the message names the file or value and the cure.
 
-    The command line prints the message alone and exits with code 2; a traceback is for defects.
+    The command line prints the message alone and exits with code 2; a traceback is for defects. Messages quote what
+    was given or answered, so a token of the Hub is blotted out of them.
     """
+
+    def __init__(self, message: str):
+        secret = os.environ.get("HF_TOKEN")
+        super().__init__(_TOKEN.sub("hf_…", message.replace(secret, "hf_…") if secret else message))

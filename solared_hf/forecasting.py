@@ -10,18 +10,21 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from solared_hf.errors import SolaredError
+from solared_hf.hub_errors import explain, reason_of
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS, NUM_TILES, TILE_COLUMNS, UNITS
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
-_BATCH_SIZE = 64
+# On a CPU more windows at a time take more memory and no less time.
+_CPU_BATCH_SIZE, _ACCELERATOR_BATCH_SIZE = 8, 64
 
 
 class Forecaster(Protocol):
@@ -77,7 +80,7 @@ class ModelForecaster:
 
     def __init__(self, model, processor: SolaredProcessor, name: str, device: str | torch.device | None = None):
         for task in ("input_channels", "target_channel", "input_steps", "horizon_hours"):
-            expected, given = getattr(model.config, task), getattr(processor, task)
+            expected, given = getattr(model.config, task, None), getattr(processor, task, None)
             if expected != given:
                 raise SolaredError(
                     f"The model {name} has {task} {expected}, but its processor has {given}; use the "
@@ -85,18 +88,20 @@ class ModelForecaster:
                 )
         self.name = name
         self.processor = processor
-        self.device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
         self.model = model.eval().to(self.device)
 
     def windows(self, timelines: Iterable[Timeline], require_target: bool = True) -> SolaredWindows:
         return SolaredWindows(timelines, processor=self.processor, require_target=require_target)
 
-    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+    def forecast(self, windows: SolaredWindows, batch_size: int | None = None) -> np.ndarray:
+        if batch_size is None:
+            batch_size = _CPU_BATCH_SIZE if self.device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
         forecasts = np.empty((len(windows), NUM_TILES), np.float32)
         done = 0
-        batches = DataLoader(windows, batch_size=_BATCH_SIZE)
+        batches = DataLoader(windows, batch_size=batch_size)
         with torch.inference_mode():
-            for batch in tqdm(batches, desc=f"Forecasting with {self.name}", unit="batch", leave=False):
+            for batch in tqdm(batches, desc=f"Forecasting with {self.name}", unit="batch", leave=False, delay=1):
                 output = self.model(
                     past_values=batch["past_values"].to(self.device),
                     past_observed_mask=batch["past_observed_mask"].to(self.device),
@@ -114,23 +119,35 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
     """
     if str(model) in BASELINES:
         return BASELINES[str(model)]()
+    is_folder = Path(model).is_dir()
     # What can be neither a folder nor a repository is refused before anything asks the network for it.
-    if not Path(model).is_dir() and str(model).count("/") != 1:
+    if not is_folder and str(model).count("/") != 1:
         raise SolaredError(
             f"There is no model {model}; name {', '.join(BASELINES)}, a folder written by `solared train`, or a model "
             "repository on the Hub, such as `owner/model`."
         )
     from transformers import AutoModelForTimeSeriesPrediction
+    from transformers.utils import FEATURE_EXTRACTOR_NAME
 
     try:
-        processor = SolaredProcessor.from_pretrained(str(model), revision=revision or "main")
-        network = AutoModelForTimeSeriesPrediction.from_pretrained(str(model), revision=revision or "main")
-    except (OSError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SolaredError(
-            f"{model} could not be loaded as a model with its processor ({reason}); name a folder written by `solared "
-            "train`, or a repository that one was pushed to."
-        ) from error
+        # One snapshot, so that a push in between cannot give the weights of one revision the processor of another.
+        files = {"allow_patterns": ["*.json", "*.safetensors"], "ignore_patterns": ["*/*"]}
+        folder = model if is_folder else snapshot_download(str(model), revision=revision, **files)
+        if not (Path(folder) / FEATURE_EXTRACTOR_NAME).is_file():
+            raise SolaredError(
+                f"{model} came without its processor, {FEATURE_EXTRACTOR_NAME}; put there the one that it was trained "
+                "with, by processor.save_pretrained(...) or processor.push_to_hub(...)."
+            )
+        processor = SolaredProcessor.from_pretrained(folder)
+        network = AutoModelForTimeSeriesPrediction.from_pretrained(folder, use_safetensors=True)
+    except SolaredError:
+        raise
+    except (HTTPError, OSError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ValueError) as error:
+        otherwise = (
+            f"{model} could not be loaded as a model with its processor ({reason_of(error)}); name a folder written "
+            "by `solared train`, or a repository that one was pushed to."
+        )
+        raise SolaredError(explain(error, str(model), revision) or otherwise) from error
     return ModelForecaster(network, processor, name=Path(str(model)).name)
 
 

@@ -4,14 +4,19 @@ import hashlib
 import json
 from pathlib import Path
 
-from datasets import load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from huggingface_hub import DatasetCard, HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+import yaml
+from datasets import IterableDataset, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import DatasetCard, snapshot_download
+from huggingface_hub.errors import HTTPError
 
 from solared_hf.errors import SolaredError
+from solared_hf.hub_errors import explain, reason_of
 from solared_hf.schema import SCHEMA_VERSION
 from solared_hf.timelines import Timeline, timelines_from_dataset
+
+# All that reading takes, and nothing that others put into the repository.
+_FILES = ("README.md", "manifest.json", "catalog/regions.parquet", "data/*/AR*.parquet")
 
 
 def load_timelines(dataset: str | Path, split: str, revision: str | None = None) -> list[Timeline]:
@@ -20,12 +25,11 @@ def load_timelines(dataset: str | Path, split: str, revision: str | None = None)
     Args:
         dataset: folder written by `solared build`, or a repository id such as `nasa-impact/ar_emergence`.
         split: `train`, `validation` or `test`.
-        revision: branch, tag or commit of a repository.
+        revision: branch, tag or commit of a repository; `main` by default.
 
     Raises:
         SolaredError: there is no such dataset or split, or its schema is newer than this package.
     """
-    check_schema_version(dataset, revision)
     return timelines_from_dataset(_load(dataset, split, revision))
 
 
@@ -35,7 +39,6 @@ def load_region(dataset: str | Path, ar_number: int, revision: str | None = None
     Raises:
         SolaredError: there is no such dataset or region, or its schema is newer than this package.
     """
-    check_schema_version(dataset, revision)
     regions = []
     for split in _load(dataset, None, revision).values():
         for timeline in timelines_from_dataset(split):
@@ -47,24 +50,15 @@ def load_region(dataset: str | Path, ar_number: int, revision: str | None = None
     )
 
 
-def check_schema_version(dataset: str | Path, revision: str | None = None) -> None:
-    """Refuse a dataset whose card states a newer schema than this package knows.
+def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:
+    """The commit that a branch or tag of a repository means now, `main` by default; None for a folder.
+
+    Who reads a repository in several steps pins it first: a push between two steps would mix two revisions.
 
     Raises:
-        SolaredError: the schema is newer, or there is no dataset card at all.
+        SolaredError: there is no such dataset or revision.
     """
-    if not Path(dataset).is_dir() and str(dataset).count("/") != 1:
-        raise _no_dataset(dataset, "no such folder")
-    try:
-        card = DatasetCard.load(_file(dataset, "README.md", revision), ignore_metadata_errors=True)
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        raise _no_dataset(dataset, error) from error
-    version = card.data.get("schema_version", SCHEMA_VERSION)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise SolaredError(
-            f"The dataset {dataset} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
-            "upgrade it with `pip install --upgrade solared-hf`."
-        )
+    return None if Path(dataset).is_dir() else _local_folder(dataset, revision).name
 
 
 def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
@@ -77,44 +71,83 @@ def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
     Raises:
         SolaredError: there is no such dataset.
     """
+    folder = _local_folder(dataset, revision)
     try:
-        content = _file(dataset, "manifest.json", revision).read_bytes()
+        content = (folder / "manifest.json").read_bytes()
         manifest = json.loads(content)
-        if Path(dataset).is_dir():
-            name, revision = Path(dataset).resolve().name, hashlib.sha256(content).hexdigest()
-        else:
-            name, revision = str(dataset), HfApi().dataset_info(str(dataset), revision=revision).sha
         described = {key: manifest[key] for key in ("source", "simulated", "schema_version")}
-        return {"dataset": name, "revision": revision, **described}
-    except (OSError, HfHubHTTPError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise _no_dataset(dataset, error) from error
-
-
-def _file(dataset: str | Path, name: str, revision: str | None) -> Path:
-    """A file of a dataset folder or repository, on this machine."""
     if Path(dataset).is_dir():
-        return Path(dataset) / name
-    return Path(hf_hub_download(str(dataset), name, repo_type="dataset", revision=revision))
+        return {"dataset": folder.resolve().name, "revision": hashlib.sha256(content).hexdigest(), **described}
+    return {"dataset": str(dataset), "revision": folder.name, **described}
 
 
-def _load(dataset: str | Path, split: str | None, revision: str | None):
-    # The cache of `datasets` knows a folder by its card, not by its files, and would give old rows after a rebuild;
-    # streaming reads the files.
-    streaming = Path(dataset).is_dir()
+def _local_folder(dataset: str | Path, revision: str | None) -> Path:
+    """A dataset folder itself, or the whole of a repository in the cache of the Hub's client, in a folder named by its
+    commit.
+    """
+    if Path(dataset).is_dir():
+        return Path(dataset)
+    if str(dataset).count("/") != 1:
+        raise _no_dataset(dataset, FileNotFoundError("no such folder"))
     try:
-        return load_dataset(str(dataset), "timelines", split=split, revision=revision, streaming=streaming)
-    except (DatasetNotFoundError, OSError) as error:
+        folder = Path(
+            snapshot_download(str(dataset), repo_type="dataset", revision=revision, allow_patterns=list(_FILES))
+        )
+    except (HTTPError, OSError, ValueError) as error:
+        raise _no_dataset(dataset, error, revision) from error
+    _check_whole(dataset, folder)
+    return folder
+
+
+def _check_whole(dataset: str | Path, snapshot: Path) -> None:
+    """Refuse what was left of a download that was cut off: without the Hub the client gives what there is."""
+    manifest = snapshot / "manifest.json"
+    try:
+        paths = [region["path"] for region in json.loads(manifest.read_bytes())["regions"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _no_dataset(dataset, error) from error
+    missing = [path for path in paths if not (snapshot / path).exists()]
+    if missing:
+        raise SolaredError(
+            f"Of {dataset}, {missing[0]} and {len(missing) - 1} more files are not on this machine; connect to the "
+            "Hub and run the same again."
+        )
+
+
+def _check_schema_version(dataset: str | Path, folder: Path) -> None:
+    try:
+        card = DatasetCard.load(folder / "README.md", ignore_metadata_errors=True)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _no_dataset(dataset, error) from error
+    version = card.data.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise SolaredError(
+            f"The dataset {dataset} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
+            "upgrade it with `pip install --upgrade solared-hf`."
+        )
+
+
+def _load(dataset: str | Path, split: str | None, revision: str | None) -> IterableDataset | IterableDatasetDict:
+    # Not the repository itself: where the Hub fails, `datasets` gives any revision it has prepared before, in silence.
+    # And streaming, because it knows prepared folders by their card alone, and would give old rows after a rebuild.
+    folder = _local_folder(dataset, revision)
+    _check_schema_version(dataset, folder)
+    try:
+        return load_dataset(str(folder), "timelines", split=split, streaming=True)
+    except OSError as error:
         raise _no_dataset(dataset, error) from error
     except (DatasetGenerationError, ValueError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
         raise SolaredError(
-            f"The dataset {dataset} could not be loaded ({reason}); choose a split it has, or build it again."
+            f"The dataset {dataset} could not be loaded ({reason_of(error.__cause__ or error)}); choose a split it "
+            "has, or build it again."
         ) from error
 
 
-def _no_dataset(dataset: str | Path, reason: Exception | str) -> SolaredError:
-    reason = " ".join(str(reason).split()).rstrip(".")
-    return SolaredError(
-        f"There is no SOLARED dataset at {dataset} ({reason}); name a folder written by `solared build`, or a dataset "
-        "repository on the Hub that can be reached."
+def _no_dataset(dataset: str | Path, error: Exception, revision: str | None = None) -> SolaredError:
+    otherwise = (
+        f"There is no SOLARED dataset at {dataset} ({reason_of(error)}); name a folder written by `solared build`, or "
+        "a dataset repository on the Hub."
     )
+    return SolaredError(explain(error, str(dataset), revision) or otherwise)

@@ -1,67 +1,127 @@
 """The card of a trained model, generated from what the run measured."""
 
+import json
+import math
+from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
-from transformers import PreTrainedModel, TrainingArguments
+from jinja2 import UndefinedError
 
-from solared_hf.cards import render
-from solared_hf.files import write_atomically
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.cards import LOCATION, render
+from solared_hf.errors import SolaredError
+from solared_hf.schema import POWER_CHANNELS
 
-# Where a run happens and how it talks say nothing about the model.
-_NOT_HYPERPARAMETERS = {
-    *("output_dir", "run_name", "report_to", "resume_from_checkpoint", "disable_tqdm", "use_cpu", "label_names"),
-    *("logging_steps", "save_total_limit", "dataloader_pin_memory", "greater_is_better", "project"),
+CARD_NAME = "README.md"
+METRICS_NAME = "metrics.json"
+CURVE_NAME = "training_curve.png"
+
+_SOURCES = ("config.json", "preprocessor_config.json", METRICS_NAME)
+_TASK = "time-series-forecasting"
+# What a family's code imports, apart from transformers.
+_TORCH = ("torch",)
+_PACKAGES = {"spatio_temporal_resnet": ("torch", "torchvision")}
+# Acoustic power comes from 8 h of observations around a step, so it has to wait for half of them.
+_POWER_WAIT_HOURS = 4
+# What the model index holds, and what people call it.
+_METRICS = {
+    "rmse_normalised": "RMSE, normalised",
+    "mae_normalised": "MAE, normalised",
+    "rmse_dn": "RMSE, HMI DN",
+    "mae_dn": "MAE, HMI DN",
+    "skill": "skill against persistence",
 }
 
 
-def write_model_card(
-    training: TrainingArguments, model: PreTrainedModel, processor: SolaredProcessor, metrics: dict
-) -> None:
-    """Write `README.md` beside the weights; `metrics` is the content of `metrics.json`."""
-    name = Path(training.output_dir).name
-    validation = metrics["validation"]
-    data = ModelCardData(
+def model_card(folder: Path | str) -> str:
+    """The whole README.md of a model that `solared train` made: YAML front matter and text.
+
+    It says what `config.json`, `preprocessor_config.json` and `metrics.json` of the folder say, and shows the picture
+    of the training where there is one; the same files give the same text.
+
+    Args:
+        folder: the trained model.
+
+    Raises:
+        SolaredError: one of the three files is missing, damaged or not of `solared train`.
+    """
+    folder = Path(folder)
+    try:
+        config, processor, metrics = (json.loads((folder / name).read_text()) for name in _SOURCES)
+        facts = _facts(config, processor, metrics)
+        curve = CURVE_NAME if (folder / CURVE_NAME).is_file() else None
+        return render("model_card.md.j2", {**facts, "location": LOCATION, "curve": curve})
+    except (OSError, ValueError, KeyError, TypeError, UndefinedError) as error:
+        raise SolaredError(
+            f"{folder} does not hold what a model card is made of ({type(error).__name__}: {error}); name a folder of "
+            "`solared train`, or train the model again."
+        ) from error
+
+
+def _facts(config: dict, processor: dict, metrics: dict) -> dict:
+    data, scores, target = processor["fitted_on"], metrics["validation"], config["target_channel"]
+    # A folder has a name as well, but only a repository has an owner.
+    repository = data["dataset"] if "/" in data["dataset"] else None
+    wait = _POWER_WAIT_HOURS if set(POWER_CHANNELS) & set(processor["input_channels"]) else 0
+    own = {name: scores[f"eval_{name}"] for name in _METRICS}
+    return {
+        "front_matter": _front_matter(config, data, repository, own),
+        "family": config["model_type"],
+        "packages": ("transformers", *_PACKAGES.get(config["model_type"], _TORCH)),
+        "parameters": metrics["parameters"],
+        "input_channels": processor["input_channels"],
+        "input_steps": processor["input_steps"],
+        "horizon_hours": processor["horizon_hours"],
+        "hours_known_ahead": wait,
+        "hours_remaining": processor["horizon_hours"] - wait,
+        "cadence_minutes": processor["cadence_minutes"],
+        "nan_policy": processor["nan_policy"],
+        "target_range": processor["maximum"][target] - processor["minimum"][target],
+        "data": {name: data[name] for name in ("dataset", "revision", "simulated", "split", "regions")},
+        "repository": repository,
+        "scores": {"this model": own, **metrics["validation_baselines"]},
+        "epochs": metrics["train"]["epoch"],
+        "windows": metrics["train"]["windows"],
+        "took": str(timedelta(seconds=round(metrics["train"]["train_runtime"]))),
+        "resumed": metrics["train"]["resumed"],
+        "best_step": metrics["best_step"],
+        "best_metric": metrics["best_metric"],
+        "hyperparameters": {
+            **metrics["hyperparameters"],
+            **{f"model_config.{name}": value for name, value in metrics["model_config"].items()},
+        },
+        "devices": Counter(metrics["hardware"]["devices"]),
+        "processes": metrics["hardware"]["processes"],
+        "cpus": metrics["hardware"]["cpus"],
+        "software": metrics["software"],
+    }
+
+
+def _front_matter(config: dict, data: dict, repository: str | None, scores: dict[str, float]) -> str:
+    results = [
+        EvalResult(
+            task_type=_TASK,
+            dataset_type=repository or "solared",
+            dataset_name="SOLARED, simulated" if data["simulated"] else "SOLARED",
+            dataset_config="timelines",
+            dataset_split="validation",
+            dataset_revision=data["revision"],
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(scores[metric], 6),
+        )
+        for metric, name in _METRICS.items()
+        # YAML has words for the others, JSON and the Hub have none.
+        if math.isfinite(scores[metric])
+    ]
+    card = ModelCardData(
         library_name="transformers",
         license="apache-2.0",
-        pipeline_tag="time-series-forecasting",
+        pipeline_tag=_TASK,
         tags=["heliophysics", "space-weather", "solar-active-regions", "solared"],
-        model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="time-series-forecasting",
-                dataset_type=processor.fitted_on["dataset"],
-                dataset_name="SOLARED, simulated" if processor.fitted_on["simulated"] else "SOLARED",
-                dataset_split="validation",
-                dataset_revision=processor.fitted_on["revision"],
-                metric_type=metric,
-                metric_value=round(validation[f"eval_{metric}"], 6),
-            )
-            for metric in ("rmse_normalised", "rmse_dn", "mae_dn", "skill")
-        ],
+        datasets=[repository] if repository else None,
+        model_name=config["model_type"],
+        eval_results=results or None,
     )
-    facts = {
-        "metadata": data.to_yaml(),
-        "name": name,
-        "family": model.config.model_type,
-        "parameters": metrics["parameters"],
-        "processor": processor,
-        "scores": {name: {key.removeprefix("eval_"): value for key, value in validation.items()}}
-        | metrics["validation_baselines"],
-        "epochs": metrics["train"]["epoch"],
-        "world_size": metrics["train"]["world_size"],
-        "hyperparameters": changed_arguments(training),
-    }
-    write_atomically(Path(training.output_dir) / "README.md", render("model_card.md.j2", facts))
-
-
-def changed_arguments(training: TrainingArguments) -> dict:
-    """Training arguments that differ from the defaults of transformers."""
-    # Made on the same machine, so that what is derived from the machine drops out.
-    defaults = TrainingArguments(output_dir=training.output_dir, use_cpu=training.use_cpu).to_dict()
-    return {
-        name: value
-        for name, value in sorted(training.to_dict().items())
-        if name not in _NOT_HYPERPARAMETERS and value is not None and value != defaults.get(name)
-    }
+    return card.to_yaml(line_break="\n")

@@ -1,9 +1,10 @@
-"""Pictures of forecasts, with units."""
+"""Pictures of forecasts and of training, with units."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from solared_hf.evaluation.errors import root_mean_squared_error
 from solared_hf.schema import TILE_COLUMNS, TILE_ROWS
@@ -59,6 +60,38 @@ def plot_forecast(windows: SolaredWindows, forecasts: Mapping[str, np.ndarray], 
         axes.legend(fontsize="small", loc="best")
     axes.set_xlabel("target time (TAI)")
     axes.tick_params(axis="x", labelrotation=20)
+    return figure
+
+
+def plot_training(log: Sequence[Mapping], persistence: float, target_range: float, best_step: int | None) -> Figure:
+    """Train and validation loss against steps of training, and the error of persistence, which is to be beaten.
+
+    Args:
+        log: what the Trainer logged: entries with `step` and `loss` or `eval_loss`, mean squared errors in normalised
+            units.
+        persistence: mean squared error of persistence on the validation split, in the same units.
+        target_range: DN of one normalised unit, `SolaredProcessor.target_range`; it gives the axis on the right.
+        best_step: the step whose weights were kept, which is marked; None where none was chosen.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for colour, (label, key) in zip(_COLOURS, {"train": "loss", "validation": "eval_loss"}.items(), strict=False):
+        logged = [entry for entry in log if key in entry]
+        if logged:
+            steps, losses = ([entry[name] for entry in logged] for name in ("step", key))
+            axes.plot(steps, losses, color=colour, marker="o", markersize=3, label=label)
+    axes.axhline(persistence, color="black", linestyle="--", label="persistence, validation")
+    if best_step is not None:
+        axes.axvline(best_step, color="grey", linestyle=":", label=f"best step: {best_step}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="step of training", ylabel="mean squared error (normalised intensity squared)", yscale="log")
+    in_dn = (lambda loss: np.sqrt(loss) * target_range, lambda error: np.square(error / target_range))
+    right = axes.secondary_yaxis("right", functions=in_dn)
+    right.set_ylabel("root mean squared error (DN)")
+    right.yaxis.set_major_formatter(LogFormatter())
+    right.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    axes.grid(which="both", alpha=0.2)
+    axes.legend()
     return figure
 
 

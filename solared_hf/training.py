@@ -4,11 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+from accelerate.utils import broadcast_object_list
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -28,9 +30,13 @@ from solared_hf.errors import SolaredError
 from solared_hf.evaluation.scores import forecast_errors
 from solared_hf.files import write_atomically
 from solared_hf.forecasting import BASELINES, Persistence
-from solared_hf.loading import dataset_identity, load_timelines
-from solared_hf.model_card import write_model_card
+from solared_hf.hub import MAIN_BRANCH, make_repository, push
+from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
+from solared_hf.model_card import CARD_NAME, CURVE_NAME, METRICS_NAME, model_card
+from solared_hf.model_folder import model_to_push
+from solared_hf.plotting import plot_training
 from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.run_facts import changed_arguments, hardware, software
 from solared_hf.schema import CHANNELS
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
@@ -84,6 +90,7 @@ class SolaredTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = True
     logging_steps: float = 10
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    hub_strategy: str = "end"
     # Every weight takes part in every step, and looking for others costs a pass over the graph.
     ddp_find_unused_parameters: bool | None = False
     # A resumed run stops as early as it would have without the interruption.
@@ -97,8 +104,17 @@ class SolaredTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.push_to_hub and self.hub_strategy != "end":
+            raise SolaredError(
+                f"hub_strategy {self.hub_strategy.value} would push checkpoints, which hold pickles; leave it out: "
+                "the finished model is pushed, and checkpoints stay in output_dir."
+            )
         # torch warns at every epoch when it is asked to pin memory that no accelerator will read.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+
+    def __getstate__(self) -> dict:
+        # The Trainer pickles its arguments beside every checkpoint, where nobody looks for a token.
+        return {**self.__dict__, "hub_token": None}
 
 
 Arguments = tuple[DataArguments, ModelArguments, SolaredTrainingArguments]
@@ -144,23 +160,31 @@ def train(arguments: Arguments) -> dict:
         SolaredError: the dataset, the model or an argument is not usable, or `output_dir` holds another run.
     """
     data, model_arguments, training = arguments
+    # The Trainer's own pushes would bring the model without its card, and pickles.
+    pushes, training.push_to_hub = training.push_to_hub, False
     checkpoint = checkpoint_to_resume(training)
-    metrics_file = Path(training.output_dir) / "metrics.json"
+    output = Path(training.output_dir)
+    metrics_file = output / METRICS_NAME
     requested = {"max_steps": training.max_steps, "num_train_epochs": training.num_train_epochs}
     if checkpoint is not None and training.resume_from_checkpoint == "last" and metrics_file.is_file():
         metrics = json.loads(metrics_file.read_text())
         if metrics["requested"] == requested:
             print(f"The run in {training.output_dir} is finished; ask for more steps or epochs to train on.")
+            if pushes and training.process_index == 0:
+                _push(training, _make_repository(training))
             return metrics
     set_seed(training.seed)
 
-    splits = {split: load_timelines(data.dataset, split, data.dataset_revision) for split in ("train", "validation")}
-    processor = _fit_processor(data, splits["train"])
+    # The main process's word, as the branch may move while the others ask.
+    revision = broadcast_object_list([pinned_revision(data.dataset, data.dataset_revision)])[0]
+    splits = {split: load_timelines(data.dataset, split, revision) for split in ("train", "validation")}
+    processor = _fit_processor(data, splits["train"], revision)
     windows = {split: SolaredWindows(timelines, processor=processor) for split, timelines in splits.items()}
     validation_metrics = ValidationMetrics(windows["validation"], processor)
     model = build_model(model_arguments, data)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config, processor)
+    repo_id = _make_repository(training) if pushes and training.process_index == 0 else None
     trainer = Trainer(
         model=model,
         args=training,
@@ -177,25 +201,67 @@ def train(arguments: Arguments) -> dict:
             if report.dropped:
                 print(report)
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    # Unlike `evaluate`, `predict` does not log, which would open a second run in the trackers after the first closed.
-    validation = trainer.predict(windows["validation"], metric_key_prefix="eval").metrics
+    # Unlike `evaluate` and `predict`, it reports to no tracker, which would open a second run after the first closed.
+    evaluation = trainer.evaluation_loop(trainer.get_eval_dataloader(), description="Validation")
     trainer.save_model()
+    if not np.isfinite(evaluation.metrics["eval_loss"]):
+        raise SolaredError(
+            f"The training in {output} has diverged: its validation loss is {evaluation.metrics['eval_loss']}; train "
+            "again with a lower --learning_rate, in another --output_dir."
+        )
 
     metrics = {
         "requested": requested,
-        "train": {**result.metrics, "windows": len(windows["train"]), "world_size": training.world_size},
-        "validation": validation,
+        "train": {
+            **result.metrics,
+            "windows": len(windows["train"]),
+            "world_size": training.world_size,
+            "resumed": checkpoint is not None,
+        },
+        "best_step": trainer.state.best_global_step if training.load_best_model_at_end else None,
+        "best_metric": training.metric_for_best_model if training.load_best_model_at_end else None,
+        "validation": evaluation.metrics,
         "validation_baselines": {
             name: validation_metrics.of_forecast(baseline().forecast(windows["validation"]))
             for name, baseline in BASELINES.items()
         },
         "parameters": trainer.model.num_parameters(),
+        "model_config": model_arguments.model_config,
+        "hyperparameters": changed_arguments(training),
+        "hardware": hardware(training),
+        "software": software(),
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
+        if any({"loss", "eval_loss"} & entry.keys() for entry in metrics["log"]):
+            picture = BytesIO()
+            persistence = metrics["validation_baselines"]["persistence"]["rmse_normalised"] ** 2
+            curve = plot_training(metrics["log"], persistence, processor.target_range, metrics["best_step"])
+            curve.savefig(picture, format="png", dpi=120)
+            write_atomically(output / CURVE_NAME, picture.getvalue())
         write_atomically(metrics_file, json.dumps(metrics, indent=2) + "\n")
-        write_model_card(training, trainer.model, processor, metrics)
+        write_atomically(output / CARD_NAME, model_card(output))
+        if repo_id is not None:
+            _push(training, repo_id)
     return metrics
+
+
+def _make_repository(training: SolaredTrainingArguments) -> str:
+    """The repository that the run is to be pushed to; who may not push there learns it before training."""
+    name = training.hub_model_id or Path(training.output_dir).resolve().name
+    return make_repository(name, "model", private=training.hub_private_repo, token=training.hub_token)
+
+
+def _push(training: SolaredTrainingArguments, repo_id: str) -> None:
+    output, branch = Path(training.output_dir), training.hub_revision or MAIN_BRANCH
+    try:
+        report = push(model_to_push(output, repo_id), repo_id, branch=branch, token=training.hub_token)
+    except SolaredError as error:
+        raise SolaredError(
+            f"The model is finished in {output}, but not on the Hub: {error} Or push it by itself: `solared push "
+            f"{output} --repo-id {repo_id}`."
+        ) from error
+    print(f"Pushed to {report.url}")
 
 
 def build_model(model: ModelArguments, data: DataArguments) -> PreTrainedModel:
@@ -234,7 +300,7 @@ class ValidationMetrics:
         return forecast_errors(forecast, self.persistence, self.observed, self.processor.target_range)
 
 
-def _fit_processor(data: DataArguments, regions: list[Timeline]) -> SolaredProcessor:
+def _fit_processor(data: DataArguments, regions: list[Timeline], revision: str | None) -> SolaredProcessor:
     cadences = {timeline.cadence for timeline in regions if len(timeline) > 1}
     if len(cadences) != 1:
         raise SolaredError(
@@ -250,7 +316,7 @@ def _fit_processor(data: DataArguments, regions: list[Timeline]) -> SolaredProce
             cadence_minutes=cadences.pop() / timedelta(minutes=1),
             nan_policy=data.nan_policy,
             fitted_on={
-                **dataset_identity(data.dataset, data.dataset_revision),
+                **dataset_identity(data.dataset, revision),
                 "split": "train",
                 "regions": [timeline.ar_number for timeline in regions],
             },

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch.utils.data import Dataset as TorchDataset
 
 from solared_hf.errors import SolaredError
@@ -118,9 +118,12 @@ class SolaredWindows(TorchDataset):
         self.regions = [self._prepare(timeline) for timeline in _timelines(data)]
         if not sum(region.report.windows for region in self.regions):
             given = "; ".join(str(region.report) for region in self.regions) or "no region at all"
+            # What a model was trained with cannot be changed.
+            cure = "fewer input steps, a shorter horizon, another NaN policy or longer timelines"
+            cure = cure if self.processor is None else "longer timelines, without gaps"
             raise SolaredError(
                 f"No window of {self.input_steps} input steps and a target {self.horizon} later could be cut: "
-                f"{given}. Use fewer input steps, a shorter horizon, another NaN policy or longer timelines."
+                f"{given}. Use {cure}."
             )
         # Plain tuples of Python ints: indexing numpy scalars would cost more than slicing the window itself.
         self._index = [
@@ -276,8 +279,8 @@ class SolaredWindows(TorchDataset):
 def _timelines(data: Dataset | IterableDataset | Timeline | Iterable[Timeline]) -> list[Timeline]:
     if isinstance(data, Timeline):
         return [data]
-    # A dictionary of splits is refused there too, with the names of its splits.
-    if isinstance(data, Dataset | IterableDataset | dict):
+    # Dictionaries of splits are refused there too, with the names of their splits.
+    if isinstance(data, Dataset | IterableDataset | DatasetDict | IterableDatasetDict):
         return timelines_from_dataset(data)
     timelines = list(data) if isinstance(data, Iterable) and not isinstance(data, str) else [data]
     if not all(isinstance(timeline, Timeline) for timeline in timelines):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from matplotlib.image import imread
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForTimeSeriesPrediction, AutoProcessor
@@ -26,6 +27,7 @@ from solared_hf.windows import SolaredWindows
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "scripts" / "configs"
+SECRET = "hf_secretSECRETsecret"
 
 TINY = {
     "model_type": "spatio_temporal_attention",
@@ -67,8 +69,12 @@ def run(dataset: Path, output: Path, **options) -> dict:
 @pytest.fixture(scope="module")
 def trained(simulated_dataset, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("trained") / "tiny"
-    run(simulated_dataset, output)
+    run(simulated_dataset, output, hub_token=SECRET, hub_model_id="solared-team/tiny")
     return output
+
+
+def files_with(secret: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
 def test_yaml_sets_defaults_and_the_command_line_wins(tmp_path):
@@ -134,10 +140,40 @@ def test_a_run_leaves_model_processor_metrics_and_card(trained):
     for folder in (trained, *trained.glob("checkpoint-*")):
         assert SolaredProcessor.from_pretrained(folder).fitted_on["split"] == "train"
         assert (folder / "model.safetensors").is_file()
-    card = ModelCard.load(trained / "README.md")
-    assert card.data.eval_results[0].dataset_split == "validation"
-    assert "| persistence |" in card.text
-    assert "`learning_rate` | 0.001" in card.text
+    assert "| persistence |" in (trained / "README.md").read_text()
+    assert imread(trained / "training_curve.png").std() > 0.05
+
+
+def test_metrics_say_what_the_run_was(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["hyperparameters"] == {
+        "eval_steps": 3,
+        "eval_strategy": "steps",
+        "learning_rate": 1e-3,
+        "load_best_model_at_end": True,
+        "lr_scheduler_type": "constant",
+        "max_steps": 6,
+        "metric_for_best_model": "loss",
+        "per_device_eval_batch_size": 256,
+        "per_device_train_batch_size": 4,
+        "save_steps": 3,
+    }
+    assert metrics["model_config"] == json.loads(TINY["model_config"])
+    assert metrics["hardware"]["processes"] == 1
+    (device,) = metrics["hardware"]["devices"]
+    assert device.startswith("cpu")
+    assert metrics["hardware"]["cpus"] == os.cpu_count()
+    assert metrics["software"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "transformers", "solared-hf"} < metrics["software"].keys()
+    losses = {entry["eval_loss"]: entry["step"] for entry in metrics["log"] if "eval_loss" in entry}
+    assert metrics["best_step"] == losses[min(losses)]
+    assert metrics["train"]["resumed"] is False
+
+
+def test_a_token_is_left_nowhere(trained):
+    """The Trainer pickles its arguments, token and all, beside the weights and in every checkpoint."""
+    assert (trained / "training_args.bin").is_file()
+    assert not files_with(SECRET, trained)
 
 
 def test_the_processor_knows_only_the_train_split(trained, simulated_dataset):
@@ -171,6 +207,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained, simulated_d
     shutil.copytree(trained / "checkpoint-3", half_written)
     (half_written / "trainer_state.json").unlink()
     metrics = run(simulated_dataset, output, resume_from_checkpoint="last")
+    assert metrics["train"]["resumed"] is True
     assert "checkpoint-5 is only half written" in capsys.readouterr().err
     assert [entry["step"] for entry in metrics["log"] if "loss" in entry] == [1, 2, 3, 4, 5, 6]
     resumed, whole = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (output, trained))
@@ -212,9 +249,11 @@ def test_early_stopping_also_of_a_resumed_run(simulated_dataset, tmp_path):
     assert max(entry["step"] for entry in metrics["log"]) == 3
 
 
-def test_one_run_in_tensorboard_and_trackio(simulated_dataset, tmp_path, monkeypatch):
+def test_one_run_in_tensorboard_and_trackio(simulated_dataset, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    arguments = command_line(dataset=simulated_dataset, output_dir=tmp_path / "run", project="solared")
+    arguments = command_line(
+        dataset=simulated_dataset, output_dir=tmp_path / "run", project="solared", hub_token=SECRET
+    )
     train(parse_arguments([*arguments, "--report_to", "tensorboard", "trackio"]))
     (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
     series = EventAccumulator(str(events))
@@ -223,6 +262,8 @@ def test_one_run_in_tensorboard_and_trackio(simulated_dataset, tmp_path, monkeyp
     with sqlite3.connect(tmp_path / "trackio" / "solared.db") as database:
         runs = database.execute("select distinct run_name from metrics").fetchall()
     assert len(runs) == 1
+    assert not files_with(SECRET, tmp_path)
+    assert SECRET not in "".join(capfd.readouterr())
 
 
 def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path):
@@ -286,6 +327,9 @@ def test_two_processes_train_like_one_with_twice_the_batch(simulated_dataset, tm
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in launchers)
     assert one["train"]["world_size"] == 1
     assert two["train"]["world_size"] == 2
+    assert [len(metrics["hardware"]["devices"]) for metrics in (one, two)] == [1, 2]
+    assert one["best_step"] is None
+    assert re.search(r"\| 2 x cpu \(\w+\), 2 processes, \d+ CPUs \|", (tmp_path / "two" / "README.md").read_text())
     losses = [[entry["loss"] for entry in metrics["log"] if "loss" in entry] for metrics in (one, two)]
     assert len(losses[0]) == 6
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -8,7 +8,9 @@ import typer
 from solared_hf.cli.build import build
 from solared_hf.cli.download import download
 from solared_hf.cli.evaluate import evaluate
+from solared_hf.cli.import_dataset import import_dataset
 from solared_hf.cli.predict import predict
+from solared_hf.cli.push import push
 from solared_hf.cli.quickstart import quickstart
 from solared_hf.cli.select import select
 from solared_hf.cli.train import train
@@ -28,6 +30,8 @@ app.command()(download)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(predict)
 app.command()(evaluate)
+app.command()(push)
+app.command("import")(import_dataset)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

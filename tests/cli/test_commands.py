@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from solared_hf.cli import main
 from solared_hf.loading import load_region, load_timelines
 from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
     SpatioTemporalAttentionConfig,
@@ -24,19 +23,6 @@ from solared_hf.schema import CHANNELS
 
 INPUT_STEPS = 12
 TRAIN = ("train", "--model_type", "spatio_temporal_attention", "--dataset", "d", "--output_dir", "o")
-
-
-@pytest.fixture
-def solared(capsys):
-    """Runs a command; gives its exit code, output and errors."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
 
 
 def save_model(folder: Path, dataset: Path, model_channels=CHANNELS, processor_channels=CHANNELS) -> Path:
@@ -122,7 +108,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(solared, model, simulated_dat
     region = ("--ar", 90010, "--output", tmp_path / "forecast.parquet")
     mistakes = {
         ("evaluate", "--model", "nonsense", *there): "There is no model nonsense; name persistence, average",
-        ("evaluate", "--model", tmp_path, *there): "could not be loaded as a model with its processor",
+        ("evaluate", "--model", tmp_path, *there): "came without its processor",
         ("evaluate", "--model", model, "--dataset", tmp_path): "There is no SOLARED dataset at",
         ("evaluate", "--model", model, *there, "--split", "best"): "choose a split it has",
         ("predict", "--model", model, *there, "--ar", 5, *region[2:]): "has no region AR5; it has 90001",

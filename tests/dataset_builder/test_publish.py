@@ -1,10 +1,12 @@
 """The card says what the data are, in YAML that the libraries accept and in a text made from facts alone."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import yaml
+from datasets import load_dataset
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
@@ -16,8 +18,8 @@ from dataset_builder.published import read_timeline
 from dataset_builder.region_folders import find_regions
 from dataset_builder.simulate import write_simulated
 from dataset_builder.sources import PublishedSource
-from solared_hf.cards import render
-from solared_hf.schema import CHANNELS, SCHEMA_VERSION, UNITS, catalog_features, timeline_features
+from solared_hf.cards import card_for, render
+from solared_hf.schema import CHANNELS, POWER_CHANNELS, SCHEMA_VERSION, UNITS, catalog_features, timeline_features
 from solared_hf.splits import SPLITS, published_split
 
 
@@ -60,19 +62,51 @@ def test_yaml_is_what_the_libraries_read(card, manifest, tmp_path):
 
     configs = MetadataConfigs.from_dataset_card_data(data)
     assert configs.get_default_config_name() == "timelines"
-    expected = [{"split": split, "path": f"data/{split}/*.parquet"} for split in SPLITS]
+    expected = [{"split": split, "path": f"data/{split}/AR*.parquet"} for split in SPLITS]
     assert configs["timelines"]["data_files"] == expected
     assert configs["catalog"]["data_files"] == [{"split": "regions", "path": "catalog/regions.parquet"}]
 
     infos = DatasetInfosDict.from_dataset_card_data(data)
     assert infos["timelines"].features == timeline_features()
     assert infos["catalog"].features == catalog_features()
-    rows = {split: sum(r["steps"] for r in manifest["regions"] if r["split"] == split) for split in SPLITS}
-    assert {name: split.num_examples for name, split in infos["timelines"].splits.items()} == rows
-    # A row: three keys and 6 x 63 float32.
-    assert infos["timelines"].dataset_size == sum(rows.values()) * (4 + 4 + 8 + 6 * 63 * 4)
-    assert infos["timelines"].download_size == sum(region["bytes"] for region in manifest["regions"])
-    assert infos["catalog"].splits["regions"].num_examples == len(manifest["regions"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_region_is_loaded_by_a_filter(simulated_dataset, manifest, streaming):
+    """What the YAML says of the splits must not stand against loading a part of one."""
+    steps = {region["ar_number"]: region["steps"] for region in manifest["regions"]}
+    for split, number in (("train", 90003), ("test", 90010)):
+        only = [("ar_number", "==", number)]
+        region = load_dataset(str(simulated_dataset), split=split, filters=only, streaming=streaming)
+        assert [row["ar_number"] for row in region] == [number] * steps[number]
+    only = [("ar_number", "in", [90001, 90009])]
+    rows = load_dataset(str(simulated_dataset), "catalog", split="regions", filters=only, streaming=streaming)
+    assert [row["steps"] for row in rows] == [steps[90001], steps[90009]]
+
+
+def test_the_snippets_of_the_card_run_as_written(simulated_dataset, manifest):
+    loaded = {}
+    for snippet in re.findall(
+        r"^```python\n(.*?)^```",
+        dataset_card(manifest).replace("path/to/this/folder", str(simulated_dataset)),
+        re.S | re.M,
+    ):
+        exec(compile(snippet, "README.md", "exec"), loaded)
+    assert {split: rows.num_rows for split, rows in loaded["dataset"].items()} == {
+        split: sum(region["steps"] for region in manifest["regions"] if region["split"] == split) for split in SPLITS
+    }
+    assert set(loaded["region"]["ar_number"]) == {90009}
+    assert set(loaded["test"]["ar_number"]) == {90009, 90010}
+    assert next(iter(loaded["stream"])) == loaded["pinned"][0] == loaded["test"][0]
+    assert loaded["catalog"].num_rows == len(manifest["regions"])
+    assert loaded["windows"][0]["past_values"].shape == (48, 6, 63)
+    assert loaded["windows"][0]["future_values"].shape == (63,)
+
+
+def test_a_card_in_a_repository_loads_that(card):
+    elsewhere = card_for("solared-team/ar_emergence", card.encode()).decode()
+    assert elsewhere.count("solared-team/ar_emergence") == 1
+    assert "path/to/this/folder" not in elsewhere
 
 
 def test_sizes_in_the_manifest_are_those_of_the_files(simulated_dataset, manifest):
@@ -86,7 +120,7 @@ def test_simulated_card_says_so_and_claims_nothing_of_the_observations(card):
     assert "Simulated data" in card
     assert "Nothing in this dataset was observed" in card
     assert DatasetCard(card).data.license == "apache-2.0"
-    for claim in ("nasa-impact", "JSOC", "Spiridon", "older descriptions", "AR13213"):
+    for claim in ("nasa-impact", "JSOC", "Princeton", "older descriptions", "AR13213"):
         assert claim not in card
 
 
@@ -95,8 +129,13 @@ def test_published_card_lists_discrepancies_and_open_questions(published_manifes
     data = DatasetCard(card).data
     assert (data.license, data.license_name) == ("other", "to-be-confirmed-with-the-authors")
     assert "Simulated" not in card
+    powers = [split[name] for split in published_manifest["statistics"].values() for name in POWER_CHANNELS]
+    lowest, highest = min(power["min"] for power in powers), max(power["max"] for power in powers)
     for fact in (
-        'load_dataset("nasa-impact/ar_emergence")',
+        'repository = "path/to/this/folder"',
+        "the files go from 2001-01-01 to 2001-01-10",
+        "AR11190 stands among rows of AR11130",
+        f"here it is {lowest:.4g} to {highest:.4g}",
         "The cadence is 1 h",
         "The original description says 12 minutes and 2 days",
         "The benchmark lists 57; 4 of them are here",
@@ -195,7 +234,8 @@ def test_card_says_where_nan_are_only_where_that_holds(published_manifest):
     first, *others = published_manifest["regions"]
     for at_ends in (True, False):
         regions = [{**first, "nan_steps": 2, "nan_at_ends": at_ends}, *others]
-        assert (sentence in dataset_card({**published_manifest, "regions": regions})) == at_ends
+        card = dataset_card({**published_manifest, "regions": regions})
+        assert (sentence in card) == at_ends
 
 
 def test_card_states_the_weights_of_the_correction(card):
@@ -231,6 +271,17 @@ def test_overlaps_in_time(make_timeline):
     assert found == [(1, 2, 4.0), (2, 3, 0.0)]
 
 
+def test_card_counts_overlaps_that_are_divided_between_splits(published_manifest):
+    """Four regions at one time, of which two are to train: of the six pairs only theirs shares a split."""
+    first, *_ = published_manifest["regions"]
+    span = {name: first[name] for name in ("start_tai", "end_tai")}
+    regions = [{**region, **span} for region in published_manifest["regions"]]
+    assert [region["split"] for region in regions] == ["train", "train", "test", "validation"]
+    card = dataset_card({**published_manifest, "regions": regions})
+    assert "Of 6 pairs, 5 are divided between two splits." in card
+    assert "- AR11130 (train) and AR11726 (test): 239 h" in card
+
+
 def test_card_of_regions_without_gaps_and_overlaps(tmp_path):
     write_simulated(tmp_path / "in", (90001,), steps=20)
     build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out")
@@ -238,9 +289,9 @@ def test_card_of_regions_without_gaps_and_overlaps(tmp_path):
     assert "No two regions." in card
     assert card.count("\nNone.\n") == 2
     assert [item["split"] for item in DatasetCard(card).data["configs"][1]["data_files"]] == ["train"]
-    assert 'load_timelines("path/to/this/folder", split="train")' in card
+    assert 'train = load_dataset(repository, split="train")' in card
 
 
 def test_a_fact_that_is_missing_is_an_error():
     with pytest.raises(UndefinedError):
-        render("dataset_card.md.j2", {"front_matter": ""})
+        render("dataset_card_published.md.j2", {"front_matter": "", "regions": {"train": []}})

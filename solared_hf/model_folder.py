@@ -1,0 +1,64 @@
+"""A trained model's folder as the Hub gets it: weights, processor, code and card; no checkpoints, no pickles."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from solared_hf.cards import card_for
+from solared_hf.errors import SolaredError
+from solared_hf.hub import Content, LargeFile
+from solared_hf.model_card import CARD_NAME, CURVE_NAME, METRICS_NAME
+
+_PROCESSOR = "preprocessor_config.json"
+_WEIGHTS = "model.safetensors"
+# Files of a model lie at the top of its folder; those of the Trainer's own, such as training_args.bin, stay at home.
+_FILES = (CARD_NAME, "*.json", "*.safetensors", "*.py", "*.png", "EXPERIMENTS.md")
+# What no other than such a folder, or transformers in its name, brings to a repository.
+_OWNED = (
+    *("config.json", _PROCESSOR, METRICS_NAME, CURVE_NAME, _WEIGHTS, f"{_WEIGHTS}.index.json", "training_args.bin"),
+    *("model-*-of-*.safetensors", "configuration_*.py", "modeling_*.py", "processing_solared.py"),
+)
+
+
+def model_to_push(folder: Path, repo_id: str) -> Content:
+    """What a push of a model folder brings to the Hub.
+
+    The card is the folder's own, but tells to load the repository.
+
+    Raises:
+        SolaredError: the processor or the weights are missing, or a file is damaged.
+    """
+    if not (folder / _PROCESSOR).is_file():
+        raise SolaredError(
+            f"{folder} has no {_PROCESSOR}, and nobody could use the model; put the processor there with "
+            "processor.save_pretrained(...)."
+        )
+    files: dict[str, bytes | LargeFile] = {}
+    for path in (path for pattern in _FILES for path in folder.glob(pattern)):
+        try:
+            files[path.name] = LargeFile.of(path) if path.suffix == ".safetensors" else path.read_bytes()
+        except OSError as error:
+            raise SolaredError(f"{path} cannot be read ({error.strerror}); mend this and push again.") from error
+    for path in _weights(folder):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise SolaredError(f"{path} is missing or damaged ({error}); save the model again.") from error
+    if CARD_NAME in files:
+        files[CARD_NAME] = card_for(repo_id, files[CARD_NAME])
+    return Content("model", files, _OWNED)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of weights that the folder ought to hold: one, or the shards that its index names."""
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    index = folder / f"{_WEIGHTS}.index.json"
+    if not index.is_file():
+        raise SolaredError(f"{folder} has no weights in safetensors; put them there with model.save_pretrained(...).")
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SolaredError(f"{index} is damaged ({error!r}); save the model again.") from error

@@ -1,0 +1,59 @@
+"""What a training run was: its settings, hardware and software, for `metrics.json` and the card made of it."""
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+from accelerate.utils import gather_object
+from transformers import TrainingArguments
+
+# Where a run happens and how it talks say nothing about the model, and the Hub's arguments may hold a secret.
+_NOT_HYPERPARAMETERS = {
+    *("output_dir", "run_name", "report_to", "resume_from_checkpoint", "disable_tqdm", "use_cpu", "label_names"),
+    *("logging_steps", "save_total_limit", "dataloader_pin_memory", "greater_is_better", "project", "push_to_hub"),
+    *("do_train", "do_eval", "ddp_find_unused_parameters", "restore_callback_states_from_checkpoint"),
+}
+_NOT_HYPERPARAMETERS_BEGIN = ("hub_", "trackio_")
+
+_PACKAGES = ("solared-hf", "torch", "transformers", "accelerate")
+
+
+def changed_arguments(training: TrainingArguments) -> dict:
+    """Training arguments that differ from the defaults of transformers, ready for JSON."""
+    # Made on the same machine, so that what is derived from the machine drops out.
+    defaults = TrainingArguments(output_dir=training.output_dir, use_cpu=training.use_cpu).to_dict()
+    return {
+        name: value
+        for name, value in sorted(training.to_dict().items())
+        if name not in _NOT_HYPERPARAMETERS
+        and not name.startswith(_NOT_HYPERPARAMETERS_BEGIN)
+        and value is not None
+        and value != defaults.get(name)
+    }
+
+
+def hardware(training: TrainingArguments) -> dict:
+    """`devices` (a name for each, of all processes), `processes`, and `cpus` of the main process's machine.
+
+    Every process of a distributed run has to call it.
+    """
+    return {
+        "devices": gather_object(_device_names(training)),
+        "processes": training.world_size,
+        "cpus": os.cpu_count(),
+    }
+
+
+def software() -> dict[str, str]:
+    """Versions of what trained the model."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def _device_names(training: TrainingArguments) -> list[str]:
+    """The devices of this process."""
+    if training.device.type != "cuda":
+        return [f"{training.device.type} ({platform.machine()})"]
+    # One process that drives several devices counts them; one of many processes has its own.
+    devices = range(training.n_gpu) if training.n_gpu > 1 else [training.device]
+    return [torch.cuda.get_device_name(device) for device in devices]

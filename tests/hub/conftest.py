@@ -1,0 +1,46 @@
+"""What the tests of the Hub share: two states of a dataset, and what of them is there."""
+
+from pathlib import Path
+
+import pytest
+
+from dataset_builder.build import build_dataset
+from dataset_builder.simulate import write_simulated
+from dataset_builder.sources import PublishedSource
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory) -> dict[str, Path]:
+    """Two states of a dataset: in the new one AR90001 has other values, AR90002 is gone and AR90003 has come."""
+    made = {}
+    for name, regions, seed in (("old", (90001, 90002, 90007, 90009), 0), ("new", (90001, 90003, 90007, 90009), 1)):
+        folder = tmp_path_factory.mktemp(name)
+        write_simulated(folder / "sun", [region for region in regions if region != 90001], steps=20)
+        write_simulated(folder / "sun", (90001,), seed=seed, steps=20)
+        build_dataset(PublishedSource(folder / "sun"), folder / "dataset")
+        made[name] = folder / "dataset"
+    return made
+
+
+@pytest.fixture
+def content_of():
+    """Gives what a dataset folder is on the Hub: its files by name, with the card for the repository."""
+
+    def content_of(folder: Path, repo_id: str) -> dict[str, bytes]:
+        paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        content["README.md"] = content["README.md"].replace(b"path/to/this/folder", repo_id.encode())
+        return content
+
+    return content_of
+
+
+@pytest.fixture
+def on_hub(hub):
+    """Gives the files of a repository by name, without the one that the Hub makes."""
+
+    def on_hub(repo_id: str, revision: str = "main", repo_type: str = "dataset") -> dict[str, bytes]:
+        files = hub.files(repo_id, repo_type, revision)
+        return {name: content for name, content in files.items() if name != ".gitattributes"}
+
+    return on_hub

@@ -1,0 +1,154 @@
+"""`load_dataset` of what was pushed: whole and streaming, by split, config, tag and region, with `datasets` alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from dataset_builder.build import build_dataset
+from dataset_builder.dataset_folder import dataset_to_push
+from dataset_builder.simulate import write_simulated
+from dataset_builder.sources import PublishedSource
+from solared_hf.errors import SolaredError
+from solared_hf.hub import push
+from solared_hf.loading import dataset_identity, load_region, load_timelines
+from solared_hf.schema import catalog_features, timeline_features
+from solared_hf.splits import SPLITS
+from solared_hf.timelines import Timeline, timelines_from_dataset
+from solared_hf.windows import SolaredWindows
+from tests.hub.loopback import READER_TOKEN, TOKEN
+from tests.hub.stranger import WITHOUT_OUR_PACKAGES
+
+STRANGER = """
+import sys
+
+from datasets import load_dataset
+
+repository = sys.argv[1]
+whole = load_dataset(repository)
+print({split: rows.num_rows for split, rows in whole.items()})
+print(next(iter(load_dataset(repository, split="test", streaming=True)))["ar_number"])
+print(load_dataset(repository, "catalog", split="regions").num_rows)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(simulated_dataset, tmp_path_factory) -> dict[str, Path]:
+    """Two states of a dataset, by the tag and the branch that they are pushed to."""
+    sun, later = tmp_path_factory.mktemp("sun"), tmp_path_factory.mktemp("later") / "dataset"
+    write_simulated(sun, (90001, 90007, 90009), steps=60, seed=1)
+    build_dataset(PublishedSource(sun), later)
+    return {"v1.0": simulated_dataset, "main": later}
+
+
+@pytest.fixture(scope="module")
+def repository(folders) -> str:
+    name = "solared-team/datasets"
+    for revision, folder in folders.items():
+        with dataset_to_push(folder, name) as content:
+            push(content, name, tag=None if revision == "main" else revision, token=TOKEN)
+    return name
+
+
+def assert_same(actual: list[Timeline], expected: list[Timeline]) -> None:
+    assert [timeline.ar_number for timeline in actual] == [timeline.ar_number for timeline in expected]
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(ours.times, theirs.times)
+        np.testing.assert_array_equal(ours.values, theirs.values)
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "main"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_every_split_is_what_was_built(repository, folders, revision, streaming):
+    splits = load_dataset(repository, revision=revision, streaming=streaming)
+    assert tuple(splits) == SPLITS
+    for split, rows in splits.items():
+        assert rows.features == timeline_features()
+        expected = load_timelines(folders[revision], split)
+        assert_same(timelines_from_dataset(rows), expected)
+        assert len(SolaredWindows(rows, input_steps=12)) == len(SolaredWindows(expected, input_steps=12))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_region_by_its_number(repository, streaming):
+    one = load_dataset(
+        repository, split="train", revision="v1.0", filters=[("ar_number", "==", 90003)], streaming=streaming
+    )
+    assert_same(timelines_from_dataset(one), [load_region(repository, 90003, "v1.0")])
+    windows = SolaredWindows(one, input_steps=12)
+    assert set(windows.ar_numbers.tolist()) == {90003}
+
+
+def test_catalog(repository):
+    catalog = load_dataset(repository, "catalog", split="regions")
+    assert catalog.features == catalog_features()
+    assert catalog["ar_number"][:] == [90001, 90007, 90009]
+    assert catalog["split"][:] == ["train", "validation", "test"]
+    assert catalog["steps"][:] == [60, 60, 60]
+
+
+def test_datasets_alone_is_enough(repository):
+    finished = subprocess.run(
+        [sys.executable, "-c", WITHOUT_OUR_PACKAGES + STRANGER, repository],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines() == ["{'train': 60, 'validation': 60, 'test': 60}", "90009", "3"]
+
+
+def test_what_a_repository_is(repository, hub, folders):
+    identity = dataset_identity(repository, "v1.0")
+    assert identity["dataset"] == repository
+    assert identity["revision"] == hub.commits(repository, "dataset", "v1.0")[0].oid
+    assert identity["revision"] != dataset_identity(repository)["revision"]
+    assert identity["simulated"] is True
+
+
+def test_a_reader_sees_the_revision_it_began_with(folders, hub, repo_id, token):
+    def push_dataset(revision: str) -> None:
+        with dataset_to_push(folders[revision], repo_id) as content:
+            push(content, repo_id)
+
+    def push_after_the_list_of_files(method, path):
+        if "/resolve/" in path:
+            hub.before = None
+            push_dataset("main")
+
+    push_dataset("v1.0")
+    hub.before = push_after_the_list_of_files
+    assert_same(load_timelines(repo_id, "train"), load_timelines(folders["v1.0"], "train"))
+    assert len(hub.commits(repo_id, "dataset")) == 3
+    assert_same(load_timelines(repo_id, "train"), load_timelines(folders["main"], "train"))
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "sentence"),
+    [
+        (
+            "solared-team/nowhere",
+            None,
+            "There is no solared-team/nowhere on the Hub that you may read; check its name",
+        ),
+        ("solared-team/datasets", "v9", "solared-team/datasets has no revision v9; name a branch, tag or commit"),
+        ("nowhere", None, "There is no SOLARED dataset at nowhere .*; name a folder"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(repository, name, revision, sentence):
+    with pytest.raises(SolaredError, match=sentence):
+        load_timelines(name, "train", revision)
+
+
+def test_a_private_dataset_is_for_those_who_may_see_it(folders, hub, repo_id, token, monkeypatch):
+    with dataset_to_push(folders["main"], repo_id) as content:
+        push(content, repo_id, private=True)
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_TOKEN", READER_TOKEN)
+        with pytest.raises(SolaredError, match="that you may read"):
+            load_timelines(repo_id, "train")
+    assert len(load_timelines(repo_id, "train")) == 1
