@@ -47,6 +47,11 @@ _MOST_CONTAINERS = 5
 Parsed = TypeVar("Parsed")
 
 
+def source_path(folder: Path, kind: str) -> Path:
+    """The file of a region in `folder`, which is named `AR<number>`; `kind` is one of `FILE_CHANNELS`."""
+    return folder / f"mean_{kind}{region_number(folder)}_flat.npz"
+
+
 def read_sources(folder: Path) -> dict[str, bytes]:
     """Contents of a region's three files, by the kinds of `FILE_CHANNELS`.
 
@@ -55,7 +60,7 @@ def read_sources(folder: Path) -> dict[str, bytes]:
     """
     contents = {}
     for kind in FILE_CHANNELS:
-        path = _source_path(folder, kind)
+        path = source_path(folder, kind)
         try:
             contents[kind] = path.read_bytes()
         except FileNotFoundError as error:
@@ -76,7 +81,7 @@ def parse_timeline(folder: Path, sources: dict[str, bytes]) -> Timeline:
     """
     values, times = [], {}
     for kind, channels in FILE_CHANNELS.items():
-        path = _source_path(folder, kind)
+        path = source_path(folder, kind)
         archive = _parse(path, lambda kind=kind: zipfile.ZipFile(io.BytesIO(sources[kind])))
         times[path] = _read_times(path, archive, f"arr_{len(channels)}")
         values += [_read_values(path, archive, f"arr_{i}", len(times[path])) for i in range(len(channels))]
@@ -114,7 +119,7 @@ def write_published(folder: Path | str, timeline: Timeline) -> None:
         arrays = [_patch(timeline.values[:, CHANNELS.index(channel)]) for channel in channels]
         content = io.BytesIO()
         np.savez(content, *arrays, times)
-        write_atomically(_source_path(region, kind), content.getvalue())
+        write_atomically(source_path(region, kind), content.getvalue())
 
 
 def _patch(tiles: np.ndarray) -> np.ndarray:
@@ -122,10 +127,6 @@ def _patch(tiles: np.ndarray) -> np.ndarray:
     grid = tiles.reshape(-1, TILE_ROWS, TILE_COLUMNS).astype(np.float64)
     background = np.where(np.isnan(grid).all(axis=1, keepdims=True), np.nan, 0.0)
     return np.concatenate([background, grid, background], axis=1).reshape(len(tiles), NUM_PATCH_TILES).T
-
-
-def _source_path(folder: Path, kind: str) -> Path:
-    return folder / f"mean_{kind}{region_number(folder)}_flat.npz"
 
 
 def _parse(path: Path, reader: Callable[[], Parsed]) -> Parsed:

@@ -1,7 +1,7 @@
 """Where regions come from: what a build asks of a source, and the source of the published files."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -61,11 +61,13 @@ class PublishedSource:
     name = "published"
     shared_settings: ClassVar[dict] = {}
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, regions: Sequence[Path] | None = None):
+        """`regions` are the folders to read; by default all that `folder` holds."""
         self.folder = Path(folder)
+        self._regions = regions
 
     def regions(self) -> list[Path]:
-        return find_regions(self.folder)
+        return find_regions(self.folder) if self._regions is None else list(self._regions)
 
     def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
         regions = tqdm(self.regions(), desc="building", unit="region", file=sys.stderr, disable=not progress)
