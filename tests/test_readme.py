@@ -9,11 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import sunpy.data.test
+from huggingface_hub import HfApi
 from matplotlib.image import imread
 
 from solared_hf.cli import main
 from tests.dataset_builder.jsoc.case import HELD, REGION, write_catalog
 from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
+from tests.hub.loopback import TOKEN
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -31,9 +33,29 @@ def solared(command: str) -> int:
     return stopped.value.code
 
 
+def on_this_hub(text: str) -> str:
+    """README's words with the names that the tests' Hub knows."""
+    return text.replace("nasa-impact/ar_emergence", "astronomer/published").replace("you/", "astronomer/")
+
+
+def upload_published(folder: Path) -> None:
+    """What nasa-impact/ar_emergence holds today: an index, and the published files."""
+    api, repository = HfApi(token=TOKEN), {"repo_id": "astronomer/published", "repo_type": "dataset"}
+    regions = sorted(path.name for path in folder.glob("AR*"))
+    names = [
+        [f"/data/{region}/mean_{kind}{region[2:]}_flat.npz" for kind in ("int", "mag", "pmdop")] for region in regions
+    ]
+    span = "2010.05.02_00:00:00Z,2030.05.02_00:00:00Z"
+    rows = [f"{region[2:]},{span},{','.join(paths)}" for region, paths in zip(regions, names, strict=True)]
+    index = "\n".join(["AR,t_start,t_end,mean_int_path,mean_mag_path,mean_pmdop_path", *rows]).encode()
+    api.create_repo(**repository)
+    api.upload_folder(**repository, folder_path=folder, path_in_repo="data")
+    api.upload_file(**repository, path_or_fileobj=index, path_in_repo="train.csv")
+
+
 @pytest.fixture(scope="module")
-def newcomer(tmp_path_factory):
-    """A folder in which the quickstart has run, with fewer steps of training than a newcomer's."""
+def newcomer(tmp_path_factory, simulated_published):
+    """A folder in which the quickstart has run, with fewer steps of training, and whose dataset is on the Hub."""
     folder = tmp_path_factory.mktemp("newcomer")
     training = importlib.import_module("solared_hf.cli.quickstart").TRAINING
     with pytest.MonkeyPatch.context() as patch:
@@ -43,6 +65,9 @@ def newcomer(tmp_path_factory):
         assert solared("solared quickstart") == 0
         # The second quickstart, of published files, takes the place of the first.
         shutil.copytree("runs/quickstart/simulated_sun/AR90001", "observed/AR90001")
+        patch.setenv("HF_TOKEN", TOKEN)
+        assert solared("solared push runs/quickstart/dataset --repo-id astronomer/ar_emergence --tag v1.0") == 0
+        upload_published(simulated_published)
         yield folder
 
 
@@ -78,7 +103,7 @@ def test_quickstart_runs_again_but_never_over_foreign_files(newcomer, simulated_
 
 @pytest.mark.parametrize("snippet", blocks("python"))
 def test_python_snippets(newcomer, snippet, capsys):
-    exec(compile(snippet, "README.md", "exec"), {})
+    exec(compile(on_this_hub(snippet), "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
@@ -103,6 +128,10 @@ def test_commands(newcomer, simulated_published, command):
         write_catalog(newcomer / "catalog.parquet", [REGION])
         with LoopbackJsoc(set(HELD)) as jsoc:
             assert solared(f"{command} --server {jsoc.url}") == 0
+    elif command.startswith("solared push") and "--dry-run" not in command:
+        # The fixture's own push stands under this tag.
+        HfApi().delete_repo(on_this_hub(command).split()[4], repo_type="dataset", missing_ok=True)
+        assert solared(on_this_hub(command)) == 0
     elif command.startswith("solared train"):
         # Only that it is understood: a published recipe takes hours here.
         _, _, arguments = command.partition("solared train ")
@@ -110,7 +139,7 @@ def test_commands(newcomer, simulated_published, command):
 
         parse_arguments(shlex.split(arguments.replace("scripts/", f"{REPOSITORY}/scripts/")))
     elif command.startswith("solared "):
-        assert solared(command) == 0
+        assert solared(on_this_hub(command)) == 0
     elif command.startswith("accelerate launch"):
         script = command.split()[2]
         assert (REPOSITORY / script).is_file()
