@@ -233,17 +233,22 @@ def train(arguments: Arguments) -> dict:
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        if any({"loss", "eval_loss"} & entry.keys() for entry in metrics["log"]):
-            picture = BytesIO()
-            persistence = metrics["validation_baselines"]["persistence"]["rmse_normalised"] ** 2
-            curve = plot_training(metrics["log"], persistence, processor.target_range, metrics["best_step"])
-            curve.savefig(picture, format="png", dpi=120)
-            write_atomically(output / CURVE_NAME, picture.getvalue())
-        write_atomically(metrics_file, json.dumps(metrics, indent=2) + "\n")
-        write_atomically(output / CARD_NAME, model_card(output))
+        _write_results(output, metrics, processor)
         if repo_id is not None:
             _push(training, repo_id)
     return metrics
+
+
+def _write_results(output: Path, metrics: dict, processor: SolaredProcessor) -> None:
+    """The learning curve, `metrics.json`, and the card, which is made of the folder's files."""
+    if any({"loss", "eval_loss"} & entry.keys() for entry in metrics["log"]):
+        picture = BytesIO()
+        persistence = metrics["validation_baselines"]["persistence"]["rmse_normalised"] ** 2
+        curve = plot_training(metrics["log"], persistence, processor.target_range, metrics["best_step"])
+        curve.savefig(picture, format="png", dpi=120)
+        write_atomically(output / CURVE_NAME, picture.getvalue())
+    write_atomically(output / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+    write_atomically(output / CARD_NAME, model_card(output))
 
 
 def _make_repository(training: SolaredTrainingArguments) -> str:

@@ -2,11 +2,14 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from solared_hf.errors import SolaredError
+
+if TYPE_CHECKING:
+    from solared_hf.hub import PushReport
 
 
 def push(
@@ -38,11 +41,12 @@ def push(
     _print(report, tag, dry_run)
 
 
-def _print(report, tag: str | None, dry_run: bool) -> None:
-    if dry_run:
-        for word, names in (("add", report.added), ("change", report.changed), ("delete", report.deleted)):
-            for name in names:
-                print(f"{word:6} {name}")
+def _print(report: "PushReport", tag: str | None, dry_run: bool) -> None:
+    # What is changed or deleted may have been changed on the Hub by somebody, who should find it named.
+    added = report.added if dry_run else ()
+    for word, names in (("add", added), ("change", report.changed), ("delete", report.deleted)):
+        for name in names:
+            print(f"{word:6} {name}")
     counts = (
         f"{len(report.added)} {'to add' if dry_run else 'added'}, "
         f"{len(report.changed)} {'to change' if dry_run else 'changed'}, "
