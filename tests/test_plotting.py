@@ -71,3 +71,10 @@ def test_a_run_without_validation_is_drawn():
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["train", "persistence, validation"]
     assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_run_too_short_to_log_its_training_is_drawn():
+    figure = plot_training([{"eval_loss": 0.04, "step": 1}], persistence=0.0025, target_range=10_000, best_step=1)
+    figure.savefig(BytesIO(), format="png")
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["validation", "persistence, validation", "best step: 1"]

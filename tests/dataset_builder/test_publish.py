@@ -238,6 +238,20 @@ def test_card_says_where_nan_are_only_where_that_holds(published_manifest):
         assert (sentence in card) == at_ends
 
 
+def test_card_says_that_nothing_is_filled_where_no_frames_were_interpolated(card):
+    assert "nothing is filled" in card
+    assert "interpolated" not in card
+
+
+def test_card_cites_the_article_in_full(card):
+    entry = re.search(r"^@article\{kasapis2025,\n(.*?)^\}", card, re.S | re.M)[1]
+    assert re.findall(r"^  (volume|number|eid) = \{(\d+)\},$", entry, re.M) == [
+        ("volume", "280"),
+        ("number", "2"),
+        ("eid", "64"),
+    ]
+
+
 def test_card_states_the_weights_of_the_correction(card):
     assert "weights (0, 2, 4, 6, 9, 12, 14, 16, 18)/18" in card
     assert "straight line" not in card
@@ -282,7 +296,7 @@ def test_card_counts_overlaps_that_are_divided_between_splits(published_manifest
     assert "- AR11130 (train) and AR11726 (test): 239 h" in card
 
 
-def test_card_of_regions_without_gaps_and_overlaps(tmp_path):
+def test_card_of_one_region_without_gaps_and_overlaps(tmp_path):
     write_simulated(tmp_path / "in", (90001,), steps=20)
     build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
@@ -290,6 +304,24 @@ def test_card_of_regions_without_gaps_and_overlaps(tmp_path):
     assert card.count("\nNone.\n") == 2
     assert [item["split"] for item in DatasetCard(card).data["configs"][1]["data_files"]] == ["train"]
     assert 'train = load_dataset(repository, split="train")' in card
+    for fact in (
+        "follows one of them from before it is\nvisible",
+        "### train: 1 region\n",
+        "| steps a region | 20, up to",
+        "- One region, which emerged:",
+    ):
+        assert fact in card
+
+
+def test_card_counts_in_the_singular(published_manifest):
+    """Two regions of two splits, at one time, one of which repeats a frame."""
+    first, *_, last = published_manifest["regions"]
+    span = {name: first[name] for name in ("start_tai", "end_tai")}
+    regions = [{**first, "repeated_frames": 1}, {**last, **span, "repeated_frames": 0}]
+    described = {region["split"]: published_manifest["statistics"][region["split"]] for region in regions}
+    card = dataset_card({**published_manifest, "regions": regions, "statistics": described})
+    assert "Of 1 pair, 1 is divided between two splits." in card
+    assert "(1 step in all)" in card
 
 
 def test_a_fact_that_is_missing_is_an_error():

@@ -34,7 +34,10 @@ def test_the_card_of_observations_is_valid(hub, repo_id, manifest):
     regions = [{**region, **reduced, "ar_number": region["ar_number"] - 76_500} for region in manifest["regions"]]
     card = DatasetCard(dataset_card({**manifest, "simulated": False, "source": "fits", "regions": regions}))
     assert card.data.license_name == "sdo-data-policy"
+    assert card.data.license_link == "https://sdo.gsfc.nasa.gov/data/rules.php"
     assert "| AR13501 | 880 | 2 | 1 | 0 |" in card.text
+    assert "no step is filled; within a step, missing frames are interpolated" in card.text
+    assert "nothing is filled" not in card.text
     card.validate()
 
 
