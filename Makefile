@@ -9,8 +9,9 @@ INSTALLED := $(VENV)/.installed
 quickstart: $(INSTALLED)
 	$(VENV)/bin/solared quickstart $(if $(DATA),--data '$(DATA)')
 
+# A file stays in one process, for what its tests share is costly; and torch's threads would fight with the processes.
 test: style
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 style: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -19,9 +19,9 @@ class SolarActiveRegionForecastingPipeline(Pipeline):
     """Forecasts the continuum intensity of every tile of active regions, in HMI DN, with the times it speaks about.
 
     `transformers.pipeline` makes it once `solared_hf` is imported, before or after transformers. It loads the model
-    with its processor from a folder or a repository on the Hub and takes the usual `revision`, `device` and `dtype`; in
-    bfloat16, forecasts are rounded to some 0.4 % of the range of the intensity. Where the model is given as an object,
-    the processor goes with it as `feature_extractor`.
+    with its processor from a folder or a repository on the Hub and takes the usual `revision`, `device` and `dtype`
+    (bfloat16 rounds forecasts to some 0.4 % of the range of the intensity). Where the model is given as an object, the
+    processor goes with it as `feature_extractor`.
 
     Args:
         model: a `PreTrainedModel` that takes `past_values` and gives `prediction_outputs` (B, 63).
