@@ -42,7 +42,7 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
             raise SolaredError(f"{path} cannot be read ({error.strerror}); mend this and push again.") from error
     for path in _weights(folder):
         try:
-            with safe_open(path, framework="pt"):
+            with safe_open(path, framework="np"):
                 pass
         except (OSError, SafetensorError) as error:
             raise SolaredError(f"{path} is missing or damaged ({error}); save the model again.") from error
