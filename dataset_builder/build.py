@@ -20,18 +20,17 @@ from itertools import pairwise
 from pathlib import Path
 
 from dataset_builder import simulate
-from dataset_builder.publish import CATALOG_PATH, catalog_table, dataset_card, region_facts, statistics
+from dataset_builder.publish import catalog_table, dataset_card, region_facts, statistics
 from dataset_builder.region_folders import region_number
 from dataset_builder.shards import decode_shard, encode_shard, encode_table
 from dataset_builder.sources import Source
+from solared_hf.cards import CARD_NAME
 from solared_hf.errors import SolaredError
 from solared_hf.files import locked, remove_leftovers, write_atomically
-from solared_hf.schema import SCHEMA_VERSION
+from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME, SCHEMA_VERSION
 from solared_hf.splits import SPLITS, published_split
 
 LOCK_NAME = ".build.lock"
-MANIFEST_NAME = "manifest.json"
-CARD_NAME = "README.md"
 DATA_FOLDER = "data"
 STAGING_NAME = ".staged"
 _GENERATOR = "solared build"

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from dataset_builder.build import CARD_NAME, LOCK_NAME, MANIFEST_NAME
-from dataset_builder.publish import CATALOG_PATH
-from solared_hf.cards import card_for
+from dataset_builder.build import LOCK_NAME
+from solared_hf.cards import CARD_NAME, card_for
 from solared_hf.errors import SolaredError
 from solared_hf.files import locked
 from solared_hf.hub import Content, LargeFile
+from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME
 from solared_hf.splits import SPLITS
 
 _MENDS = "run the same `solared build` again, which mends it, and then push."

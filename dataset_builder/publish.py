@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCardData
 
 from solared_hf.cards import LOCATION, render
 from solared_hf.schema import (
+    CATALOG_PATH,
     CHANNELS,
     NUM_TILES,
     POWER_CHANNELS,
@@ -30,7 +31,6 @@ from solared_hf.schema import (
 from solared_hf.splits import SPLITS, TEST_REGIONS, TRAIN_REGIONS
 from solared_hf.timelines import Timeline
 
-CATALOG_PATH = "catalog/regions.parquet"
 CATALOG_SPLIT = "regions"
 
 # The benchmark's own validation regions: with those of train and test, the 57 that were published (arXiv 2508.14107).

@@ -20,7 +20,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from dataset_builder.region_folders import region_number
-from solared_hf.errors import SolaredError
+from solared_hf.errors import SolaredError, reason_of
 from solared_hf.files import write_atomically
 from solared_hf.schema import CHANNELS, KEPT_TILES, NUM_PATCH_TILES, POWER_CHANNELS, TILE_COLUMNS, TILE_ROWS
 from solared_hf.timelines import Timeline
@@ -140,7 +140,7 @@ def _parse(path: Path, reader: Callable[[], Parsed]) -> Parsed:
     except SolaredError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        reason = reason_of(error, most=200)
         raise SolaredError(f"{path} is damaged or no published file ({reason}); download it again.") from error
 
 

@@ -2,6 +2,8 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+CARD_NAME = "README.md"
+
 # What the snippets of a card load where no repository is known yet: the reader puts the folder in.
 LOCATION = "path/to/this/folder"
 

@@ -17,3 +17,8 @@ class SolaredError(ValueError):
     def __init__(self, message: str):
         secret = os.environ.get("HF_TOKEN")
         super().__init__(_TOKEN.sub("hf_…", message.replace(secret, "hf_…") if secret else message))
+
+
+def reason_of(error: BaseException, most: int = 300) -> str:
+    """An error's message as part of a sentence: on one line, of `most` characters at most, without its full stop."""
+    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from solared_hf.errors import SolaredError
-from solared_hf.hub_errors import explain, reason_of
+from solared_hf.errors import SolaredError, reason_of
+from solared_hf.hub_errors import explain
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS, NUM_TILES, TILE_COLUMNS, UNITS
 from solared_hf.timelines import Timeline

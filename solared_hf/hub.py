@@ -14,15 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from solared_hf.errors import SolaredError
-from solared_hf.hub_errors import NOT_LOGGED_IN, explain_push, may_not_write, reason_of
+from solared_hf.cards import CARD_NAME
+from solared_hf.errors import SolaredError, reason_of
+from solared_hf.hub_errors import NOT_LOGGED_IN, explain_push, may_not_write
 
 MAIN_BRANCH = "main"
-_CARD_NAME = "README.md"
 # The Hub's own file, which it keeps up to date itself.
 _ATTRIBUTES_NAME = ".gitattributes"
 # A branch or tag of git's that needs no quoting anywhere, and is no commit.
@@ -151,22 +151,19 @@ def push(
     _check_names(repo_id, branch, tag)
     api, repository = _client(token), {"repo_id": repo_id, "repo_type": content.repo_type}
     with _told_clearly(repo_id):
-        references = _references(api, repository)
-        creates = references is None
-        if (creates or dry_run) and _CARD_NAME in content.files:
+        creates = not api.repo_exists(**repository)
+        if (creates or dry_run) and CARD_NAME in content.files:
             # Otherwise the commit finds out, and a new repository would be left empty.
-            card = RepoCard(content.files[_CARD_NAME].decode(errors="replace"), ignore_metadata_errors=True)
+            card = RepoCard(content.files[CARD_NAME].decode(errors="replace"), ignore_metadata_errors=True)
             card.validate(repo_type=content.repo_type)
         if creates and dry_run:
             _check_owner(api, repo_id)
-        elif creates:
+            return _compare(content, {}, api, repository, branch, creates, None)
+        if creates:
             # Someone else may make it at the same moment, which is as well.
             _make(api, repository, private)
-            references = _references(api, repository)
-        if references is None:
-            return _compare(content, {}, api, repository, branch, creates, None)
         _check_access(api, repository, private)
-        branches, tags = references
+        branches, tags = _references(api, repository)
         if branch in tags or tag in branches:
             name = branch if branch in tags else tag
             raise SolaredError(f"{repo_id} has {name} as branch or tag already; choose another name.")
@@ -228,12 +225,9 @@ def _check_owner(api: HfApi, repo_id: str) -> None:
         raise SolaredError(may_not_write(repo_id))
 
 
-def _references(api: HfApi, repository: dict) -> tuple[dict[str, str], set[str]] | None:
-    """Commits of the branches, and names of the tags; None if the repository is not there."""
-    try:
-        references = api.list_repo_refs(**repository)
-    except RepositoryNotFoundError:
-        return None
+def _references(api: HfApi, repository: dict) -> tuple[dict[str, str], set[str]]:
+    """Commits of the branches, and names of the tags."""
+    references = api.list_repo_refs(**repository)
     branches = {reference.name: reference.target_commit for reference in references.branches}
     return branches, {reference.name for reference in references.tags}
 
@@ -327,7 +321,7 @@ def _told_clearly(repo_id: str, what_happened: str | None = None) -> Iterator[No
         yield
     except SolaredError:
         raise
-    except (HTTPError, OfflineModeIsEnabled, OSError, RuntimeError, ValueError) as error:
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
         # The client wraps what interrupts an upload.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         if what_happened is not None:

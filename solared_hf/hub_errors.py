@@ -8,12 +8,13 @@ from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+from solared_hf.errors import reason_of
 
 _UNAUTHORISED, _FORBIDDEN, _CONFLICT, _STALE_PARENT, _TOO_MANY = 401, 403, 409, 412, 429
 
@@ -68,8 +69,6 @@ def explain_push(error: BaseException, repo_id: str) -> str:
     """
     reason, status = reason_of(error), error.response.status_code if isinstance(error, HfHubHTTPError) else None
     match error:
-        case LocalTokenNotFoundError():
-            return NOT_LOGGED_IN
         case RepositoryNotFoundError() | HFValidationError():
             return explain(error, repo_id)
         case BadRequestError():
@@ -103,8 +102,3 @@ def may_not_write(repo_id: str, reason: str | None = None) -> str:
         f"Your token may not write to {owner}{quoted}; use one with write access, ask {owner} to let you in, or "
         "choose another --repo-id."
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """An error's message as the part of a sentence: on one line, of bearable length, without its full stop."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

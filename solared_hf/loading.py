@@ -10,13 +10,14 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import DatasetCard, snapshot_download
 from huggingface_hub.errors import HTTPError
 
-from solared_hf.errors import SolaredError
-from solared_hf.hub_errors import explain, reason_of
-from solared_hf.schema import SCHEMA_VERSION
+from solared_hf.cards import CARD_NAME
+from solared_hf.errors import SolaredError, reason_of
+from solared_hf.hub_errors import explain
+from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME, SCHEMA_VERSION
 from solared_hf.timelines import Timeline, timelines_from_dataset
 
 # All that reading takes, and nothing that others put into the repository.
-_FILES = ("README.md", "manifest.json", "catalog/regions.parquet", "data/*/AR*.parquet")
+_FILES = (CARD_NAME, MANIFEST_NAME, CATALOG_PATH, "data/*/AR*.parquet")
 
 
 def load_timelines(dataset: str | Path, split: str, revision: str | None = None) -> list[Timeline]:
@@ -73,7 +74,7 @@ def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
     """
     folder = _local_folder(dataset, revision)
     try:
-        content = (folder / "manifest.json").read_bytes()
+        content = (folder / MANIFEST_NAME).read_bytes()
         manifest = json.loads(content)
         described = {key: manifest[key] for key in ("source", "simulated", "schema_version")}
     except (OSError, KeyError, ValueError) as error:
@@ -103,7 +104,7 @@ def _local_folder(dataset: str | Path, revision: str | None) -> Path:
 
 def _check_whole(dataset: str | Path, snapshot: Path) -> None:
     """Refuse what was left of a download that was cut off: without the Hub the client gives what there is."""
-    manifest = snapshot / "manifest.json"
+    manifest = snapshot / MANIFEST_NAME
     try:
         paths = [region["path"] for region in json.loads(manifest.read_bytes())["regions"]]
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -118,7 +119,7 @@ def _check_whole(dataset: str | Path, snapshot: Path) -> None:
 
 def _check_schema_version(dataset: str | Path, folder: Path) -> None:
     try:
-        card = DatasetCard.load(folder / "README.md", ignore_metadata_errors=True)
+        card = DatasetCard.load(folder / CARD_NAME, ignore_metadata_errors=True)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise _no_dataset(dataset, error) from error
     version = card.data.get("schema_version", SCHEMA_VERSION)

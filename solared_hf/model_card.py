@@ -13,7 +13,6 @@ from solared_hf.cards import LOCATION, render
 from solared_hf.errors import SolaredError
 from solared_hf.schema import POWER_CHANNELS
 
-CARD_NAME = "README.md"
 METRICS_NAME = "metrics.json"
 CURVE_NAME = "training_curve.png"
 

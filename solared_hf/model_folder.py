@@ -5,10 +5,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from solared_hf.cards import card_for
+from solared_hf.cards import CARD_NAME, card_for
 from solared_hf.errors import SolaredError
 from solared_hf.hub import Content, LargeFile
-from solared_hf.model_card import CARD_NAME, CURVE_NAME, METRICS_NAME
+from solared_hf.model_card import CURVE_NAME, METRICS_NAME
 
 _PROCESSOR = "preprocessor_config.json"
 _WEIGHTS = "model.safetensors"

@@ -1,6 +1,7 @@
 """Pictures of forecasts and of training, with units."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -93,6 +94,13 @@ def plot_training(log: Sequence[Mapping], persistence: float, target_range: floa
     axes.grid(which="both", alpha=0.2)
     axes.legend()
     return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """A picture as the content of a PNG file."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
 
 
 def _with_gaps(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:

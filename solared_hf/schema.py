@@ -8,6 +8,10 @@ from datasets import Features, List, Value
 # Raised when the columns of the dataset change their meaning; readers refuse what is newer than they know.
 SCHEMA_VERSION = 1
 
+# Files of a dataset beside its card and its shards, data/<split>/AR<number>.parquet.
+MANIFEST_NAME = "manifest.json"
+CATALOG_PATH = "catalog/regions.parquet"
+
 POWER_CHANNELS = ("power_2_3mhz", "power_3_4mhz", "power_4_5mhz", "power_5_6mhz")
 CHANNELS = (*POWER_CHANNELS, "unsigned_magnetic_flux", "continuum_intensity")
 TARGET_CHANNEL = "continuum_intensity"

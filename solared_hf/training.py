@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from solared_hf.cards import CARD_NAME
 from solared_hf.checkpoints import check_same_run, checkpoint_to_resume
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.scores import forecast_errors
@@ -32,9 +32,9 @@ from solared_hf.files import write_atomically
 from solared_hf.forecasting import BASELINES, Persistence
 from solared_hf.hub import MAIN_BRANCH, make_repository, push
 from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
-from solared_hf.model_card import CARD_NAME, CURVE_NAME, METRICS_NAME, model_card
+from solared_hf.model_card import CURVE_NAME, METRICS_NAME, model_card
 from solared_hf.model_folder import model_to_push
-from solared_hf.plotting import plot_training
+from solared_hf.plotting import as_png, plot_training
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.run_facts import changed_arguments, hardware, software
 from solared_hf.schema import CHANNELS
@@ -242,11 +242,9 @@ def train(arguments: Arguments) -> dict:
 def _write_results(output: Path, metrics: dict, processor: SolaredProcessor) -> None:
     """The learning curve, `metrics.json`, and the card, which is made of the folder's files."""
     if any({"loss", "eval_loss"} & entry.keys() for entry in metrics["log"]):
-        picture = BytesIO()
         persistence = metrics["validation_baselines"]["persistence"]["rmse_normalised"] ** 2
         curve = plot_training(metrics["log"], persistence, processor.target_range, metrics["best_step"])
-        curve.savefig(picture, format="png", dpi=120)
-        write_atomically(output / CURVE_NAME, picture.getvalue())
+        write_atomically(output / CURVE_NAME, as_png(curve))
     write_atomically(output / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     write_atomically(output / CARD_NAME, model_card(output))
 

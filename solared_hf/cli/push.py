@@ -22,12 +22,13 @@ def push(
 ) -> None:
     """Push a dataset or a model to the Hub in one commit; what is there already is not uploaded again."""
     from solared_hf import hub
+    from solared_hf.schema import MANIFEST_NAME
 
     if (folder / "config.json").is_file():
         from solared_hf.model_folder import model_to_push
 
         opened = nullcontext(model_to_push(folder, repo_id))
-    elif (folder / "manifest.json").is_file():
+    elif (folder / MANIFEST_NAME).is_file():
         from dataset_builder.dataset_folder import dataset_to_push
 
         opened = dataset_to_push(folder, repo_id)

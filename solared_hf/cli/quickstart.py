@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +59,7 @@ def quickstart(
     from solared_hf.files import write_atomically
     from solared_hf.forecasting import Persistence, load_forecaster
     from solared_hf.loading import load_timelines
-    from solared_hf.plotting import plot_forecast
+    from solared_hf.plotting import as_png, plot_forecast
     from solared_hf.training import parse_arguments, train
 
     simulated = data is None
@@ -99,11 +98,9 @@ def quickstart(
     predict(model=model, dataset=dataset, ar=region.ar_number, output=output / "forecast.parquet")
     windows = forecaster.windows([region])
     forecasts = {forecaster.name: forecaster.forecast(windows), "persistence": Persistence().forecast(windows)}
-    picture = BytesIO()
     title = f"AR{region.ar_number}, forecast {forecaster.processor.horizon_hours:g} h ahead"
     title = f"Simulated {title}" if simulated else title
-    plot_forecast(windows, forecasts, title).savefig(picture, format="png", dpi=120)
-    write_atomically(output / "forecast.png", picture.getvalue())
+    write_atomically(output / "forecast.png", as_png(plot_forecast(windows, forecasts, title)))
 
     print(f"\nEverything is in {output}:")
     for name, meaning in _MADE.items():

@@ -8,11 +8,10 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builder.build import STAGING_NAME, build_dataset, split_of_region
-from dataset_builder.publish import CATALOG_PATH
 from dataset_builder.simulate import write_simulated
 from dataset_builder.sources import PublishedSource
 from solared_hf.errors import SolaredError
-from solared_hf.schema import SCHEMA_VERSION
+from solared_hf.schema import CATALOG_PATH, SCHEMA_VERSION
 from solared_hf.splits import SPLITS
 
 

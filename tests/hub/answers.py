@@ -317,22 +317,16 @@ class Answers:
         repository.add_reference(repository.branches, name, asked.get("startingPoint") or "main")
         return answer_of({})
 
-    @route("DELETE", API + "/branch/(?P<name>[^/]+)")
-    def _remove_branch(self, request, kind, repo_id, name):
+    @route("DELETE", API + "/(?P<what>branch|tag)/(?P<name>[^/]+)")
+    def _remove_reference(self, request, kind, repo_id, what, name):
         repository = self.repository(request, kind, repo_id, write=True)
-        repository.remove_reference(repository.branches, name)
+        repository.remove_reference(repository.branches if what == "branch" else repository.tags, name)
         return answer_of({})
 
     @route("POST", API + "/tag/" + REVISION)
     def _add_tag(self, request, kind, repo_id, revision):
         repository = self.repository(request, kind, repo_id, write=True)
         repository.add_reference(repository.tags, request.json()["tag"], revision)
-        return answer_of({})
-
-    @route("DELETE", API + "/tag/(?P<name>[^/]+)")
-    def _remove_tag(self, request, kind, repo_id, name):
-        repository = self.repository(request, kind, repo_id, write=True)
-        repository.remove_reference(repository.tags, name)
         return answer_of({})
 
     @route("GET", GIT + "/resolve/" + REVISION + "/(?P<path>.+)")

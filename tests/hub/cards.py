@@ -61,6 +61,10 @@ def _values(value) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def _array(value) -> list:
+    return value if isinstance(value, list) else []
+
+
 def _license_errors(fields):
     for name in _values(fields.get("license")):
         if name not in LICENSES:
@@ -74,6 +78,9 @@ def _list_errors(fields):
         value = fields.get(key)
         if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
             yield f'"{key}" must be an array of strings'
+    for key in ("configs", "model-index"):
+        if fields.get(key) is not None and not isinstance(fields[key], list):
+            yield f'"{key}" must be an array'
     for key in ("pretty_name", "pipeline_tag", "library_name"):
         if key in fields and not isinstance(fields[key], str):
             yield f'"{key}" must be a string'
@@ -89,11 +96,7 @@ def _missing(value, path: str, keys: tuple[str, ...]):
 
 
 def _config_errors(fields):
-    configs = fields.get("configs")
-    if configs is not None and not isinstance(configs, list):
-        yield '"configs" must be an array'
-        return
-    for number, config in enumerate(configs or []):
+    for number, config in enumerate(_array(fields.get("configs"))):
         path = f"configs[{number}]"
         yield from _missing(config, path, ("config_name", "data_files"))
         files = config.get("data_files") if isinstance(config, dict) else None
@@ -103,11 +106,7 @@ def _config_errors(fields):
 
 
 def _result_errors(fields):
-    models = fields.get("model-index")
-    if models is not None and not isinstance(models, list):
-        yield '"model-index" must be an array'
-        return
-    for number, model in enumerate(models or []):
+    for number, model in enumerate(_array(fields.get("model-index"))):
         path = f"model-index[{number}]"
         yield from _missing(model, path, ("name", "results"))
         results = model.get("results") if isinstance(model, dict) else None
