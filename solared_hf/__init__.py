@@ -10,7 +10,11 @@ from importlib.metadata import version
 from solared_hf.registration import register_when_asked
 
 _MODULE_OF = {
+    "QuantileTrajectoryConfig": "models.quantile_trajectory.configuration_quantile_trajectory",
+    "QuantileTrajectoryForPrediction": "models.quantile_trajectory.modeling_quantile_trajectory",
     "SolaredError": "errors",
+    "SolaredLstmConfig": "models.solared_lstm.configuration_solared_lstm",
+    "SolaredLstmForPrediction": "models.solared_lstm.modeling_solared_lstm",
     "SolaredProcessor": "processing_solared",
     "SolarActiveRegionForecastingPipeline": "pipeline",
     "SolaredWindows": "windows",

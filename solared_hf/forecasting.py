@@ -1,9 +1,11 @@
-"""Whatever makes a forecast: trained models, and the baselines every forecast is measured against.
+"""What makes a forecast: trained models, by themselves or from a folder or the Hub, and forecasts as a table.
 
 A forecaster takes windows and gives the continuum intensity of each tile at the target time, in DN.
 """
 
 from collections.abc import Iterable
+from datetime import timedelta
+from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +17,9 @@ from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from solared_hf.baselines import BASELINES, check_reach
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.hub_errors import explain
 from solared_hf.processing_solared import SolaredProcessor
@@ -31,45 +35,30 @@ class Forecaster(Protocol):
     """What evaluation and prediction ask of a forecaster."""
 
     name: str
+    longest_trajectory: float
+    """How many steps `trajectory` reaches: 0 where there is no such method, infinity where any number will do."""
 
     def windows(self, timelines: Iterable[Timeline], require_target: bool = True) -> SolaredWindows:
-        """The windows it takes."""
+        """The windows it was made for."""
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
-        """(N, 63) float32: continuum intensity at each window's target time, in DN."""
+        """(N, 63) float32: continuum intensity at each window's target time, in DN; windows may be of any length."""
 
 
-class _Baseline:
-    def windows(self, timelines: Iterable[Timeline], require_target: bool = True) -> SolaredWindows:
-        return SolaredWindows(timelines, require_target=require_target)
+class TrajectoryForecaster(Forecaster, Protocol):
+    """A forecaster that knows the way to the target too."""
 
-
-class Persistence(_Baseline):
-    """The last observed intensity of each tile; 0 DN, the background, where the window has none."""
-
-    name = "persistence"
-
-    def forecast(self, windows: SolaredWindows) -> np.ndarray:
-        return np.stack([_last_observed(intensity) for intensity in windows.past_intensities()])
-
-
-class Average(_Baseline):
-    """The mean intensity of each tile over the input; 0 DN, the background, where the window has none."""
-
-    name = "average"
-
-    def forecast(self, windows: SolaredWindows) -> np.ndarray:
-        return np.stack([_mean_observed(intensity) for intensity in windows.past_intensities()])
-
-
-BASELINES = {baseline.name: baseline for baseline in (Persistence, Average)}
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        """(N, steps, 63) float32: continuum intensity at each of the steps after the last input step, in DN."""
 
 
 class ModelForecaster:
     """A trained model with its processor.
 
     Args:
-        model: a `PreTrainedModel` that takes `past_values` and gives `prediction_outputs` (B, 63).
+        model: a `PreTrainedModel` that takes `past_values` and gives `prediction_outputs` (B, 63). One whose
+            configuration has `forecast_steps` gives `trajectory_outputs` (B, forecast_steps, 63) too, and one with
+            `quantile_levels` gives `quantile_outputs` (B, forecast_steps, levels, 63).
         processor: the processor it was trained with.
         name: how tables call it.
         device: where it runs; an accelerator where there is one.
@@ -90,41 +79,71 @@ class ModelForecaster:
         self.processor = processor
         self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
         self.model = model.eval().to(self.device)
+        self.longest_trajectory = getattr(model.config, "forecast_steps", 0)
+        self.quantile_levels = tuple(getattr(model.config, "quantile_levels", ()))
 
     def windows(self, timelines: Iterable[Timeline], require_target: bool = True) -> SolaredWindows:
         return SolaredWindows(timelines, processor=self.processor, require_target=require_target)
 
     def forecast(self, windows: SolaredWindows, batch_size: int | None = None) -> np.ndarray:
+        if self.longest_trajectory:
+            return self.trajectory(windows, windows.horizon_steps, batch_size)[:, -1]
+        own_horizon = timedelta(hours=self.processor.horizon_hours)
+        return self._outputs("prediction_outputs", windows.as_seen_by(self.processor, own_horizon), batch_size)
+
+    def trajectory(self, windows: SolaredWindows, steps: int, batch_size: int | None = None) -> np.ndarray:
+        check_reach(self, steps)
+        return self._outputs("trajectory_outputs", windows.as_seen_by(self.processor), batch_size, steps)
+
+    def quantiles(self, windows: SolaredWindows, steps: int, batch_size: int | None = None) -> np.ndarray:
+        """(N, steps, levels, 63) float32: the quantiles of `quantile_levels` at each step after the last one, in DN.
+
+        Raises:
+            SolaredError: the model gives no quantiles, or does not reach as far.
+        """
+        if not self.quantile_levels:
+            raise SolaredError(f"{self.name} gives no quantiles; choose a model that does.")
+        check_reach(self, steps)
+        return self._outputs("quantile_outputs", windows.as_seen_by(self.processor), batch_size, steps)
+
+    def _outputs(
+        self, name: str, windows: SolaredWindows, batch_size: int | None, steps: int | None = None
+    ) -> np.ndarray:
+        """One of the model's outputs for all windows, in DN; of trajectories only the first steps."""
         if batch_size is None:
             batch_size = _CPU_BATCH_SIZE if self.device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
-        forecasts = np.empty((len(windows), NUM_TILES), np.float32)
-        done = 0
+        forecasts = []
         batches = DataLoader(windows, batch_size=batch_size)
         with torch.inference_mode():
             for batch in tqdm(batches, desc=f"Forecasting with {self.name}", unit="batch", leave=False, delay=1):
                 output = self.model(
                     past_values=batch["past_values"].to(self.device),
                     past_observed_mask=batch["past_observed_mask"].to(self.device),
-                ).prediction_outputs
-                forecasts[done : done + len(output)] = self.processor.inverse(output.float().cpu().numpy())
-                done += len(output)
-        return forecasts
+                )[name]
+                output = output if steps is None else output[:, :steps]
+                forecasts.append(self.processor.inverse(output.float().cpu().numpy()))
+        return np.concatenate(forecasts)
 
 
 def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaster:
-    """A forecaster by name: `persistence`, `average`, a model folder, or a model repository on the Hub.
+    """A forecaster by name: a baseline, a model that comes with the package, a model folder, or a repository.
+
+    Baselines that need no training are `persistence` and `average`; `committed_models` are those of the package.
 
     Raises:
         SolaredError: there is no such model, or it came without its processor.
     """
     if str(model) in BASELINES:
         return BASELINES[str(model)]()
+    committed = committed_models()
+    if str(model) in committed:
+        model = committed[str(model)]
     is_folder = Path(model).is_dir()
     # What can be neither a folder nor a repository is refused before anything asks the network for it.
     if not is_folder and str(model).count("/") != 1:
         raise SolaredError(
-            f"There is no model {model}; name {', '.join(BASELINES)}, a folder written by `solared train`, or a model "
-            "repository on the Hub, such as `owner/model`."
+            f"There is no model {model}; name {', '.join([*BASELINES, *committed])}, a folder written by `solared "
+            "train`, or a model repository on the Hub, such as `owner/model`."
         )
     from transformers import AutoModelForTimeSeriesPrediction
     from transformers.utils import FEATURE_EXTRACTOR_NAME
@@ -148,7 +167,27 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
             "by `solared train`, or a repository that one was pushed to."
         )
         raise SolaredError(explain(error, str(model), revision) or otherwise) from error
-    return ModelForecaster(network, processor, name=Path(str(model)).name)
+    name = Path(model).resolve().name if is_folder else str(model).rpartition("/")[2]
+    if name in BASELINES:
+        raise SolaredError(f"The model {model} has the name of a baseline; rename its folder to tell them apart.")
+    return ModelForecaster(network, processor, name)
+
+
+def committed_models() -> dict[str, Path]:
+    """Folders of the trained models that come with the package, with their weights, by name."""
+    return {folder.name: folder for folder in _model_folders() if (folder / SAFE_WEIGHTS_NAME).is_file()}
+
+
+def folders_without_weights() -> list[str]:
+    """Names of the models whose weights are too large to come with the package; only their cards do."""
+    return [folder.name for folder in _model_folders() if not (folder / SAFE_WEIGHTS_NAME).is_file()]
+
+
+def _model_folders() -> list[Path]:
+    # A package in an archive would have no folders to load from; ours is installed as files.
+    return sorted(
+        path.parent for path in Path(str(resources.files("solared_hf.model_cards"))).glob("solared-*/config.json")
+    )
 
 
 def forecast_table(windows: SolaredWindows, forecast: np.ndarray) -> pa.Table:
@@ -176,15 +215,3 @@ def forecast_table(windows: SolaredWindows, forecast: np.ndarray) -> pa.Table:
         for name, array in columns.items()
     ]
     return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
-
-
-def _last_observed(intensity: np.ndarray) -> np.ndarray:
-    observed = ~np.isnan(intensity)
-    last = len(intensity) - 1 - observed[::-1].argmax(axis=0)
-    return np.where(observed.any(axis=0), np.take_along_axis(intensity, last[None], axis=0)[0], np.float32(0))
-
-
-def _mean_observed(intensity: np.ndarray) -> np.ndarray:
-    observed = ~np.isnan(intensity)
-    total = np.where(observed, intensity, np.float32(0)).sum(axis=0, dtype=np.float64)
-    return (total / np.maximum(observed.sum(axis=0), 1)).astype(np.float32)

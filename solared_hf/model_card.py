@@ -8,13 +8,16 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import UndefinedError
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from solared_hf.benchmark_facts import benchmark_facts
 from solared_hf.cards import LOCATION, render
 from solared_hf.errors import SolaredError
 from solared_hf.schema import POWER_CHANNELS
 
 METRICS_NAME = "metrics.json"
 CURVE_NAME = "training_curve.png"
+EXPERIMENTS_NAME = "EXPERIMENTS.md"
 
 _SOURCES = ("config.json", "preprocessor_config.json", METRICS_NAME)
 _TASK = "time-series-forecasting"
@@ -36,8 +39,8 @@ _METRICS = {
 def model_card(folder: Path | str) -> str:
     """The whole README.md of a model that `solared train` made: YAML front matter and text.
 
-    It says what `config.json`, `preprocessor_config.json` and `metrics.json` of the folder say, and shows the picture
-    of the training where there is one; the same files give the same text.
+    It says what `config.json`, `preprocessor_config.json`, `metrics.json` and, where there is one, `benchmark.json` of
+    the folder say, and shows the pictures that are there; the same files give the same text.
 
     Args:
         folder: the trained model.
@@ -49,8 +52,11 @@ def model_card(folder: Path | str) -> str:
     try:
         config, processor, metrics = (json.loads((folder / name).read_text()) for name in _SOURCES)
         facts = _facts(config, processor, metrics)
-        curve = CURVE_NAME if (folder / CURVE_NAME).is_file() else None
-        return render("model_card.md.j2", {**facts, "location": LOCATION, "curve": curve})
+        facts["curve"] = CURVE_NAME if (folder / CURVE_NAME).is_file() else None
+        facts["has_weights"] = (folder / SAFE_WEIGHTS_NAME).is_file() or (folder / SAFE_WEIGHTS_INDEX_NAME).is_file()
+        facts["has_experiments"] = (folder / EXPERIMENTS_NAME).is_file()
+        facts["benchmark"] = benchmark_facts(folder)
+        return render("model_card.md.j2", {**facts, "location": LOCATION})
     except (OSError, ValueError, KeyError, TypeError, UndefinedError) as error:
         raise SolaredError(
             f"{folder} does not hold what a model card is made of ({type(error).__name__}: {error}); name a folder of "
@@ -67,6 +73,8 @@ def _facts(config: dict, processor: dict, metrics: dict) -> dict:
     return {
         "front_matter": _front_matter(config, data, repository, own),
         "family": config["model_type"],
+        "forecast_steps": config.get("forecast_steps"),
+        "quantile_levels": config.get("quantile_levels"),
         "packages": ("transformers", *_PACKAGES.get(config["model_type"], _TORCH)),
         "parameters": metrics["parameters"],
         "input_channels": processor["input_channels"],

@@ -57,6 +57,10 @@ def _register_families() -> None:
         AutoProcessor,
     )
 
+    from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
+    from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryForPrediction
+    from solared_hf.models.solared_lstm.configuration_solared_lstm import SolaredLstmConfig
+    from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmForPrediction
     from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
         SpatioTemporalAttentionConfig,
     )
@@ -72,6 +76,8 @@ def _register_families() -> None:
     from solared_hf.processing_solared import SolaredProcessor
 
     for config, model in (
+        (QuantileTrajectoryConfig, QuantileTrajectoryForPrediction),
+        (SolaredLstmConfig, SolaredLstmForPrediction),
         (SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction),
         (SpatioTemporalResnetConfig, SpatioTemporalResnetForPrediction),
     ):

@@ -3,6 +3,8 @@
 Everything else in the package takes its names from here; this module imports nothing of ours.
 """
 
+from datetime import timedelta
+
 from datasets import Features, List, Value
 
 # Raised when the columns of the dataset change their meaning; readers refuse what is newer than they know.
@@ -32,6 +34,9 @@ KEPT_TILES = slice(PATCH_COLUMNS, PATCH_COLUMNS + NUM_TILES)
 
 KEY_COLUMNS = ("ar_number", "step", "time_tai")
 COLUMNS = (*KEY_COLUMNS, *CHANNELS)
+
+# A step is the middle of 8 h of observations, so half of them are still to come at its time.
+AVAILABILITY_DELAY = timedelta(hours=4)
 
 # Columns for what NOAA reports of a region.
 NOAA_FACTS = {

@@ -1,7 +1,7 @@
 """Training a family on the dataset: arguments from YAML and the command line, and the Trainer they configure."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -24,17 +24,18 @@ from transformers import (
     set_seed,
 )
 
+from solared_hf.baselines import BASELINES, Persistence
 from solared_hf.cards import CARD_NAME
 from solared_hf.checkpoints import check_same_run, checkpoint_to_resume
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.scores import forecast_errors
 from solared_hf.files import write_atomically
-from solared_hf.forecasting import BASELINES, Persistence
 from solared_hf.hub import MAIN_BRANCH, make_repository, push
 from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
 from solared_hf.model_card import CURVE_NAME, METRICS_NAME, model_card
 from solared_hf.model_folder import model_to_push
-from solared_hf.plotting import as_png, plot_training
+from solared_hf.plotting.style import as_png
+from solared_hf.plotting.training import plot_training
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.run_facts import changed_arguments, hardware, software
 from solared_hf.schema import CHANNELS
@@ -60,7 +61,9 @@ class DataArguments:
 class ModelArguments:
     """Which model is trained."""
 
-    model_type: str = field(metadata={"help": "spatio_temporal_attention or spatio_temporal_resnet."})
+    model_type: str = field(
+        metadata={"help": "quantile_trajectory, solared_lstm, spatio_temporal_attention or spatio_temporal_resnet."}
+    )
     model_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration fields that differ from the default; JSON on the command line."}
     )
@@ -179,9 +182,14 @@ def train(arguments: Arguments) -> dict:
     revision = broadcast_object_list([pinned_revision(data.dataset, data.dataset_revision)])[0]
     splits = {split: load_timelines(data.dataset, split, revision) for split in ("train", "validation")}
     processor = _fit_processor(data, splits["train"], revision)
-    windows = {split: SolaredWindows(timelines, processor=processor) for split, timelines in splits.items()}
+    model = build_model(model_arguments, data, _fitted_fields(processor, splits["train"]))
+    # Only some families learn from the whole way to the target.
+    trajectory_steps = getattr(model.config, "forecast_steps", None)
+    windows = {
+        split: SolaredWindows(timelines, processor=processor, trajectory_steps=trajectory_steps)
+        for split, timelines in splits.items()
+    }
     validation_metrics = ValidationMetrics(windows["validation"], processor)
-    model = build_model(model_arguments, data)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config, processor)
     repo_id = _make_repository(training) if pushes and training.process_index == 0 else None
@@ -233,17 +241,17 @@ def train(arguments: Arguments) -> dict:
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        _write_results(output, metrics, processor)
+        _write_results(output, metrics)
         if repo_id is not None:
             _push(training, repo_id)
     return metrics
 
 
-def _write_results(output: Path, metrics: dict, processor: SolaredProcessor) -> None:
+def _write_results(output: Path, metrics: dict) -> None:
     """The learning curve, `metrics.json`, and the card, which is made of the folder's files."""
     if any({"loss", "eval_loss"} & entry.keys() for entry in metrics["log"]):
-        persistence = metrics["validation_baselines"]["persistence"]["rmse_normalised"] ** 2
-        curve = plot_training(metrics["log"], persistence, processor.target_range, metrics["best_step"])
+        persistence = metrics["validation_baselines"]["persistence"]["rmse_dn"]
+        curve = plot_training(metrics["log"], persistence, metrics["best_step"])
         write_atomically(output / CURVE_NAME, as_png(curve))
     write_atomically(output / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     write_atomically(output / CARD_NAME, model_card(output))
@@ -267,8 +275,13 @@ def _push(training: SolaredTrainingArguments, repo_id: str) -> None:
     print(f"Pushed to {report.url}")
 
 
-def build_model(model: ModelArguments, data: DataArguments) -> PreTrainedModel:
+def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str, object]) -> PreTrainedModel:
     """The model that the arguments describe, with fresh weights.
+
+    Args:
+        model: family and fields of its configuration.
+        data: the task.
+        fitted: fields that follow from the data; a family takes those that it has.
 
     Raises:
         SolaredError: the family or one of its fields is unknown, or a field has no possible value.
@@ -282,7 +295,9 @@ def build_model(model: ModelArguments, data: DataArguments) -> PreTrainedModel:
         raise SolaredError(f"{field_name} is an argument of its own; take it out of model_config.")
     try:
         config = AutoConfig.for_model(model.model_type)
-        return AutoModelForTimeSeriesPrediction.from_config(type(config)(**task, **_known_fields(model, config)))
+        given = _known_fields(model, config)
+        following = {one.name: fitted[one.name] for one in fields(config) if one.name in fitted}
+        return AutoModelForTimeSeriesPrediction.from_config(type(config)(**{**task, **following, **given}))
     except (OSError, StrictDataclassError, ValueError) as error:
         raise SolaredError(f"The model could not be made: {error}") from error
 
@@ -326,6 +341,23 @@ def _fit_processor(data: DataArguments, regions: list[Timeline], revision: str |
         )
     except ValueError as error:
         raise SolaredError(str(error)) from error
+
+
+def _fitted_fields(processor: SolaredProcessor, regions: list[Timeline]) -> dict[str, object]:
+    """Fields of configurations that follow from the train split, in the normalised units of the processor.
+
+    `step_hours` is the cadence, `input_zero` what 0 in physical units is, and `input_scale` the median magnitude of
+    each input channel: the median over the regions, as a few have spots and strong flux.
+    """
+    channels = [CHANNELS.index(channel) for channel in processor.input_channels]
+    magnitudes = [np.nanmedian(np.abs(timeline.values[:, channels]), axis=(0, 2)) for timeline in regions]
+    physical = np.stack([np.zeros(len(channels)), np.nanmedian(magnitudes, axis=0)])[..., None]
+    zero, magnitude = processor.normalise(physical, processor.input_channels)[..., 0].astype(float)
+    return {
+        "step_hours": processor.cadence_minutes / 60,
+        "input_zero": zero.tolist(),
+        "input_scale": (magnitude - zero).tolist(),
+    }
 
 
 def _known_fields(model: ModelArguments, config: PreTrainedConfig) -> dict:

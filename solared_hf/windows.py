@@ -3,9 +3,10 @@
 The values of a region are stored once, as one contiguous array; a window is a view into it.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
@@ -52,6 +53,7 @@ class Region:
     values: torch.Tensor  # (T, C, 63) float32, 0 DN in the place of NaN, then normalised
     observed: torch.Tensor  # (T, C, 63) bool
     target: torch.Tensor  # (T, 63) float32, normalised, NaN kept
+    gap_after: list[int]  # (T,) first step that a gap parts from each step, T where there is none
     nan_steps_before: list[int]  # (T+1,) steps with NaN among the first n
     starts: np.ndarray  # (windows,) first step of each window
     target_steps: np.ndarray  # (windows,) step of its target, -1 where there is none
@@ -67,7 +69,9 @@ class SolaredWindows(TorchDataset):
     - `past_observed_mask`: the same shape, bool, False where the value was NaN and has been filled;
     - `future_values`: (63,) float32, continuum intensity at the target time;
     - `ar_number`: int;
-    - `target_time`: int, milliseconds since 1970-01-01 TAI (`numpy.datetime64(value, "ms")`).
+    - `target_time`: int, milliseconds since 1970-01-01 TAI (`numpy.datetime64(value, "ms")`);
+    - `future_trajectory`, if `trajectory_steps` is given: (trajectory_steps, 63) float32, continuum intensity at the
+      steps that follow the last input step, NaN where it was not observed, beyond a gap or after the last step.
 
     Values are in physical units, or normalised when a processor is given. A window never spans a gap: all its steps,
     from the first input step to the target, are one cadence apart, the cadence being taken from the region's own
@@ -87,6 +91,7 @@ class SolaredWindows(TorchDataset):
         processor: a fitted `SolaredProcessor`; it normalises, and its own window settings are then the defaults.
         require_target: keep only windows whose target was observed. Otherwise a window needs its input alone, and
             `future_values` is NaN where it is not known: what a forecast in real time looks like.
+        trajectory_steps: how many steps after the last input step `future_trajectory` holds; none by default.
 
     Raises:
         SolaredError: there is nothing to cut a window from, or an argument is none of the above.
@@ -101,6 +106,7 @@ class SolaredWindows(TorchDataset):
         nan_policy: str | None = None,
         processor: SolaredProcessor | None = None,
         require_target: bool = True,
+        trajectory_steps: int | None = None,
     ):
         if processor is not None:
             input_steps = processor.input_steps if input_steps is None else input_steps
@@ -113,6 +119,7 @@ class SolaredWindows(TorchDataset):
         self.nan_policy = "zero" if nan_policy is None else nan_policy
         self.processor = processor
         self.require_target = require_target
+        self.trajectory_steps = trajectory_steps
         self._check_arguments()
 
         self.regions = [self._prepare(timeline) for timeline in _timelines(data)]
@@ -125,17 +132,7 @@ class SolaredWindows(TorchDataset):
                 f"No window of {self.input_steps} input steps and a target {self.horizon} later could be cut: "
                 f"{given}. Use {cure}."
             )
-        # Plain tuples of Python ints: indexing numpy scalars would cost more than slicing the window itself.
-        self._index = [
-            (region, start, target_step, target_time)
-            for region in self.regions
-            for start, target_step, target_time in zip(
-                region.starts.tolist(),
-                region.target_steps.tolist(),
-                self._target_times(region.timeline, region.starts).astype(np.int64).tolist(),
-                strict=True,
-            )
-        ]
+        self._index = self._list_windows()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -146,17 +143,77 @@ class SolaredWindows(TorchDataset):
         past_values, observed = region.values[start:stop], region.observed[start:stop]
         if self.nan_policy == "interpolate" and region.nan_steps_before[stop] > region.nan_steps_before[start]:
             past_values = torch.from_numpy(interpolate_in_time(past_values.numpy(), observed.numpy()))
-        return {
+        item = {
             "past_values": past_values,
             "past_observed_mask": observed,
             "future_values": region.target[target_step] if target_step >= 0 else torch.full((NUM_TILES,), torch.nan),
             "ar_number": region.timeline.ar_number,
             "target_time": target_time,
         }
+        if self.trajectory_steps is not None:
+            known = region.target[stop : min(stop + self.trajectory_steps, region.gap_after[stop - 1])]
+            item["future_trajectory"] = torch.full((self.trajectory_steps, NUM_TILES), torch.nan)
+            item["future_trajectory"][: len(known)] = known
+        return item
+
+    def as_seen_by(self, processor: SolaredProcessor, horizon: timedelta | None = None) -> "SolaredWindows":
+        """The same windows with the same targets, as a model with this processor sees them.
+
+        So that models of other input lengths, channels and horizons are compared on what they are all asked. A model
+        gets its own channels, normalisation and NaN policy, and the latest steps of each window: as many as it was
+        trained with, or all that there are.
+
+        Args:
+            processor: the model's processor.
+            horizon: the only horizon that the model can forecast. Where it is longer than that of these windows, the
+                newest steps are kept from the model, so that its forecast speaks about the target.
+
+        Raises:
+            SolaredError: the model's horizon is shorter, leaves no step, or is between two steps; its NaN policy is
+                to drop windows that are here; the cadences differ.
+        """
+        seen = copy.copy(self)
+        seen.horizon = self.horizon if horizon is None else horizon
+        newest = self.input_steps - (seen.horizon_steps - self.horizon_steps)
+        if newest < 1 or seen.horizon < self.horizon:
+            raise SolaredError(
+                f"A model that forecasts {seen.horizon} ahead cannot forecast these windows, {self.horizon} ahead; "
+                "its horizon may be as long, or longer by less than the input."
+            )
+        seen.processor, seen.nan_policy = processor, processor.nan_policy
+        seen.input_channels = processor.input_channels
+        seen.input_steps = min(processor.input_steps, newest)
+        seen._check_arguments()
+        skipped = newest - seen.input_steps
+        seen.regions = [
+            replace(region, starts=region.starts + skipped, **seen._arrays(region.timeline)) for region in self.regions
+        ]
+        if seen.nan_policy == "drop":
+            for region in seen.regions:
+                before = np.array(region.nan_steps_before)
+                if (before[region.starts + seen.input_steps] > before[region.starts]).any():
+                    raise SolaredError(
+                        f"Windows of AR{region.timeline.ar_number} have NaN, which this model's processor drops; give "
+                        'it windows with `nan_policy="drop"`, or leave the region out.'
+                    )
+        seen._index = seen._list_windows()
+        return seen
 
     def report(self) -> list[RegionWindows]:
         """How many windows each region gave and dropped, and why."""
         return [region.report for region in self.regions]
+
+    @property
+    def horizon_steps(self) -> int:
+        """The horizon in steps of the regions, which share one cadence.
+
+        Raises:
+            SolaredError: their cadences differ.
+        """
+        steps = {self._steps_ahead(region.timeline) for region in self.regions if len(region.starts)}
+        if len(steps) != 1:
+            raise SolaredError("The regions have different cadences; forecast each of them by itself.")
+        return steps.pop()
 
     @property
     def ar_numbers(self) -> np.ndarray:
@@ -210,7 +267,37 @@ class SolaredWindows(TorchDataset):
                 f"input_steps={self.input_steps} and horizon={self.horizon}."
             )
 
+    def _list_windows(self) -> list[tuple[Region, int, int, int]]:
+        # Plain tuples of Python ints: indexing numpy scalars would cost more than slicing the window itself.
+        return [
+            (region, start, target_step, target_time)
+            for region in self.regions
+            for start, target_step, target_time in zip(
+                region.starts.tolist(),
+                region.target_steps.tolist(),
+                self._target_times(region.timeline, region.starts).astype(np.int64).tolist(),
+                strict=True,
+            )
+        ]
+
     def _prepare(self, timeline: Timeline) -> Region:
+        """The region's arrays and its windows."""
+        observed = ~np.isnan(timeline.values[:, [CHANNELS.index(channel) for channel in self.input_channels]])
+        has_nan = _count_before(~observed.all(axis=(1, 2)))
+        target_observed = ~np.isnan(timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]).any(axis=1)
+        starts, target_steps, dropped = self._cut(timeline, observed, has_nan, target_observed)
+        gaps = np.append(np.flatnonzero(timeline.breaks) + 1 if len(timeline) > 1 else [], len(timeline)).astype(int)
+        return Region(
+            timeline=timeline,
+            **self._arrays(timeline),
+            gap_after=gaps[np.searchsorted(gaps, np.arange(len(timeline)), side="right")].tolist(),
+            starts=starts,
+            target_steps=target_steps,
+            report=RegionWindows(timeline.ar_number, len(timeline), len(starts), dropped),
+        )
+
+    def _arrays(self, timeline: Timeline) -> dict:
+        """What a window of the region is a view of: values, observed, target and the count of steps with NaN."""
         expected = None if self.processor is None else self.processor.cadence_minutes
         if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
             raise SolaredError(
@@ -221,22 +308,16 @@ class SolaredWindows(TorchDataset):
         raw = timeline.values[:, channels]
         observed = ~np.isnan(raw)
         target = timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]]
-        has_nan = _count_before(~observed.all(axis=(1, 2)))
-        starts, target_steps, dropped = self._cut(timeline, observed, has_nan, ~np.isnan(target).any(axis=(1, 2)))
         values = np.where(observed, raw, np.float32(0))
         if self.processor is not None:
             values = self.processor.normalise(values, self.input_channels)
             target = self.processor.normalise(target, [TARGET_CHANNEL])
-        return Region(
-            timeline=timeline,
-            values=torch.from_numpy(np.ascontiguousarray(values)),
-            observed=torch.from_numpy(observed),
-            target=torch.from_numpy(np.ascontiguousarray(target[:, 0])),
-            nan_steps_before=has_nan.tolist(),
-            starts=starts,
-            target_steps=target_steps,
-            report=RegionWindows(timeline.ar_number, len(timeline), len(starts), dropped),
-        )
+        return {
+            "values": torch.from_numpy(np.ascontiguousarray(values)),
+            "observed": torch.from_numpy(observed),
+            "target": torch.from_numpy(np.ascontiguousarray(target[:, 0])),
+            "nan_steps_before": _count_before(~observed.all(axis=(1, 2))).tolist(),
+        }
 
     def _cut(self, timeline: Timeline, observed: np.ndarray, has_nan: np.ndarray, target_observed: np.ndarray):
         """Starts and target steps of the windows that can be given, and the number of the others by reason."""

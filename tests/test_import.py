@@ -10,7 +10,7 @@ def test_imports_stay_light_and_one_way():
     code = """
 import sys, solared_hf
 print([name for name in ("torch", "transformers", "datasets", "sunpy", "dask", "matplotlib") if name in sys.modules])
-import solared_hf.training, solared_hf.plotting, solared_hf.evaluation.split_scores
+import solared_hf.training, solared_hf.plotting.forecasts, solared_hf.evaluation.split_scores
 print([name for name in ("dataset_builder", "sunpy", "dask") if name in sys.modules])
 """
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)

@@ -10,6 +10,8 @@ from huggingface_hub import EvalResult, ModelCard
 
 from solared_hf.cards import card_for
 from solared_hf.errors import SolaredError
+from solared_hf.evaluation.benchmark import benchmark
+from solared_hf.forecasting import load_forecaster
 from solared_hf.model_card import model_card
 from tests.test_training import run
 
@@ -30,6 +32,8 @@ def sources(trained, tmp_path) -> Path:
     folder.mkdir()
     for name in (*SOURCES, "training_curve.png"):
         shutil.copy(trained / name, folder)
+    # Of the weights it says no more than whether they are there.
+    (folder / "model.safetensors").touch()
     return folder
 
 
@@ -45,7 +49,7 @@ def test_the_same_facts_give_the_same_bytes(trained, sources):
     card = (trained / "README.md").read_text()
     assert model_card(trained) == model_card(sources) == card
     (sources / "training_curve.png").unlink()
-    picture = "![Loss against steps of training](training_curve.png)\n\n"
+    picture = "![Loss, and error on the validation split, against steps of training](training_curve.png)\n\n"
     assert card.count(picture) == 1
     assert model_card(sources) == card.replace(picture, "")
 
@@ -168,6 +172,7 @@ def test_the_text_says_how_much_of_the_horizon_remains(sources, channels, horizo
 @pytest.mark.parametrize(
     ("family", "packages"),
     [
+        ("solared_lstm", "`transformers` and `torch`"),
         ("spatio_temporal_attention", "`transformers` and `torch`"),
         ("spatio_temporal_resnet", "`transformers`, `torch` and `torchvision`"),
     ],
@@ -202,3 +207,39 @@ def test_what_is_no_trained_model_gets_no_card(sources, name):
     path.unlink()
     with pytest.raises(SolaredError, match=rf"does not hold what a model card is made of .*{name}"):
         model_card(sources)
+
+
+def test_a_folder_without_weights_says_so(sources):
+    assert "weights are not in this folder" not in model_card(sources)
+    (sources / "model.safetensors").unlink()
+    assert "weights are not in this folder" in model_card(sources)
+
+
+def test_trajectories_and_quantiles_are_told(sources):
+    change(sources / "config.json", "forecast_steps", to=24)
+    assert "It forecasts each of the 24 steps after the input.\n" in model_card(sources)
+    change(sources / "config.json", "quantile_levels", to=[0.1, 0.5])
+    assert "It forecasts each of the 24 steps after the input, with the quantiles 0.1, 0.5.\n" in model_card(sources)
+
+
+def test_a_benchmark_beside_it_becomes_tables_and_pictures(trained, sources, simulated_dataset):
+    mine = load_forecaster(trained)
+    mine.name = "elsewhere"  # as the folder is called
+    found = benchmark(str(simulated_dataset), "validation", [mine])
+    (sources / "benchmark.json").write_text(found.as_json())
+    (sources / "error_by_lead.png").write_bytes(b"a picture")
+    (sources / "EXPERIMENTS.md").write_text("what was tried")
+    card = model_card(sources)
+    for result in found.results:
+        name = "**elsewhere**" if result.name == "elsewhere" else result.name
+        assert f"| {name} | {result.score.rmse_dn:.1f} | {result.score.skill:+.3f}" in card
+    (own,) = (one for one in found.results if one.name == "elsewhere")
+    for number in found.regions:
+        assert f"\n| AR{number} | {own.score.rmse_dn_by_region[number]:.1f} |" in card
+    assert (
+        "\n| region | elsewhere (DN) | gradient-boosted trees (DN) | persistence (DN) |\n|---|---|---|---|\n" in card
+    )
+    assert "](error_by_lead.png)" in card
+    assert "](reliability.png)" not in card
+    assert "[EXPERIMENTS.md](EXPERIMENTS.md)" in card
+    assert "\n\n\n" not in card

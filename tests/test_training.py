@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForTimeSeriesPrediction, AutoProcessor
 
+from solared_hf.baselines import Persistence
 from solared_hf.errors import SolaredError
-from solared_hf.forecasting import Persistence, load_forecaster
+from solared_hf.forecasting import load_forecaster
 from solared_hf.loading import load_timelines
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS
@@ -94,14 +95,14 @@ def test_yaml_sets_defaults_and_the_command_line_wins(tmp_path):
     assert model.model_config == {"spatial_layout": "grid"}
 
 
-@pytest.mark.parametrize("name", ["sta", "stresnet"])
+@pytest.mark.parametrize("name", ["lstm", "sta", "stresnet"])
 def test_the_recipes_that_ship_are_readable(name):
     data, model, training = parse_arguments(["--config", str(CONFIGS / f"{name}.yaml")])
     assert data.input_channels == list(CHANNELS[:5])
     assert data.horizon_hours == 12
     assert training.load_best_model_at_end
     assert training.early_stopping_patience == 8
-    assert model.model_type.startswith("spatio_temporal_")
+    assert model.model_type in ("solared_lstm", "spatio_temporal_attention", "spatio_temporal_resnet")
 
 
 @pytest.mark.parametrize(

@@ -226,3 +226,64 @@ def test_data_of_another_kind_or_cadence_are_refused(make_timeline):
     fast = make_timeline(90001, steps=200, cadence=timedelta(minutes=12))
     with pytest.raises(SolaredError, match=r"AR90001 has a step every 0:12:00, .*fitted on one every 1:00:00"):
         SolaredWindows(fast, processor=processor)
+
+
+def test_a_trajectory_is_what_follows_up_to_a_gap_or_the_end(make_timeline):
+    timeline = make_timeline(90001, steps=40, missing=[25])
+    timeline.values[14, 5, 3] = np.nan
+    windows = SolaredWindows(timeline, input_steps=10, horizon=2 * HOUR, trajectory_steps=6, require_target=False)
+    for item, start in zip(windows, windows.regions[0].starts, strict=True):
+        expected = np.full((6, NUM_TILES), np.nan, np.float32)
+        following = timeline.values[start + 10 : start + 16, 5]
+        # The step that is missing was the 25th, so the gap lies before what is now step 25.
+        known = following[: 25 - (start + 10)] if start + 10 <= 25 else following
+        expected[: len(known)] = known
+        np.testing.assert_array_equal(item["future_trajectory"], expected)
+    assert "future_trajectory" not in SolaredWindows(timeline, input_steps=10, horizon=2 * HOUR)[0]
+
+
+@pytest.fixture
+def processor_of():
+    def fit(timeline, **settings):
+        return SolaredProcessor.fit([timeline.values], CHANNELS, **settings)
+
+    return fit
+
+
+def test_windows_as_another_model_sees_them_have_its_input_and_the_same_targets(make_timeline, processor_of):
+    timeline = make_timeline(90001, steps=60)
+    windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
+    processor = processor_of(
+        timeline, input_channels=["continuum_intensity", "power_3_4mhz"], input_steps=8, horizon_hours=5.0
+    )
+    seen = windows.as_seen_by(processor, 5 * HOUR)
+    assert len(seen) == len(windows)
+    np.testing.assert_array_equal(seen.target_times, windows.target_times)
+    np.testing.assert_array_equal(seen.observed_targets, windows.observed_targets)
+    np.testing.assert_array_equal(seen.last_input_times, windows.last_input_times - np.timedelta64(2, "h"))
+    # Of steps 7..26 the newest two are kept from a model that forecasts 5 h ahead, and it asks for 8.
+    expected = processor.normalise(timeline.values[17:25][:, [5, 1]], processor.input_channels)
+    np.testing.assert_array_equal(seen[7]["past_values"], expected)
+    assert windows[7]["past_values"].shape == (20, 6, NUM_TILES)
+
+
+def test_a_model_of_a_longer_input_sees_all_there_is(make_timeline, processor_of):
+    timeline = make_timeline(90001, steps=60)
+    windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
+    assert windows.as_seen_by(processor_of(timeline, input_steps=50))[0]["past_values"].shape[0] == 20
+
+
+@pytest.mark.parametrize("hours", [2, 23, 3.5])
+def test_a_horizon_that_the_windows_do_not_have_is_refused(make_timeline, processor_of, hours):
+    timeline = make_timeline(90001, steps=60)
+    windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
+    with pytest.raises(SolaredError, match=r"cannot forecast these windows|no multiple of the cadence"):
+        windows.as_seen_by(processor_of(timeline), timedelta(hours=hours))
+
+
+def test_windows_with_nan_are_refused_by_a_model_that_drops_them(make_timeline, processor_of):
+    timeline = make_timeline(90001, steps=60)
+    timeline.values[25, 0, 7] = np.nan
+    windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
+    with pytest.raises(SolaredError, match="AR90001 have NaN, which this model's processor drops"):
+        windows.as_seen_by(processor_of(timeline, nan_policy="drop"))

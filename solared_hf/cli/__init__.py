@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import typer
 
+from solared_hf.cli.benchmark import benchmark
 from solared_hf.cli.build import build
 from solared_hf.cli.download import download
 from solared_hf.cli.evaluate import evaluate
 from solared_hf.cli.import_dataset import import_dataset
+from solared_hf.cli.plot import plot
 from solared_hf.cli.predict import predict
 from solared_hf.cli.push import push
 from solared_hf.cli.quickstart import quickstart
@@ -30,6 +32,8 @@ app.command()(download)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(predict)
 app.command()(evaluate)
+app.command()(benchmark)
+app.add_typer(plot, name="plot")
 app.command()(push)
 app.command("import")(import_dataset)
 

@@ -1,27 +1,45 @@
-"""`solared evaluate`: errors of a forecaster beside persistence and the average, with skill and intervals."""
+"""`solared evaluate`: errors of a forecaster beside the baselines, on a split or by the published protocol."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from solared_hf.cli.options import DatasetOption, DatasetRevisionOption, ModelOption, ModelRevisionOption
+from solared_hf.errors import SolaredError
+
+
+class Protocol(StrEnum):
+    split = "split"
+    published = "published"
 
 
 def evaluate(
     model: ModelOption,
     dataset: DatasetOption,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="train, validation or test.", show_default="test")] = None,
+    protocol: Annotated[
+        Protocol, typer.Option(help="Every window of a split, or the published test regions, tiles and windows.")
+    ] = Protocol.split,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
     model_revision: ModelRevisionOption = None,
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
-    """Score a model on a split, beside persistence and the mean of the input window."""
+    """Score a model beside persistence and other baselines, or by the published protocol."""
+    from solared_hf.evaluation.protocol_scores import score_by_published_protocol
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
     from solared_hf.forecasting import load_forecaster
 
-    scores = score_on_split(load_forecaster(model, model_revision), dataset, split, dataset_revision)
+    if protocol is Protocol.published:
+        if split is not None:
+            raise SolaredError(
+                "--split is of no use with --protocol published, which has its own regions; leave it out."
+            )
+        scores = score_by_published_protocol(load_forecaster(model, model_revision), dataset, dataset_revision)
+    else:
+        scores = score_on_split(load_forecaster(model, model_revision), dataset, split or "test", dataset_revision)
     scores.print()
     if json_file is not None:
         write_atomically(json_file, scores.as_json())

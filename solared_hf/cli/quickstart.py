@@ -55,11 +55,13 @@ def quickstart(
     from dataset_builder.simulate_fits import write_observations
     from dataset_builder.sources import PublishedSource
     from solared_hf.cli.predict import predict
+    from solared_hf.evaluation.alarms import alarm_scale
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
-    from solared_hf.forecasting import Persistence, load_forecaster
+    from solared_hf.forecasting import load_forecaster
     from solared_hf.loading import load_timelines
-    from solared_hf.plotting import as_png, plot_forecast
+    from solared_hf.plotting.region_forecast import plot_region_forecast
+    from solared_hf.plotting.style import as_png, mark_as_simulated
     from solared_hf.training import parse_arguments, train
 
     simulated = data is None
@@ -96,11 +98,10 @@ def quickstart(
     region = load_timelines(dataset, split)[0]
     _say(4, f"Forecasting AR{region.ar_number}")
     predict(model=model, dataset=dataset, ar=region.ar_number, output=output / "forecast.parquet")
-    windows = forecaster.windows([region])
-    forecasts = {forecaster.name: forecaster.forecast(windows), "persistence": Persistence().forecast(windows)}
-    title = f"AR{region.ar_number}, forecast {forecaster.processor.horizon_hours:g} h ahead"
-    title = f"Simulated {title}" if simulated else title
-    write_atomically(output / "forecast.png", as_png(plot_forecast(windows, forecasts, title)))
+    figure = plot_region_forecast(forecaster, region, alarm_scale(load_timelines(dataset, "train")))
+    if simulated:
+        mark_as_simulated(figure)
+    write_atomically(output / "forecast.png", as_png(figure))
 
     print(f"\nEverything is in {output}:")
     for name, meaning in _MADE.items():

@@ -3,18 +3,29 @@
 import numpy as np
 
 
-def mean_squared_error(forecast: np.ndarray, observed: np.ndarray) -> float:
-    """Mean squared error over everything observed, in the squared unit of the arguments, which share one shape."""
-    return float(np.nanmean(np.square(forecast.astype(np.float64) - observed)))
+def mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | tuple[int, ...] | None = None):
+    """Mean squared error over everything observed, in the squared unit of the arguments, which share one shape.
+
+    Args:
+        forecast, observed: one shape; NaN where not observed.
+        axis: the axes that the mean runs over; all by default.
+
+    Returns:
+        A float, or float64 of the shape of the axes that are left; NaN where nothing was observed.
+    """
+    squared = np.square(np.asarray(forecast, np.float64) - observed)
+    with np.errstate(invalid="ignore"):
+        mean = np.nansum(squared, axis) / np.count_nonzero(~np.isnan(squared), axis)
+    return float(mean) if axis is None else mean
 
 
-def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray) -> float:
-    """Root mean squared error over everything observed, in the unit of the arguments, which share one shape.
+def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | tuple[int, ...] | None = None):
+    """Root mean squared error, in the unit of the arguments, which are those of `mean_squared_error`.
 
     >>> root_mean_squared_error(np.array([1.0, 2.0, 5.0]), np.array([4.0, 5.0, np.nan]))
     3.0
     """
-    return mean_squared_error(forecast, observed) ** 0.5
+    return mean_squared_error(forecast, observed, axis) ** 0.5
 
 
 def mean_absolute_error(forecast: np.ndarray, observed: np.ndarray) -> float:

@@ -3,22 +3,21 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
 
+from solared_hf.baselines import Climatology
+from solared_hf.evaluation.breakdowns import rmse_by_region, rmse_by_tile
 from solared_hf.evaluation.errors import mean_absolute_error, root_mean_squared_error, skill_score
+from solared_hf.evaluation.intervals import region_interval
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.windows import SolaredWindows
-
-_RESAMPLES = 2_000
-_CONFIDENCE = 0.9
 
 
 @dataclass(frozen=True)
 class Score:
     """How one forecaster did. Normalised errors are in units of the processor's intensity range, the others in DN.
 
-    Intervals are 90 % percentile intervals over regions (`None` with a single region, which has none): steps and tiles
-    of one region are not independent, regions nearly are.
+    Skill is the share of persistence's squared error that is removed, `skill_climatology` that of the climatology's
+    (`None` where there is none). Intervals are 90 % percentile intervals over regions, `None` with a single region.
     """
 
     name: str
@@ -27,9 +26,11 @@ class Score:
     rmse_dn: float
     mae_dn: float
     skill: float
+    skill_climatology: float | None
     rmse_dn_interval: tuple[float, float] | None
     skill_interval: tuple[float, float] | None
     rmse_dn_by_region: dict[int, float]
+    rmse_dn_by_tile: list[float]
 
 
 def forecast_errors(
@@ -57,48 +58,34 @@ def score_forecasts(
     """Score each forecast of `windows`.
 
     Args:
-        forecasts: (N, 63) in DN by name of the forecaster.
+        forecasts: (N, 63) in DN by name of the forecaster; skill against climatology takes one of that name.
         reference: name of the forecast that skill is measured against.
         windows: the N windows, with their observed targets.
         processor: its intensity range turns DN into normalised units.
     """
-    observed = windows.observed_targets
-    regions = windows.ar_numbers
-    return [
-        _score(name, forecast, forecasts[reference], observed, processor.target_range, regions)
-        for name, forecast in forecasts.items()
-    ]
+    observed, ar_numbers = windows.observed_targets, windows.ar_numbers
+    climatology = forecasts.get(Climatology.name)
+    scores = []
+    for name, forecast in forecasts.items():
+        rmse_interval, skill_interval = _intervals(forecast, forecasts[reference], observed, ar_numbers)
+        score = Score(
+            name=name,
+            **forecast_errors(forecast, forecasts[reference], observed, processor.target_range),
+            skill_climatology=None if climatology is None else skill_score(forecast, climatology, observed),
+            rmse_dn_interval=rmse_interval,
+            skill_interval=skill_interval,
+            rmse_dn_by_region=rmse_by_region(forecast, observed, ar_numbers),
+            rmse_dn_by_tile=rmse_by_tile(forecast, observed).tolist(),
+        )
+        scores.append(score)
+    return scores
 
 
-def _score(
-    name: str,
-    forecast: np.ndarray,
-    reference: np.ndarray,
-    observed: np.ndarray,
-    target_range: float,
-    regions: np.ndarray,
-) -> Score:
-    rmse_interval, skill_interval = _intervals(forecast, reference, observed, regions)
-    return Score(
-        name=name,
-        **forecast_errors(forecast, reference, observed, target_range),
-        rmse_dn_interval=rmse_interval,
-        skill_interval=skill_interval,
-        rmse_dn_by_region={
-            int(region): root_mean_squared_error(forecast[regions == region], observed[regions == region])
-            for region in np.unique(regions)
-        },
-    )
-
-
-def _intervals(forecast, reference, observed, regions: np.ndarray) -> tuple:
-    """Bootstrap intervals of RMSE and skill; the regions are drawn, with all that belongs to each."""
-    numbers = np.unique(regions)
-    if len(numbers) < 2:
-        return None, None
+def _intervals(forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray) -> tuple:
+    """Intervals of RMSE and skill over regions."""
 
     def sums_by_region(values: np.ndarray) -> np.ndarray:
-        return np.array([np.nansum(values[regions == number], dtype=np.float64) for number in numbers])
+        return np.array([np.nansum(values[ar_numbers == one], dtype=np.float64) for one in np.unique(ar_numbers)])
 
     squared = sums_by_region(np.square(forecast.astype(np.float64) - observed))
     reference_squared = sums_by_region(np.square(reference.astype(np.float64) - observed))
@@ -110,17 +97,4 @@ def _intervals(forecast, reference, observed, regions: np.ndarray) -> tuple:
     def skill(squared, reference_squared, axis):
         return 1 - squared.sum(axis) / reference_squared.sum(axis)
 
-    def interval(statistic, *samples: np.ndarray) -> tuple[float, float]:
-        drawn = bootstrap(
-            samples,
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=_RESAMPLES,
-            confidence_level=_CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        return float(drawn.low), float(drawn.high)
-
-    return interval(rmse, squared, counts), interval(skill, squared, reference_squared)
+    return region_interval(rmse, squared, counts), region_interval(skill, squared, reference_squared)

@@ -1,1 +1,1 @@
-"""Model families, one folder each: `spatio_temporal_attention` and `spatio_temporal_resnet`."""
+"""Model families, a folder each: the published networks, and `quantile_trajectory`, which is ours."""

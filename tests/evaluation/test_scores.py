@@ -1,28 +1,14 @@
-"""Errors, skill and intervals on series whose answers are known by hand."""
+"""Scores and intervals on series whose answers are known by hand."""
 
 import numpy as np
 import pytest
 
-from solared_hf.evaluation.errors import mean_absolute_error, root_mean_squared_error, skill_score
+from solared_hf.baselines import Average, Climatology, Persistence
+from solared_hf.evaluation.intervals import region_interval
 from solared_hf.evaluation.scores import score_forecasts
-from solared_hf.forecasting import Average, Persistence
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS
 from solared_hf.windows import SolaredWindows
-
-
-def test_errors_by_hand():
-    forecast, observed = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 5.0], [7.0, np.nan]])
-    assert root_mean_squared_error(forecast, observed) == pytest.approx((25 / 3) ** 0.5)
-    assert mean_absolute_error(forecast, observed) == pytest.approx(7 / 3)
-    assert skill_score(forecast, observed - 5, observed) == pytest.approx(1 - (25 / 3) / 25)
-    assert skill_score(observed, forecast, observed) == 1
-    assert np.isnan(skill_score(forecast, observed, observed))
-
-
-def test_float32_sums_do_not_drift():
-    forecast = np.full(3_000_000, 1e4, np.float32)
-    assert root_mean_squared_error(forecast, forecast + 1) == pytest.approx(1, abs=1e-9)
 
 
 def test_baselines_by_hand(make_timeline):
@@ -56,10 +42,33 @@ def test_scores_of_known_forecasts(make_timeline):
     assert first.skill == 0
     assert first.skill_interval == (0, 0)
     assert first.rmse_dn_by_region == pytest.approx({90001: 12, 90002: 24, 90003: 36, 90004: 48})
+    assert first.rmse_dn_by_tile == pytest.approx([first.rmse_dn] * 63)
+    assert first.skill_climatology is None
     assert second.skill == pytest.approx(0.75)
     assert second.skill_interval == pytest.approx((0.75, 0.75))
     low, high = first.rmse_dn_interval
     assert 12 < low < first.rmse_dn < high < 48
+
+
+def test_skill_against_climatology(make_timeline):
+    timelines = [make_timeline(90001, steps=40), make_timeline(90002, steps=40)]
+    for timeline, level in zip(timelines, (100, 300), strict=True):
+        timeline.values[:, 5] = level
+        timeline.values[30:, 5] = level + 40
+    climatology = Climatology.fit(timelines)
+    assert climatology.mean_intensity.tolist() == [210] * 63
+    windows = SolaredWindows(timelines, input_steps=10)
+    processor = SolaredProcessor.fit([timeline.values for timeline in timelines], CHANNELS)
+    forecasters = (Persistence(), climatology)
+    persistence, own = score_forecasts(
+        {one.name: one.forecast(windows) for one in forecasters}, "persistence", windows, processor
+    )
+    # Of 19 targets a region, 9 come before the step of 40 DN; persistence misses the other 10, by 40 DN each.
+    missed = 10 * 40**2 * 2
+    climatology_errors = 9 * (110**2 + 90**2) + 10 * (70**2 + 130**2)
+    assert persistence.skill_climatology == pytest.approx(1 - missed / climatology_errors)
+    assert (persistence.skill, own.skill_climatology) == (0, 0)
+    assert own.skill == pytest.approx(1 - climatology_errors / missed)
 
 
 def test_one_region_has_no_interval(make_timeline):
@@ -69,3 +78,9 @@ def test_one_region_has_no_interval(make_timeline):
     (score,) = score_forecasts({"persistence": Persistence().forecast(windows)}, "persistence", windows, processor)
     assert score.rmse_dn_interval is None
     assert score.skill_interval is None
+
+
+def test_the_interval_is_that_of_the_regions_drawn_anew():
+    # Of five regions drawn, the fifth comes none to three times with a probability of 0.993, none to two times with
+    # 0.942, and none with 0.328.
+    assert region_interval(np.mean, np.array([0.0, 0, 0, 0, 1])) == (0, 0.6)

@@ -17,6 +17,10 @@ from transformers import (
 )
 
 from solared_hf import (
+    QuantileTrajectoryConfig,
+    QuantileTrajectoryForPrediction,
+    SolaredLstmConfig,
+    SolaredLstmForPrediction,
     SolaredProcessor,
     SolaredWindows,
     SpatioTemporalAttentionConfig,
@@ -29,7 +33,7 @@ from tests.hub.loopback import TOKEN
 from tests.hub.stranger import WITHOUT_OUR_PACKAGES
 
 STEPS = 6
-FAMILIES = ("spatio_temporal_attention", "spatio_temporal_resnet")
+FAMILIES = ("quantile_trajectory", "solared_lstm", "spatio_temporal_attention", "spatio_temporal_resnet")
 
 # Runs where the package may be installed, so its import is forbidden. Without trust nothing of a repository's code may
 # so much as arrive on the machine; with it, models and processors give what they gave where they were pushed, and so
@@ -101,7 +105,9 @@ def pushed(processor, observed) -> dict[str, tuple]:
     attention = SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionConfig(**small, input_steps=STEPS))
     resnet = SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig(input_steps=STEPS, spatial_layout="grid"))
     made = {}
-    for family, model in zip(FAMILIES, (attention, resnet), strict=True):
+    trajectory = QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(num_members=1, input_steps=STEPS))
+    lstm = SolaredLstmForPrediction(SolaredLstmConfig(hidden_size=16, input_steps=STEPS))
+    for family, model in zip(FAMILIES, (trajectory, lstm, attention, resnet), strict=True):
         repository = f"solared-team/{family.replace('_', '-')}"
         model.eval().push_to_hub(repository, token=TOKEN)
         processor.push_to_hub(repository, token=TOKEN)

@@ -5,6 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import (
+    QuantileTrajectoryConfig,
+    QuantileTrajectoryForPrediction,
+)
+from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig, SolaredLstmForPrediction
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
     SpatioTemporalAttentionConfig,
     SpatioTemporalAttentionForPrediction,
@@ -28,6 +33,12 @@ AUTO_PROCESSORS = ("AutoFeatureExtractor", "AutoProcessor")
             SpatioTemporalAttentionForPrediction,
             SpatioTemporalAttentionConfig(hidden_size=16, num_attention_heads=4, intermediate_size=32),
         ),
+        (
+            "quantile_trajectory",
+            QuantileTrajectoryForPrediction,
+            QuantileTrajectoryConfig(num_members=1),
+        ),
+        ("solared_lstm", SolaredLstmForPrediction, SolaredLstmConfig(hidden_size=16)),
         ("spatio_temporal_resnet", SpatioTemporalResnetForPrediction, SpatioTemporalResnetConfig()),
     ],
 )

@@ -1,0 +1,196 @@
+"""Forecasts without a trained network, which every model is measured against."""
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import numpy as np
+
+from solared_hf.errors import SolaredError
+from solared_hf.schema import CHANNELS, TARGET_CHANNEL
+from solared_hf.timelines import Timeline
+from solared_hf.windows import SolaredWindows
+
+_LONGEST_LEAD = timedelta(hours=48)
+
+
+class Baseline:
+    """What forecasters share that can be asked about any windows."""
+
+    longest_trajectory: float = math.inf
+
+    def windows(self, timelines: Iterable[Timeline], require_target: bool = True) -> SolaredWindows:
+        return SolaredWindows(timelines, require_target=require_target)
+
+
+class Persistence(Baseline):
+    """The last observed intensity of each tile; 0 DN, the background, where the window has none."""
+
+    name = "persistence"
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        return np.stack([_last_observed(intensity) for intensity in windows.past_intensities()])
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        return np.repeat(self.forecast(windows)[:, None], steps, axis=1)
+
+
+class Average(Baseline):
+    """The mean intensity of each tile over the input; 0 DN, the background, where the window has none."""
+
+    name = "average"
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        return np.stack([_mean_observed(intensity) for intensity in windows.past_intensities()])
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        return np.repeat(self.forecast(windows)[:, None], steps, axis=1)
+
+
+BASELINES = {baseline.name: baseline for baseline in (Persistence, Average)}
+
+
+class Climatology(Baseline):
+    """The mean intensity of each tile over the regions it was fitted on, whatever the window shows.
+
+    Args:
+        mean_intensity: (63,) in DN.
+    """
+
+    name = "climatology"
+
+    def __init__(self, mean_intensity: np.ndarray):
+        self.mean_intensity = np.asarray(mean_intensity, np.float32)
+
+    @classmethod
+    def fit(cls, timelines: Sequence[Timeline]) -> "Climatology":
+        """From the train split; every observed step counts alike.
+
+        Raises:
+            SolaredError: there is no region.
+        """
+        if not timelines:
+            raise SolaredError("There is no region to take a climatology from; give the train split of a dataset.")
+        return cls(_mean_observed(np.concatenate([_intensity(timeline) for timeline in timelines])))
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        return np.tile(self.mean_intensity, (len(windows), 1))
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        return np.tile(self.mean_intensity, (len(windows), steps, 1))
+
+
+class DampedPersistence(Baseline):
+    """Persistence whose distance from the climatology shrinks with the lead: the best a last value alone can do.
+
+    forecast = climatology + factor(lead) * (last observed intensity - climatology); for a series without more memory
+    than its last value, the factors are its autocorrelation.
+
+    Args:
+        climatology: what long leads go to.
+        factors: (leads,) factor of each step ahead, the first for one step.
+        cadence: time of one step.
+    """
+
+    name = "damped persistence"
+
+    def __init__(self, climatology: Climatology, factors: np.ndarray, cadence: timedelta):
+        self.climatology = climatology
+        self.factors = np.asarray(factors, np.float32)
+        self.cadence = cadence
+        self.longest_trajectory = len(self.factors)
+
+    @classmethod
+    def fit(cls, timelines: Sequence[Timeline]) -> "DampedPersistence":
+        """From the train split: the factor of each lead up to 48 h by least squares over all pairs of observed steps.
+
+        Pairs lie between the same two gaps, as the steps of a window do. Leads longer than any stretch without a gap
+        have no factor.
+
+        Raises:
+            SolaredError: there is no region, the cadences differ, or no two steps follow each other.
+        """
+        climatology = Climatology.fit(timelines)
+        cadence = common_cadence(timelines)
+        leads = _LONGEST_LEAD // cadence
+        products, squares = np.zeros(leads), np.zeros(leads)
+        for timeline in (timeline for timeline in timelines if len(timeline) > 1):
+            departure = _intensity(timeline).astype(np.float64) - climatology.mean_intensity
+            for stretch in np.split(departure, np.flatnonzero(timeline.breaks) + 1):
+                for lead in range(1, min(leads, len(stretch) - 1) + 1):
+                    earlier, later = stretch[:-lead], stretch[lead:]
+                    both = ~np.isnan(earlier) & ~np.isnan(later)
+                    products[lead - 1] += earlier[both] @ later[both]
+                    squares[lead - 1] += earlier[both] @ earlier[both]
+        reached = np.cumprod(squares > 0).sum()
+        if not reached:
+            raise SolaredError("No two steps of the train split follow each other and differ; give longer timelines.")
+        return cls(climatology, products[:reached] / squares[:reached], cadence)
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        return self._damped(windows, np.array([windows.horizon_steps]))[:, 0]
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        return self._damped(windows, np.arange(1, steps + 1))
+
+    def _damped(self, windows: SolaredWindows, leads: np.ndarray) -> np.ndarray:
+        """(N, leads, 63) for leads in steps."""
+        check_cadence(self, windows)
+        check_reach(self, leads[-1])
+        departure = Persistence().forecast(windows) - self.climatology.mean_intensity
+        return self.climatology.mean_intensity + self.factors[leads - 1, None] * departure[:, None]
+
+
+def common_cadence(timelines: Iterable[Timeline]) -> timedelta:
+    """The cadence that all regions share; those of a single step have none and do not count.
+
+    Raises:
+        SolaredError: the cadences differ, or no region has one.
+    """
+    cadences = {timeline.cadence for timeline in timelines if len(timeline) > 1}
+    if len(cadences) != 1:
+        found = " and ".join(map(str, sorted(cadences))) or "no cadence at all"
+        raise SolaredError(f"The regions have {found}; give regions of one cadence.")
+    return cadences.pop()
+
+
+def check_cadence(forecaster, windows: SolaredWindows) -> None:
+    """Refuse windows of another cadence than that of the timelines a forecaster was fitted on.
+
+    Raises:
+        SolaredError: the cadences differ.
+    """
+    cadence = windows.horizon / windows.horizon_steps
+    if cadence != forecaster.cadence:
+        raise SolaredError(
+            f"{forecaster.name} was fitted on a step every {forecaster.cadence}, and the windows have one every "
+            f"{cadence}; fit it on data of their cadence."
+        )
+
+
+def check_reach(forecaster, steps: int) -> None:
+    """Refuse more steps than a forecaster reaches.
+
+    Raises:
+        SolaredError: it is so.
+    """
+    if steps > forecaster.longest_trajectory:
+        raise SolaredError(
+            f"{forecaster.name} reaches {forecaster.longest_trajectory} steps ahead, not {steps}; ask for less."
+        )
+
+
+def _intensity(timeline: Timeline) -> np.ndarray:
+    return timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
+
+
+def _last_observed(intensity: np.ndarray) -> np.ndarray:
+    observed = ~np.isnan(intensity)
+    last = len(intensity) - 1 - observed[::-1].argmax(axis=0)
+    return np.where(observed.any(axis=0), np.take_along_axis(intensity, last[None], axis=0)[0], np.float32(0))
+
+
+def _mean_observed(intensity: np.ndarray) -> np.ndarray:
+    observed = ~np.isnan(intensity)
+    total = np.where(observed, intensity, np.float32(0)).sum(axis=0, dtype=np.float64)
+    return (total / np.maximum(observed.sum(axis=0), 1)).astype(np.float32)

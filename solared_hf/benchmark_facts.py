@@ -1,0 +1,54 @@
+"""What a card tells of a benchmark: one row a forecaster, and the model's scores region by region."""
+
+import json
+from pathlib import Path
+
+BENCHMARK_NAME = "benchmark.json"
+
+# Pictures of `solared plot scores`, and what a card says below them.
+PICTURES = {
+    "error_by_lead.png": "Root mean squared error against hours ahead",
+    "skill_by_region.png": "Skill against persistence, region by region",
+    "reliability.png": "Reliability of the quantiles",
+    "error_by_tile.png": "Root mean squared error of each tile",
+}
+
+
+def benchmark_facts(folder: Path) -> dict | None:
+    """What `benchmark.json` of a model's folder says, for its card; None where there is none.
+
+    The model is found in it by the name of the folder, as `solared benchmark` calls it.
+
+    Args:
+        folder: the trained model, with a file that `solared benchmark --json` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError: the file is damaged.
+    """
+    path = folder / BENCHMARK_NAME
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    results = found["results"]
+    own = next((result for result in results if result["name"] == folder.resolve().name), None)
+    compared = [own] if own else []
+    compared += [one for one in results if one["name"] in ("persistence", "gradient-boosted trees")]
+    return {
+        "split": found["split"],
+        "regions": found["regions"],
+        "windows": found["windows"],
+        "input_steps": found["input_steps"],
+        "horizon_hours": found["horizon_hours"],
+        "results": results,
+        "own": own,
+        "compared": compared,
+        "by_region": [
+            {
+                "ar_number": number,
+                "rmse_dn": [one["score"]["rmse_dn_by_region"][str(number)] for one in compared],
+                "protocol": [one["protocol"]["rmse_by_region"][str(number)] for one in compared if one["protocol"]],
+            }
+            for number in found["regions"]
+        ],
+        "pictures": {name: text for name, text in PICTURES.items() if (folder / name).is_file()},
+    }

@@ -1,0 +1,123 @@
+"""`solared plot`: pictures of a forecast, of a benchmark and of a dataset."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from solared_hf.cli.options import DatasetOption, DatasetRevisionOption, ModelOption, ModelRevisionOption
+from solared_hf.errors import SolaredError, reason_of
+
+FolderOption = Annotated[Path, typer.Option(help="Folder for the PNG files.")]
+
+plot = typer.Typer(help="Draw a forecast, a benchmark or a dataset.", no_args_is_help=True)
+
+
+@plot.command()
+def forecast(
+    model: ModelOption,
+    dataset: DatasetOption,
+    ar: Annotated[int, typer.Option(help="NOAA active region number.")],
+    output: Annotated[Path, typer.Option(help="PNG file to write.")],
+    model_revision: ModelRevisionOption = None,
+    dataset_revision: DatasetRevisionOption = None,
+) -> None:
+    """A forecast of a region against what was observed, with the alarms it gives and the onsets that came."""
+    from solared_hf.evaluation.alarms import alarm_scale
+    from solared_hf.files import write_atomically
+    from solared_hf.forecasting import load_forecaster
+    from solared_hf.loading import dataset_identity, load_region, load_timelines, pinned_revision
+    from solared_hf.plotting.region_forecast import plot_region_forecast
+    from solared_hf.plotting.style import as_png, mark_as_simulated
+
+    if output.suffix != ".png":
+        raise SolaredError(f"--output is {output}; name a PNG file, such as {output.with_suffix('.png')}.")
+    forecaster = load_forecaster(model, model_revision)
+    revision = pinned_revision(dataset, dataset_revision)
+    region = load_region(dataset, ar, revision)
+    (facts,) = (row for row in _catalog(dataset, revision) if row["ar_number"] == ar)
+    scale = alarm_scale(load_timelines(dataset, "train", revision))
+    figure = plot_region_forecast(forecaster, region, scale, facts["noaa_emergence_time"])
+    if dataset_identity(dataset, revision)["simulated"]:
+        mark_as_simulated(figure)
+    write_atomically(output, as_png(figure))
+    print(f"{output}: AR{ar} by {forecaster.name}.")
+
+
+@plot.command()
+def scores(
+    benchmark: Annotated[Path, typer.Option(help="File that `solared benchmark --json` wrote.")], output: FolderOption
+) -> None:
+    """The scores of a benchmark: error by lead and by tile, skill by region, reliability of quantiles."""
+    from solared_hf.plotting.benchmark_pictures import benchmark_pictures
+
+    try:
+        pictures = benchmark_pictures(json.loads(benchmark.read_bytes()))
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SolaredError(
+            f"{benchmark} is no benchmark ({reason_of(error)}); name a file written by `solared benchmark --json`."
+        ) from error
+    _write(pictures, output)
+
+
+@plot.command()
+def dataset(
+    dataset: DatasetOption,
+    output: FolderOption,
+    ar: Annotated[
+        int | None, typer.Option(help="Region whose tiles are shown.", show_default="the one that darkens most")
+    ] = None,
+    dataset_revision: DatasetRevisionOption = None,
+) -> None:
+    """What is in a dataset: latitudes, lifetimes, distributions, one region's timeline, and what was observed."""
+    from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
+    from solared_hf.plotting.dataset_pictures import dataset_pictures
+
+    revision = pinned_revision(dataset, dataset_revision)
+    simulated = dataset_identity(dataset, revision)["simulated"]
+    catalog = _catalog(dataset, revision)
+    timelines = [
+        timeline
+        for split in sorted({row["split"] for row in catalog})
+        for timeline in load_timelines(dataset, split, revision)
+    ]
+    _write(dataset_pictures(catalog, timelines, simulated, ar), output)
+
+
+def _catalog(dataset: str, revision: str | None) -> list[dict]:
+    """Rows of the dataset's catalog, one a region.
+
+    Args:
+        revision: what `pinned_revision` gives, so a repository is on this machine by now.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from huggingface_hub import hf_hub_download
+
+    from solared_hf.schema import CATALOG_PATH
+
+    try:
+        path = (
+            Path(dataset) / CATALOG_PATH
+            if revision is None
+            else hf_hub_download(dataset, CATALOG_PATH, repo_type="dataset", revision=revision, local_files_only=True)
+        )
+        return pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise SolaredError(
+            f"The catalog of the dataset {dataset} cannot be read ({reason_of(error)}); build the dataset again."
+        ) from error
+
+
+def _write(pictures, folder: Path) -> None:
+    from solared_hf.files import write_atomically
+    from solared_hf.plotting.style import as_png
+
+    if folder.is_file():
+        raise SolaredError(f"{folder} is a file; name a folder for --output.")
+    for picture in pictures.made:
+        write_atomically(folder / picture.name, as_png(picture.figure))
+        print(f"{folder / picture.name}: {picture.caption}")
+    if pictures.left_out:
+        print(pictures.left_out)

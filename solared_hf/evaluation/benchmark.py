@@ -1,0 +1,235 @@
+"""Every forecaster on the same windows and targets: baselines fitted on the train split, and trained models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from solared_hf.baselines import Climatology, DampedPersistence, Persistence
+from solared_hf.errors import SolaredError, reason_of
+from solared_hf.evaluation.alarms import (
+    WARNING_PERIOD,
+    EmergenceScore,
+    add_up,
+    alarm_scale,
+    issue_alarms,
+    lagged_trajectories,
+    rate_intervals,
+    score_alarms,
+)
+from solared_hf.evaluation.benchmark_table import Benchmark, ForecasterResult, Warnings
+from solared_hf.evaluation.breakdowns import observed_trajectories, rmse_by_emergence, rmse_by_lead
+from solared_hf.evaluation.emergence import emerging_tiles
+from solared_hf.evaluation.published_protocol import PROTOCOL_TILES, ProtocolScore, protocol_score
+from solared_hf.evaluation.quantiles import coverage, reliability
+from solared_hf.evaluation.scores import score_forecasts
+from solared_hf.forecasting import Forecaster, committed_models, folders_without_weights, load_forecaster
+from solared_hf.lagged_regression import GradientBoostedTrees, RidgeRegression
+from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
+from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.schema import CHANNELS, TARGET_CHANNEL
+from solared_hf.timelines import Timeline
+from solared_hf.windows import SolaredWindows
+
+# The ends of the interval whose coverage is looked at.
+_LOWER_LEVEL, _UPPER_LEVEL = 0.1, 0.9
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every forecaster is asked."""
+
+    windows: SolaredWindows
+    issues: SolaredWindows  # those windows, and those whose target nobody has observed: a warning needs none
+    has_target: np.ndarray  # (issues,) bool, which of them are among the windows
+    horizon_steps: int
+    warning_steps: int  # how far ahead a warning looks
+    alarm_scale_dn: float
+    protocol_timelines: Sequence[Timeline]  # none where the published protocol does not apply
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one forecaster says."""
+
+    forecast: np.ndarray  # (windows, 63) DN
+    trajectories: np.ndarray | None  # (windows, steps, 63) DN
+    alarms: dict[int, EmergenceScore]
+    coverage: float | None
+    reliability: dict[float, float] | None
+    protocol: ProtocolScore | None
+
+
+def benchmark(
+    dataset: str,
+    split: str,
+    forecasters: Sequence[Forecaster] = (),
+    revision: str | None = None,
+    left_out: dict[str, str] | None = None,
+) -> Benchmark:
+    """Put forecasters beside the baselines on every window of a split: 120 steps of all six channels, 12 h ahead.
+
+    The baselines are persistence and, fitted on the train split, climatology, damped persistence, ridge regression
+    and gradient-boosted trees. Normalised units are those of the train split. The published protocol is followed too
+    where the test split has its five regions.
+
+    Args:
+        dataset: folder, or repository on the Hub.
+        split: `train`, `validation` or `test`.
+        forecasters: trained models. One that refuses these windows is left out, and why is told.
+        revision: of a repository.
+        left_out: forecasters that could not be brought here, and why, to be told as well.
+
+    Raises:
+        SolaredError: the dataset or split is not there, or gives no window; two forecasters have one name.
+    """
+    revision = pinned_revision(dataset, revision)
+    identity = dataset_identity(dataset, revision)
+    train, timelines = (load_timelines(dataset, one, revision) for one in ("train", split))
+    everyone = [
+        Persistence(),
+        Climatology.fit(train),
+        DampedPersistence.fit(train),
+        RidgeRegression.fit(train),
+        GradientBoostedTrees(train),
+        *forecasters,
+    ]
+    names = [forecaster.name for forecaster in everyone]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SolaredError(
+            f"Two forecasters are called {twice[0]}; rename the folder of one of them, or leave it out."
+        )
+
+    task = _task(train, timelines, follow_protocol=split == "test")
+    answers, left_out = {}, dict(left_out or {})
+    for forecaster in tqdm(everyone, desc="Benchmark", unit="forecaster", leave=False):
+        try:
+            answers[forecaster.name] = _ask(forecaster, task)
+        except SolaredError as error:
+            left_out[forecaster.name] = reason_of(error)
+    processor = SolaredProcessor.fit(
+        [timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]] for timeline in train], [TARGET_CHANNEL]
+    )
+    return Benchmark(
+        dataset=identity["dataset"],
+        dataset_revision=identity["revision"],
+        split=split,
+        regions=sorted(set(task.windows.ar_numbers.tolist())),
+        windows=len(task.windows),
+        input_steps=task.windows.input_steps,
+        horizon_hours=task.windows.horizon.total_seconds() / 3600,
+        normalised_unit_dn=processor.target_range,
+        results=_results(answers, task.windows, processor),
+        left_out=left_out,
+    )
+
+
+def trained_models() -> tuple[list[Forecaster], dict[str, str]]:
+    """The trained models that come with the package, and why others of its model folders are not among them."""
+    models = [load_forecaster(name) for name in committed_models()]
+    reason = "its weights are too large to come with the package; train it as its card says, and name it with --model"
+    return models, dict.fromkeys(folders_without_weights(), reason)
+
+
+def _task(train: Sequence[Timeline], timelines: Sequence[Timeline], follow_protocol: bool) -> _Task:
+    windows, issues = SolaredWindows(timelines), SolaredWindows(timelines, require_target=False)
+    horizon_steps = windows.horizon_steps
+    pairs = zip(windows.regions, issues.regions, strict=True)
+    whole_protocol = PROTOCOL_TILES.keys() <= {timeline.ar_number for timeline in timelines}
+    return _Task(
+        windows=windows,
+        issues=issues,
+        has_target=np.concatenate([np.isin(issued.starts, region.starts) for region, issued in pairs]),
+        horizon_steps=horizon_steps,
+        warning_steps=WARNING_PERIOD // (windows.horizon / horizon_steps),
+        alarm_scale_dn=alarm_scale(train),
+        protocol_timelines=timelines if follow_protocol and whole_protocol else (),
+    )
+
+
+def _ask(forecaster: Forecaster, task: _Task) -> _Answer:
+    # Once for all windows, because large models take minutes for them.
+    if forecaster.longest_trajectory:
+        steps = max(task.horizon_steps, int(min(task.warning_steps, forecaster.longest_trajectory)))
+        paths = forecaster.trajectory(task.issues, steps)
+        trajectories = paths[task.has_target]
+        forecast = trajectories[:, task.horizon_steps - 1]
+    else:
+        forecasts = forecaster.forecast(task.issues)
+        paths = lagged_trajectories(task.issues, forecasts)
+        forecast, trajectories = forecasts[task.has_target], None
+    quantile_coverage, quantile_reliability = _quantile_scores(forecaster, task.windows)
+    return _Answer(
+        forecast=forecast,
+        trajectories=trajectories,
+        alarms=score_alarms(task.issues, issue_alarms(task.issues, paths, task.alarm_scale_dn)),
+        coverage=quantile_coverage,
+        reliability=quantile_reliability,
+        protocol=protocol_score(forecaster, task.protocol_timelines) if task.protocol_timelines else None,
+    )
+
+
+def _quantile_scores(
+    forecaster: Forecaster, windows: SolaredWindows
+) -> tuple[float | None, dict[float, float] | None]:
+    """Coverage of the 80 % interval at the target; how often the target was at or below the quantile of each level."""
+    levels = getattr(forecaster, "quantile_levels", ())
+    if not levels:
+        return None, None
+    observed = windows.observed_targets
+    quantiles = forecaster.quantiles(windows, windows.horizon_steps)[:, -1]
+    frequencies = dict(zip(levels, reliability(quantiles, levels, observed).tolist(), strict=True))
+    if not {_LOWER_LEVEL, _UPPER_LEVEL} <= set(levels):
+        return None, frequencies
+    lower, upper = (quantiles[:, levels.index(level)] for level in (_LOWER_LEVEL, _UPPER_LEVEL))
+    return coverage(lower, upper, observed), frequencies
+
+
+def _results(
+    answers: dict[str, _Answer], windows: SolaredWindows, processor: SolaredProcessor
+) -> list[ForecasterResult]:
+    """The most skilful first."""
+    forecasts = {name: answer.forecast for name, answer in answers.items()}
+    scores, against_climatology = (
+        score_forecasts(forecasts, reference, windows, processor) for reference in (Persistence.name, Climatology.name)
+    )
+    observed, emerging = windows.observed_targets, emerging_tiles(windows)
+    results = [
+        ForecasterResult(
+            name=name,
+            score=score,
+            skill_climatology_interval=climatology_score.skill_interval,
+            rmse_dn_by_emergence=rmse_by_emergence(answer.forecast, observed, emerging),
+            rmse_dn_by_lead_hours=_by_lead(answer.trajectories, windows),
+            coverage_of_80_percent_interval=answer.coverage,
+            reliability=answer.reliability,
+            warnings=_warnings(answer.alarms),
+            protocol=answer.protocol,
+        )
+        for (name, answer), score, climatology_score in zip(answers.items(), scores, against_climatology, strict=True)
+    ]
+    return sorted(results, key=lambda result: result.score.rmse_dn)
+
+
+def _by_lead(trajectories: np.ndarray | None, windows: SolaredWindows) -> dict[float, float] | None:
+    if trajectories is None:
+        return None
+    steps = trajectories.shape[1]
+    step_hours = windows.horizon.total_seconds() / 3600 / windows.horizon_steps
+    errors = rmse_by_lead(trajectories, observed_trajectories(windows, steps))
+    return {(step + 1) * step_hours: float(error) for step, error in enumerate(errors)}
+
+
+def _warnings(by_region: dict[int, EmergenceScore]) -> Warnings:
+    total = add_up(by_region.values())
+    return Warnings(
+        total=total,
+        by_region=by_region,
+        hit_rate=total.hit_rate,
+        false_alarm_ratio=total.false_alarm_ratio,
+        false_alarm_rate=total.false_alarm_rate,
+        intervals=rate_intervals(by_region.values()),
+        median_lead_hours=float(np.median(total.lead_hours)) if total.lead_hours else None,
+    )

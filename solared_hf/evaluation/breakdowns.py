@@ -1,0 +1,75 @@
+"""Where and when a forecast errs: by tile, region, lead and emergence.
+
+Errors are in the unit of the arguments, DN as forecasters give them; divided by `SolaredProcessor.target_range` they
+are in the normalised units of a model. What was not observed does not count.
+"""
+
+import numpy as np
+
+from solared_hf.evaluation.errors import root_mean_squared_error
+from solared_hf.schema import CHANNELS, TARGET_CHANNEL
+from solared_hf.windows import SolaredWindows
+
+
+def rmse_by_tile(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """(63,) root mean squared error of each tile over all windows; NaN where a tile was never observed.
+
+    Args:
+        forecast, observed: (N, 63).
+    """
+    return root_mean_squared_error(forecast, observed, axis=0)
+
+
+def rmse_by_region(forecast: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray) -> dict[int, float]:
+    """Root mean squared error of each region over its windows and tiles, by AR number.
+
+    Args:
+        forecast, observed: (N, 63).
+        ar_numbers: (N,) region of each window, `SolaredWindows.ar_numbers`.
+    """
+    regions = {int(number): ar_numbers == number for number in np.unique(ar_numbers)}
+    return {number: root_mean_squared_error(forecast[its], observed[its]) for number, its in regions.items()}
+
+
+def rmse_by_lead(trajectory: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """(S,) root mean squared error of each step after the last input step; NaN where nothing was observed.
+
+    The first is one cadence after the last input step, which is no lead yet: a step is available
+    `schema.AVAILABILITY_DELAY` after its time.
+
+    Args:
+        trajectory: (N, S, 63), `Forecaster.trajectory`.
+        observed: (N, S, 63), `observed_trajectories`.
+    """
+    return root_mean_squared_error(trajectory, observed, axis=(0, 2))
+
+
+def rmse_by_emergence(forecast: np.ndarray, observed: np.ndarray, emerging: np.ndarray) -> dict[str, float]:
+    """Root mean squared error where a region emerges, `emerging`, and elsewhere, `quiet`; NaN where there is none.
+
+    Most tiles are quiet most of the time and easy, so an error over all of them says little of emergence.
+
+    Args:
+        forecast, observed: (N, 63).
+        emerging: (N, 63) bool.
+    """
+    return {
+        "emerging": root_mean_squared_error(forecast[emerging], observed[emerging]),
+        "quiet": root_mean_squared_error(forecast[~emerging], observed[~emerging]),
+    }
+
+
+def observed_trajectories(windows: SolaredWindows, steps: int) -> np.ndarray:
+    """(N, steps, 63) float32: continuum intensity at the steps after each window's last input step, in DN.
+
+    NaN where it was not observed, beyond a gap or after the last step.
+    """
+    trajectories = []
+    for region in windows.regions:
+        intensity = region.timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
+        first = region.starts + windows.input_steps
+        gap_after = np.array(region.gap_after)[first - 1]
+        ahead = first[:, None] + np.arange(steps)
+        known = intensity[np.minimum(ahead, len(intensity) - 1)]
+        trajectories.append(np.where((ahead < gap_after[:, None])[..., None], known, np.float32(np.nan)))
+    return np.concatenate(trajectories)

@@ -1,0 +1,74 @@
+"""A forecaster scored by the published protocol, beside persistence and the published networks."""
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from solared_hf.baselines import Persistence
+from solared_hf.errors import SolaredError, reason_of
+from solared_hf.evaluation.published_protocol import (
+    PROTOCOL_TILES,
+    PUBLISHED_SCORES,
+    ProtocolScore,
+    PublishedScore,
+    protocol_score,
+)
+from solared_hf.evaluation.tables import TabledResult, number_with_interval
+from solared_hf.forecasting import Forecaster
+from solared_hf.loading import dataset_identity, load_timelines
+
+
+@dataclass(frozen=True)
+class ProtocolScores(TabledResult):
+    """What was scored by the published protocol, and what the publications report."""
+
+    dataset: str
+    dataset_revision: str
+    protocol: str
+    scores: list[ProtocolScore]
+    published: list[PublishedScore]
+
+    def table(self) -> Table:
+        table = Table(
+            title="published protocol: RMSE in units of each region's intensity range",
+            caption=f"brackets: 90 % over the regions, which are only {len(PROTOCOL_TILES)}; recalibrated: shifted to "
+            "begin at an observation that the forecast cannot know, as the published scores are "
+            f"({', '.join(sorted({one.source for one in self.published}))}), so no measure of a forecast",
+        )
+        table.add_column("")
+        for name in (*(score.name for score in self.scores), *(f"{one.name},\npublished" for one in self.published)):
+            table.add_column(name, justify="right", overflow="fold")
+        for number in PROTOCOL_TILES:
+            table.add_row(f"AR{number}", *(f"{score.rmse_by_region[number]:.4f}" for score in self.scores))
+        table.add_section()
+        table.add_row(
+            "mean", *(number_with_interval(score.rmse, score.rmse_interval, ".4f", ".3f") for score in self.scores)
+        )
+        table.add_section()
+        both = (*self.scores, *self.published)
+        table.add_row("mean, recalibrated", *(f"{one.rmse_recalibrated:.4f}" for one in both))
+        return table
+
+
+def score_by_published_protocol(forecaster: Forecaster, dataset: str, revision: str | None = None) -> ProtocolScores:
+    """Score a forecaster and persistence on the test split of a dataset by the published protocol.
+
+    Raises:
+        SolaredError: there is no such dataset, it has no test split with the five regions, or they are not hourly.
+    """
+    identity = dataset_identity(dataset, revision)
+    try:
+        timelines = load_timelines(dataset, "test", revision)
+    except SolaredError as error:
+        raise SolaredError(
+            f"The published protocol needs the published test split ({reason_of(error)}); use a dataset built "
+            "from all published files."
+        ) from error
+    forecasters = {forecaster.name: forecaster, Persistence.name: Persistence()}
+    return ProtocolScores(
+        dataset=identity["dataset"],
+        dataset_revision=identity["revision"],
+        protocol="published",
+        scores=[protocol_score(one, timelines) for one in forecasters.values()],
+        published=list(PUBLISHED_SCORES),
+    )

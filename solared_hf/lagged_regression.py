@@ -1,0 +1,136 @@
+"""Regressions on tables as forecasters: the change of a tile's intensity from its own and its neighbours' past."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from solared_hf.baselines import Baseline, Persistence, check_cadence, check_reach, common_cadence
+from solared_hf.lagged_features import LONGEST_LAG, lagged_features, steps_per_hour
+from solared_hf.schema import CHANNELS, TARGET_CHANNEL
+from solared_hf.timelines import Timeline
+from solared_hf.windows import SolaredWindows
+
+_LEADS = timedelta(hours=24)
+# Windows closer to each other than this say nearly the same.
+_TRAIN_EVERY_HOURS = 2
+# Of the squared coefficients, for each row: chosen on the validation split.
+_RIDGE_PENALTY = 0.1
+
+
+class RidgeRegression(Baseline):
+    """Linear regression of the change from the last observed intensity on lagged features, for leads up to 24 h."""
+
+    name = "ridge regression"
+
+    def __init__(self, regression: Pipeline, leads: int, cadence: timedelta):
+        self.regression = regression
+        self.longest_trajectory = leads
+        self.cadence = cadence
+
+    @classmethod
+    def fit(cls, timelines: Sequence[Timeline]) -> "RidgeRegression":
+        """From the train split, in seconds.
+
+        Raises:
+            SolaredError: the cadences differ or do not divide an hour, or no region is longer than three days.
+        """
+        cadence = common_cadence(timelines)
+        leads = _LEADS // cadence
+        features, changes, weights = _training_rows(timelines, np.arange(1, leads + 1), cadence)
+        regression = make_pipeline(StandardScaler(copy=False), Ridge(_RIDGE_PENALTY * len(features), copy_X=False))
+        regression.fit(features, changes, ridge__sample_weight=weights)
+        return cls(regression, leads, cadence)
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        return self.trajectory(windows, windows.horizon_steps)[:, -1]
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        check_cadence(self, windows)
+        check_reach(self, steps)
+        changes = _predicted_changes(self.regression, windows, self.cadence)[..., :steps]
+        return Persistence().forecast(windows)[:, None] + changes.swapaxes(1, 2)
+
+
+class GradientBoostedTrees(Baseline):
+    """Gradient-boosted trees of the change from the last observed intensity on lagged features.
+
+    Trees know one lead. Those for the horizon of the windows they are asked about are fitted then, which takes
+    seconds, and kept.
+
+    Args:
+        timelines: the train split.
+    """
+
+    name = "gradient-boosted trees"
+    longest_trajectory = 0
+
+    def __init__(self, timelines: Sequence[Timeline]):
+        self.timelines = timelines
+        self.cadence = common_cadence(timelines)
+        self._by_steps: dict[int, HistGradientBoostingRegressor] = {}
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        check_cadence(self, windows)
+        changes = _predicted_changes(self._trees(windows.horizon_steps), windows, self.cadence)
+        return Persistence().forecast(windows) + changes
+
+    def _trees(self, steps: int) -> HistGradientBoostingRegressor:
+        if steps not in self._by_steps:
+            features, changes, weights = _training_rows(self.timelines, np.array([steps]), self.cadence)
+            self._by_steps[steps] = HistGradientBoostingRegressor(
+                max_iter=150,
+                learning_rate=0.06,
+                max_leaf_nodes=15,
+                min_samples_leaf=100,
+                max_bins=63,
+                # It would hold back rows of the regions it learns from, which say nothing about other regions.
+                early_stopping=False,
+                random_state=0,
+            ).fit(features, changes[:, 0], sample_weight=weights)
+        return self._by_steps[steps]
+
+
+def _training_rows(
+    timelines: Sequence[Timeline], leads: np.ndarray, cadence: timedelta
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (rows, features), changes of intensity in DN at each lead in steps (rows, leads), and weights (rows,).
+
+    A row is a tile of a window, where all leads were observed. Weights make regions count alike, however far their
+    intensity ranges, as the published measure has it.
+    """
+    hour = steps_per_hour(cadence)
+    windows = SolaredWindows(timelines, input_steps=LONGEST_LAG // cadence + 1, horizon=int(leads[-1]) * cadence)
+    features, changes, weights = [], [], []
+    for region in (region for region in windows.regions if len(region.starts)):
+        values = region.timeline.values
+        intensity = values[:, CHANNELS.index(TARGET_CHANNEL)]
+        first = region.starts[:: _TRAIN_EVERY_HOURS * hour]
+        last = first + windows.input_steps - 1
+        features.append(lagged_features(values, first, last, hour))
+        changes.append(intensity[last[:, None] + leads].swapaxes(1, 2) - intensity[last, :, None])
+        # A region that stays within 1 DN shall not outweigh all others.
+        span = max(np.nanmax(intensity) - np.nanmin(intensity), 1.0)
+        weights.append(np.full(changes[-1].shape[:2], span**-2.0))
+    features, changes, weights = (
+        np.concatenate([array.reshape(-1, *array.shape[2:]) for array in arrays])
+        for arrays in (features, changes, weights)
+    )
+    known = ~np.isnan(changes).any(axis=1)
+    return features[known], changes[known], weights[known] / weights[known].mean()
+
+
+def _predicted_changes(regression, windows: SolaredWindows, cadence: timedelta) -> np.ndarray:
+    """(N, 63), or (N, 63, leads) where the regression has several: region by region, for features take memory."""
+    hour = steps_per_hour(cadence)
+    changes = []
+    for region in (region for region in windows.regions if len(region.starts)):
+        last = region.starts + windows.input_steps - 1
+        features = lagged_features(region.timeline.values, region.starts, last, hour)
+        predicted = regression.predict(features.reshape(-1, features.shape[-1])).astype(np.float32)
+        changes.append(predicted.reshape(*features.shape[:2], *predicted.shape[1:]))
+    return np.concatenate(changes)

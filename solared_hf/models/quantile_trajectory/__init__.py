@@ -1,0 +1,1 @@
+"""Changes from the last observed intensity, from several scales of the past, with quantiles at every lead."""

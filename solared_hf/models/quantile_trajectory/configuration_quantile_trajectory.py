@@ -1,0 +1,191 @@
+"""Configuration of the quantile trajectory forecaster."""
+
+import math
+from dataclasses import field
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Spelled out rather than imported: this file travels with saved weights and must load without the package.
+CHANNELS = (
+    "power_2_3mhz",
+    "power_3_4mhz",
+    "power_4_5mhz",
+    "power_5_6mhz",
+    "unsigned_magnetic_flux",
+    "continuum_intensity",
+)
+
+
+@strict
+class QuantileTrajectoryConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`QuantileTrajectoryForPrediction`].
+
+    Args:
+        input_channels (`list[str]`, *optional*, defaults to all six channels in vocabulary order):
+            Names of the channels of `past_values`, in order. The target channel must be one of them, for the model
+            forecasts the change from its latest value.
+        target_channel (`str`, *optional*, defaults to `"continuum_intensity"`):
+            Name of the channel the prediction speaks about.
+        input_zero (`list[float]`, *optional*, defaults to zeros):
+            What 0 in physical units is in the (normalised) unit of `past_values`, one value per channel.
+        input_scale (`list[float]`, *optional*, defaults to ones):
+            A typical magnitude of each channel in the unit of `past_values`: where the inputs turn from linear to
+            logarithmic.
+        input_steps (`int`, *optional*, defaults to 120):
+            Number of steps windows are cut to. The model accepts any number of steps, and uses the latest
+            `lag_edges[-1]` of them.
+        horizon_hours (`float`, *optional*, defaults to 12.0):
+            Time from the last input step to the target, in hours: a whole number of steps, `config.horizon_steps`.
+        step_hours (`float`, *optional*, defaults to 1.0):
+            Spacing of the steps, in hours.
+        forecast_steps (`int`, *optional*, defaults to 24):
+            Number of steps after the last input step that the model forecasts.
+        quantile_levels (`list[float]`, *optional*, defaults to `[0.1, 0.25, 0.5, 0.75, 0.9]`):
+            Levels of the quantiles, rising and within 0 and 1, with the median among them.
+        lag_edges (`list[int]`, *optional*, defaults to `[3, 6, 9, 12, 18, 24, 36, 72]`):
+            Steps back from the end of the input at which the past is cut. The model sees the mean of each piece; the
+            first of them is "now".
+        num_tile_rows (`int`, *optional*, defaults to 7), num_tile_columns (`int`, *optional*, defaults to 9):
+            The grid of tiles, numbered row by row.
+        num_members (`int`, *optional*, defaults to 8):
+            Number of networks with weights of their own, whose mean is the forecast.
+        hidden_size (`int`, *optional*, defaults to 48):
+            Width of each member.
+        num_neighbour_features (`int`, *optional*, defaults to 16):
+            Number of features of a tile that its neighbours see.
+        num_layers (`int`, *optional*, defaults to 1):
+            Number of residual 3 x 3 convolutions over the grid.
+        num_modes (`int`, *optional*, defaults to 12):
+            Number of shapes in time that a trajectory is made of.
+        dropout (`float`, *optional*, defaults to 0.2):
+            Dropout of hidden features in training.
+        input_noise (`float`, *optional*, defaults to 0.2):
+            Standard deviation of the noise added to the standardised features in training.
+        input_dropout (`float`, *optional*, defaults to 0.05):
+            Share of the features that are missing, in all tiles, in training.
+        max_shift (`int`, *optional*, defaults to 2):
+            In training the patch is shifted by up to so many tiles, and mirrored between north and south, so that
+            forecasts do not hang on where in the patch a region emerged.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: a field has the wrong type, or two fields contradict each other.
+
+    Example:
+
+    ```python
+    >>> from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
+    >>> config = QuantileTrajectoryConfig(horizon_hours=6)
+    >>> config.num_channels, config.num_tiles, config.horizon_steps
+    (6, 63, 6)
+
+    ```
+    """
+
+    model_type = "quantile_trajectory"
+    # The Trainer evaluates what is at the horizon, and would gather whole trajectories beside it.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["trajectory_outputs", "quantile_outputs"]
+
+    input_channels: list[str] | tuple[str, ...] = field(default_factory=lambda: list(CHANNELS))
+    target_channel: str = "continuum_intensity"
+    input_zero: list[float] | None = None
+    input_scale: list[float] | None = None
+    input_steps: int = 120
+    horizon_hours: float | int = 12.0
+    step_hours: float | int = 1.0
+    forecast_steps: int = 24
+    quantile_levels: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5, 0.75, 0.9])
+    lag_edges: list[int] = field(default_factory=lambda: [3, 6, 9, 12, 18, 24, 36, 72])
+    num_tile_rows: int = 7
+    num_tile_columns: int = 9
+    num_members: int = 8
+    hidden_size: int = 48
+    num_neighbour_features: int = 16
+    num_layers: int = 1
+    num_modes: int = 12
+    dropout: float | int = 0.2
+    input_noise: float | int = 0.2
+    input_dropout: float | int = 0.05
+    max_shift: int = 2
+
+    def __post_init__(self, **kwargs):
+        # A saved config comes back with lists and floats; one that was just built must not differ from it.
+        self.input_channels = list(self.input_channels)
+        self.horizon_hours = float(self.horizon_hours)
+        self.step_hours = float(self.step_hours)
+        self.input_zero = [0.0] * self.num_channels if self.input_zero is None else self.input_zero
+        self.input_scale = [1.0] * self.num_channels if self.input_scale is None else self.input_scale
+        num_channels = kwargs.pop("num_channels", self.num_channels)
+        if num_channels != self.num_channels:
+            raise ValueError(
+                f"num_channels={num_channels} contradicts the {self.num_channels} names in input_channels; leave "
+                "num_channels out and pass input_channels with one name per channel."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_channels(self) -> int:
+        """`int`: The number of channels of `past_values`."""
+        return len(self.input_channels)
+
+    @property
+    def num_tiles(self) -> int:
+        """`int`: The number of tiles of a patch."""
+        return self.num_tile_rows * self.num_tile_columns
+
+    @property
+    def horizon_steps(self) -> int:
+        """`int`: The number of steps from the last input step to the target."""
+        return round(self.horizon_hours / self.step_hours)
+
+    def validate_channels(self):
+        """Part of `@strict`: the input channels are named, once each, and the target is one of them."""
+        if len(set(self.input_channels)) != len(self.input_channels):
+            raise ValueError(
+                f"input_channels must name each channel only once, got {self.input_channels}; remove the duplicates."
+            )
+        if self.target_channel not in self.input_channels:
+            raise ValueError(
+                f"This model forecasts the change of {self.target_channel}, so that must be one of input_channels, "
+                f"got {self.input_channels}; add it."
+            )
+        if not len(self.input_zero) == len(self.input_scale) == self.num_channels or min(self.input_scale) <= 0:
+            raise ValueError(
+                f"input_zero={self.input_zero} and input_scale={self.input_scale} need one value for each of the "
+                f"{self.num_channels} input channels, the scales above 0."
+            )
+
+    def validate_quantile_levels(self):
+        """Part of `@strict`: the quantiles rise about the median."""
+        levels = self.quantile_levels
+        if 0.5 not in levels or sorted(set(levels)) != levels or not 0 < levels[0] <= levels[-1] < 1:
+            raise ValueError(f"quantile_levels={levels} must rise, lie between 0 and 1, and hold the median, 0.5.")
+
+    def validate_lag_edges(self):
+        """Part of `@strict`: the past is cut at rising steps."""
+        if not self.lag_edges or sorted(set(self.lag_edges)) != self.lag_edges or self.lag_edges[0] < 1:
+            raise ValueError(f"lag_edges={self.lag_edges} must be rising numbers of steps, the first at least 1.")
+
+    def validate_steps(self):
+        """Part of `@strict`: there is an input, and the trajectory has a step at the horizon."""
+        if self.input_steps < 1:
+            raise ValueError(f"input_steps={self.input_steps} must be at least 1.")
+        # NaN fails these too.
+        if not (0 < self.horizon_hours < float("inf") and 0 < self.step_hours < float("inf")):
+            raise ValueError(
+                f"horizon_hours={self.horizon_hours} and step_hours={self.step_hours} must be positive and finite; a "
+                "forecast speaks about times after its input."
+            )
+        steps = self.horizon_hours / self.step_hours
+        if not (1 <= self.horizon_steps <= self.forecast_steps and math.isclose(steps, self.horizon_steps)):
+            raise ValueError(
+                f"horizon_hours={self.horizon_hours} must be a whole number of steps of {self.step_hours} h, and at "
+                f"most the {self.forecast_steps} of forecast_steps; choose such a horizon or raise forecast_steps."
+            )
+
+
+QuantileTrajectoryConfig.register_for_auto_class()
+
+__all__ = ["QuantileTrajectoryConfig"]

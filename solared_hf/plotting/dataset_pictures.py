@@ -1,0 +1,140 @@
+"""All pictures of a dataset: those that can be made of what is known of its regions."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from solared_hf.errors import SolaredError
+from solared_hf.plotting.regions import (
+    WITHIN_COLOURS,
+    plot_availability,
+    plot_distributions,
+    plot_latitudes,
+    plot_lifetimes,
+    plot_timeline,
+)
+from solared_hf.plotting.style import Picture, Pictures, mark_as_simulated
+from solared_hf.schema import CHANNELS
+from solared_hf.splits import SPLITS
+from solared_hf.timelines import Timeline
+
+_NOAA_AXES = {
+    "noaa_latitude": ("latitude", "degrees, north positive"),
+    "noaa_longitude": ("longitude at emergence", "degrees, west positive"),
+    "noaa_area": ("largest area", "millionths of a hemisphere"),
+}
+_LABEL_CHARACTERS = 36
+
+
+def dataset_pictures(
+    catalog: Iterable[Mapping], timelines: Iterable[Timeline], simulated: bool = False, ar_number: int | None = None
+) -> Pictures:
+    """Draw a dataset.
+
+    Args:
+        catalog: rows of the `catalog` config (`schema.catalog_features`), one a region.
+        timelines: the regions of the catalog.
+        simulated: whether they are simulated, which every picture then says.
+        ar_number: region whose timeline is shown; by default the one of the first split that darkens most.
+
+    Raises:
+        SolaredError: there is no region of that number.
+    """
+    rows = sorted(catalog, key=lambda row: (SPLITS.index(row["split"]), row["ar_number"]))
+    by_number = {timeline.ar_number: timeline for timeline in timelines}
+    regions = [by_number[row["ar_number"]] for row in rows]
+    splits = np.array([row["split"] for row in rows])
+    shown = _shown_region([region for region, split in zip(regions, splits, strict=True) if split == splits[0]])
+    if ar_number is not None:
+        if ar_number not in by_number:
+            raise SolaredError(f"The dataset has no region AR{ar_number}; it has {', '.join(map(str, by_number))}.")
+        shown = by_number[ar_number]
+
+    pictures, left_out = _noaa_pictures(rows, splits)
+    facts = {axes: _column(rows, name) for name, axes in _NOAA_AXES.items()} | _measured_facts(regions)
+    left_out += [f"boxplots of {name}" for (name, _), values in facts.items() if np.isnan(values).all()]
+    facts = {
+        textwrap.fill(f"{name} ({unit})", _LABEL_CHARACTERS): values
+        for (name, unit), values in facts.items()
+        if not np.isnan(values).all()
+    }
+    pictures += [
+        Picture(
+            "distributions.png",
+            plot_distributions(facts, splits),
+            "The regions by split. Boxes are quartiles, whiskers reach the extremes, each mark is a region. Flux and "
+            "intensity are the extremes over all tiles and steps; hours are those of the steps without any NaN.",
+        ),
+        Picture(
+            f"timeline_AR{shown.ar_number}.png",
+            plot_timeline(shown, f"AR{shown.ar_number}"),
+            f"Intensity and flux of every tile of AR{shown.ar_number}. {WITHIN_COLOURS} % are within the "
+            "range of the colours.",
+        ),
+        Picture(
+            "availability.png",
+            plot_availability(regions, splits),
+            "What was observed of each region, step by step.",
+        ),
+    ]
+    if simulated:
+        for picture in pictures:
+            mark_as_simulated(picture.figure)
+    why = "Left out, because the catalog has no NOAA facts for them: "
+    return Pictures(pictures, f"{why}{', '.join(left_out)}." if left_out else "")
+
+
+def _noaa_pictures(rows: Sequence[Mapping], splits: np.ndarray) -> tuple[list[Picture], list[str]]:
+    """Those that show nothing but what NOAA reports, and the names of those of which nothing is known."""
+    pictures, left_out = [], []
+    times = np.array([row["noaa_emergence_time"] for row in rows], dtype="datetime64[ms]")
+    latitudes = _column(rows, "noaa_latitude")
+    located = ~np.isnat(times) & ~np.isnan(latitudes)
+    if located.any():
+        figure = plot_latitudes(times[located], latitudes[located], splits[located])
+        caption = f"Latitude and time of emergence, as NOAA first reported them, of {_count(located)}."
+        pictures.append(Picture("latitudes.png", figure, caption))
+    else:
+        left_out.append("latitude against time of emergence")
+    days = _column(rows, "noaa_lifetime_days")
+    lived = ~np.isnan(days)
+    if lived.any():
+        figure = plot_lifetimes(days[lived].astype(int), splits[lived])
+        caption = f"Days from the first to the last of NOAA's reports, both counted, of {_count(lived)}."
+        pictures.append(Picture("lifetimes.png", figure, caption))
+    else:
+        left_out.append("lifetimes")
+    return pictures, left_out
+
+
+def _shown_region(regions: Sequence[Timeline]) -> Timeline:
+    return min(regions, key=lambda region: np.nanmin(_channel(region, "continuum_intensity"), initial=np.inf))
+
+
+def _measured_facts(regions: Sequence[Timeline]) -> dict[tuple[str, str], np.ndarray]:
+    """What the timelines themselves say of each region, by name and unit."""
+    fluxes, intensities = (
+        [_channel(region, name) for region in regions] for name in ("unsigned_magnetic_flux", "continuum_intensity")
+    )
+    facts = {
+        ("largest flux of a tile", "G"): [np.nanmax(flux) for flux in fluxes],
+        ("lowest intensity of a tile", "DN"): [np.nanmin(intensity) for intensity in intensities],
+        ("observed in all tiles", "hours"): [
+            (len(region) - region.nan_steps) * region.cadence.total_seconds() / 3600 for region in regions
+        ],
+    }
+    return {name: np.array(values, dtype=np.float64) for name, values in facts.items()}
+
+
+def _channel(region: Timeline, channel: str) -> np.ndarray:
+    return region.values[:, CHANNELS.index(channel)]
+
+
+def _column(rows: Sequence[Mapping], name: str) -> np.ndarray:
+    """One fact of each region, NaN where it is not known."""
+    return np.array([row[name] for row in rows], dtype=np.float64)
+
+
+def _count(known: np.ndarray) -> str:
+    return f"all {len(known)} regions" if known.all() else f"{known.sum()} of {len(known)} regions"

@@ -1,0 +1,152 @@
+"""Pictures of the forecast of a region, against what was observed."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from solared_hf.evaluation.errors import root_mean_squared_error
+from solared_hf.plotting.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    WIDTH,
+    broken_at_gaps,
+    label_days,
+    styled,
+    tile_name,
+)
+from solared_hf.schema import CHANNELS, TARGET_CHANNEL, TILE_COLUMNS, TILE_ROWS
+from solared_hf.timelines import Timeline
+
+# Moments that a picture can mark, as its legend calls them.
+ONSET, ALARM, NOAA = "onset observed", "alarm issued", "first reported by NOAA (UTC)"
+_MARKS = {
+    ONSET: {"color": BLACK, "linestyle": "--"},
+    ALARM: {"color": VERMILION, "linestyle": "-"},
+    NOAA: {"color": GREEN, "linestyle": "-."},
+}
+_FORECAST_COLOURS = (BLUE, ORANGE, PURPLE, GREY)
+_BEFORE = np.timedelta64(24, "h")
+# DN; axes that reach less far would make noise look like an emergence.
+_SMALLEST_SPAN = 2_000.0
+
+
+def strongest_row(intensity: np.ndarray) -> range:
+    """The seven inner tiles of the row in which the intensity varies most.
+
+    Args:
+        intensity: (T, 63), NaN where not observed.
+
+    >>> intensity = np.zeros((2, 63))
+    >>> intensity[1, 40] = -500
+    >>> strongest_row(intensity)
+    range(37, 44)
+    """
+    observed = np.ma.masked_invalid(intensity).reshape(-1, TILE_ROWS, TILE_COLUMNS)[:, :, 1:-1]
+    first = int(observed.var(axis=0, dtype=np.float64).sum(axis=1).filled(0).argmax()) * TILE_COLUMNS + 1
+    return range(first, first + TILE_COLUMNS - 2)
+
+
+@styled()
+def plot_forecast(
+    timeline: Timeline,
+    target_times: np.ndarray,
+    forecasts: Mapping[str, np.ndarray],
+    tiles: Sequence[int],
+    title: str,
+    band: tuple[np.ndarray, np.ndarray] | None = None,
+    marks: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """Forecasts of one region against what was observed.
+
+    On top the maps (south at the bottom, east at the left) of the observed intensity and of the first forecast at the
+    time when one of the tiles was darkest, or of the forecast alone where nothing was observed; below, intensity
+    against time for each of the tiles.
+
+    Args:
+        timeline: what was observed.
+        target_times: (N,) datetime64[ms] that the forecasts are for, increasing, naive TAI.
+        forecasts: (N, 63) in DN by name, four at most; the first one is mapped.
+        tiles: those to show, out of 0..62.
+        title: what the picture is called.
+        band: lower and upper end of the first forecast's 80 % interval, each (N, 63) in DN.
+        marks: (63,) datetime64[ms] by name (`ONSET`, `ALARM` or `NOAA`): when it happened in each tile, NaT where not.
+    """
+    marks = marks or {}
+    observed = timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
+    targets = _values_at(target_times, timeline.times, observed)
+    name, forecast = next(iter(forecasts.items()))
+    known = targets[:, tiles] if np.isfinite(targets[:, tiles]).any() else forecast[:, tiles]
+    darkest = np.unravel_index(np.nanargmin(known), known.shape)[0]
+
+    figure = Figure(figsize=(WIDTH, 4.5 + 1.2 * len(tiles)))
+    figure.suptitle(title)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3.4, 1 + 1.2 * len(tiles)])
+    maps = {"observed": targets[darkest], name: forecast[darkest]}
+    _draw_maps(top, {label: values for label, values in maps.items() if np.isfinite(values).any()}, tiles)
+    top.supxlabel(f"maps at {_minute(target_times[darkest])} TAI", fontsize="medium")
+
+    panels = bottom.subplots(len(tiles), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, tile in zip(panels, tiles, strict=True):
+        axes.plot(*broken_at_gaps(timeline.times, observed[:, tile]), color=BLACK, linewidth=1.8, label="observed")
+        for colour, (label, values) in zip(_FORECAST_COLOURS, forecasts.items(), strict=False):
+            axes.plot(*broken_at_gaps(target_times, values[:, tile]), color=colour, linewidth=1.4, label=label)
+        if band is not None:
+            times, ends = broken_at_gaps(target_times, np.stack([end[:, tile] for end in band], axis=1))
+            axes.fill_between(times, *ends.T, color=BLUE, alpha=0.25, linewidth=0, label="80 % interval")
+        for label, times in marks.items():
+            if not np.isnat(times[tile]):
+                axes.axvline(times[tile], linewidth=1.8, **_MARKS[label])
+        axes.set_title(tile_name(tile), loc="left")
+        if np.isfinite(targets[:, tile]).any():
+            errors = {label: root_mean_squared_error(of[:, tile], targets[:, tile]) for label, of in forecasts.items()}
+            text = ", ".join(f"{label} {error:.0f} DN" for label, error in errors.items())
+            axes.set_title(f"RMSE: {text}", loc="right", fontsize="small")
+        middle, half = np.mean(axes.get_ylim()), np.ptp(axes.get_ylim()) / 2
+        axes.set_ylim(middle - max(half, _SMALLEST_SPAN / 2), middle + max(half, _SMALLEST_SPAN / 2))
+
+    happened = {label: times[list(tiles)] for label, times in marks.items() if not np.isnat(times[list(tiles)]).all()}
+    first = min([target_times[0], *(np.nanmin(times) for times in happened.values())])
+    axes.set_xlim(first - _BEFORE, max(target_times[-1], timeline.times[-1]))
+    axes.set_xlabel("time (TAI)")
+    label_days(axes)
+    bottom.supylabel("continuum intensity (DN)")
+    handles, labels = axes.get_legend_handles_labels()
+    handles += [Line2D([], [], linewidth=1.8, **_MARKS[label]) for label in happened]
+    bottom.legend(handles, [*labels, *happened], loc="outside upper center", ncols=3)
+    return figure
+
+
+def _draw_maps(figure: SubFigure, maps: Mapping[str, np.ndarray], tiles: Sequence[int]) -> None:
+    """Maps of all tiles side by side in one scale; those that are shown below are framed."""
+    limit = max(np.nanmax(np.abs(values), initial=1) for values in maps.values())
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (label, values) in zip(panels, maps.items(), strict=True):
+        image = axes.imshow(
+            values.reshape(TILE_ROWS, TILE_COLUMNS), origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit
+        )
+        for tile in tiles:
+            row, column = divmod(tile, TILE_COLUMNS)
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BLACK, linewidth=1))
+        axes.grid(visible=False)
+        axes.set(title=label, xlabel="column, east to west", ylabel="row, south to north")
+        axes.set_xticks(range(TILE_COLUMNS))
+        axes.set_yticks(range(TILE_ROWS), range(1, TILE_ROWS + 1))
+    figure.colorbar(image, ax=list(panels), label="continuum\nintensity (DN)")
+
+
+def _values_at(wanted: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N, ...) the values at the wanted times, NaN where there is no step."""
+    steps = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
+    return np.where((times[steps] == wanted)[:, None], values[steps], np.float32(np.nan))
+
+
+def _minute(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[m]")).replace("T", " ")

@@ -1,0 +1,47 @@
+"""Pictures of training."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from solared_hf.plotting.style import SPLIT_COLOURS, SPLIT_MARKERS, WIDTH, styled
+
+
+@styled()
+def plot_training(log: Sequence[Mapping], persistence_dn: float, best_step: int | None) -> Figure:
+    """The loss against steps of training, and below it the error on the validation split beside that of persistence.
+
+    Losses differ from family to family, and some cannot be had for persistence, so what is to be beaten is shown for
+    the root mean squared error at the horizon, which can.
+
+    Args:
+        log: what the Trainer logged: entries with `step` and `loss`, or `eval_loss` and `eval_rmse_dn`.
+        persistence_dn: root mean squared error of persistence on the validation split, in DN.
+        best_step: the step whose weights were kept, which is marked; None where none was chosen.
+    """
+    figure = Figure(figsize=(WIDTH, 7))
+    losses, errors = figure.subplots(2, 1, sharex=True)
+    for axes, label, key in (
+        (losses, "train", "loss"),
+        (losses, "validation", "eval_loss"),
+        (errors, "validation", "eval_rmse_dn"),
+    ):
+        logged = [entry for entry in log if key in entry]
+        if logged:
+            steps, values = ([entry[name] for entry in logged] for name in ("step", key))
+            style = {"color": SPLIT_COLOURS[label], "marker": SPLIT_MARKERS[label], "markersize": 3}
+            # The validation split has one entry in the legend, though a line in both.
+            axes.plot(steps, values, label=label if axes is losses else None, **style)
+    errors.axhline(persistence_dn, color="black", linestyle="--", label="persistence, validation")
+    if best_step is not None:
+        for axes in (losses, errors):
+            label = f"best step: {best_step}" if axes is errors else None
+            axes.axvline(best_step, color="grey", linestyle=":", label=label)
+    losses.set(ylabel="loss", yscale="log")
+    errors.set(xlabel="step of training", ylabel="validation RMSE (DN)", yscale="log")
+    errors.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for axes in (losses, errors):
+        axes.grid(which="both")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure

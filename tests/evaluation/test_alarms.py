@@ -1,0 +1,268 @@
+"""Alarms and their leads on hand-made declines, issued by forecasters of which it is known what they can see."""
+
+import math
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from dataset_builder.published import read_timeline
+from solared_hf.baselines import Persistence
+from solared_hf.errors import SolaredError
+from solared_hf.evaluation.alarms import (
+    AlarmLead,
+    EmergenceScore,
+    add_up,
+    alarm_scale,
+    forecast_trajectories,
+    issue_alarms,
+    lagged_trajectories,
+    rate_intervals,
+    score_alarms,
+)
+from solared_hf.evaluation.breakdowns import observed_trajectories
+from solared_hf.evaluation.emergence import observed_onsets
+from solared_hf.windows import SolaredWindows
+
+SCALE_DN = 1600
+HOUR = np.timedelta64(1, "h")
+
+
+class Perfect:
+    """Knows the future, so many steps of it; with no steps, at the windows' horizon only."""
+
+    name = "perfect"
+
+    def __init__(self, longest_trajectory: float):
+        self.longest_trajectory = longest_trajectory
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        return windows.observed_targets
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        assert steps <= self.longest_trajectory
+        return observed_trajectories(windows, steps)
+
+
+@pytest.fixture
+def emerging(make_timeline):
+    """A flat region of 150 hours in which some tiles decline by 100 DN an hour for 16 hours.
+
+    That is the region's range, so the gradient is -0.0625, and the onset is one hour before the bend: it is -0.1, -0.3
+    and -0.5 times that two hours before the bend, one hour before, and at the bend.
+    """
+
+    def make(bends: dict[int, int], ar_number: int = 90001, **options):
+        timeline = make_timeline(ar_number, steps=150, **options)
+        hours = (timeline.times - timeline.times[0]) / HOUR
+        timeline.values[:, 5] = 0
+        for tile, bend in bends.items():
+            timeline.values[:, 5, tile] = -100 * np.clip(hours - bend, 0, 16)
+        return timeline
+
+    return make
+
+
+def cut(timelines, **options) -> SolaredWindows:
+    return SolaredWindows(timelines, input_steps=24, require_target=False, **options)
+
+
+def leads_of(forecaster, windows, **options) -> dict[int, float]:
+    """Lead in hours of each tile with an onset that has had an alarm, and a check that no other tile has had one."""
+    alarms = issue_alarms(windows, forecast_trajectories(forecaster, windows), SCALE_DN, **options)
+    score = add_up(score_alarms(windows, alarms).values())
+    assert score.false_alarms == score.undecided == 0
+    return {lead.tile: lead.hours for lead in score.leads}
+
+
+def test_persistence_detects_late_by_its_margin(emerging):
+    timeline = emerging({5: 70, 6: 90, 7: 10})
+    assert observed_onsets(timeline)[[5, 6, 7]].tolist() == timeline.times[[69, 89, 9]].tolist()
+    # One step after the bend is enough: held, its 100 DN are -0.2 times 0.0625 an hour for 4 h. That is two hours
+    # after the onset, and available another four hours later.
+    windows = cut(timeline)
+    alarms = issue_alarms(windows, forecast_trajectories(Persistence(), windows), SCALE_DN)[90001]
+    assert alarms.dtype == "datetime64[ms]"
+    assert alarms[[5, 6]].tolist() == (timeline.times[[71, 91]] + 4 * HOUR).tolist()
+    assert np.isnat(np.delete(alarms, [5, 6])).all()
+    score = score_alarms(windows, {90001: alarms})[90001]
+    leads = (AlarmLead(90001, 5, -6.0), AlarmLead(90001, 6, -6.0))
+    assert score == EmergenceScore(late=2, quiet=60, already_emerged=1, leads=leads)
+
+
+@pytest.mark.parametrize(("steps", "lead"), [(24, 17), (12, 5), (8, 1), (7, 0), (1, -6)])
+def test_a_perfect_trajectory_leads_by_what_it_reaches(emerging, steps, lead):
+    # The stay of four steps from the onset on has to be in sight, so the last one lies three hours after the onset;
+    # it takes four hours until a path is available. Persistence is never faster than six hours late.
+    windows = cut(emerging({5: 70, 6: 90, 7: 10}))
+    assert leads_of(Perfect(steps), windows) == {5: lead, 6: lead}
+
+
+def test_a_single_horizon_sees_as_far_as_it_reaches(emerging):
+    windows = cut(emerging({5: 70, 6: 90, 7: 10}))
+    assert leads_of(Perfect(0), windows) == leads_of(Perfect(12), windows) == {5: 5, 6: 5}
+    assert leads_of(Perfect(0), cut(emerging({5: 70}), horizon=timedelta(hours=24))) == {5: 17}
+    # No more than WARNING_PERIOD is looked at, however far a forecaster reaches.
+    assert leads_of(Perfect(math.inf), windows) == {5: 17, 6: 17}
+
+
+def test_other_cadences(emerging):
+    windows = cut(emerging({5: 45}, cadence=timedelta(minutes=30)))
+    assert forecast_trajectories(Persistence(), windows).shape == (len(windows), 48, 63)
+    # 9 steps reach 2 h, their neighbours 2.5 h; the onset is 1.5 h before the bend, where -0.0625 (1 + 0.5) / 9 is
+    # steep and -0.0625 (0.5 + 0) / 9 half an hour earlier is not. The last of its 8 steps is 3.5 h later.
+    timeline = windows.regions[0].timeline
+    assert observed_onsets(timeline)[5] == timeline.times[87]
+    assert leads_of(Perfect(48), windows) == {5: 24 - 3.5 - 4}
+
+
+def test_lagged_trajectories_know_what_was_said_before(make_timeline):
+    windows = SolaredWindows(make_timeline(90001, steps=40, missing=[20]), input_steps=4, require_target=False)
+    last = ((windows.last_input_times - windows.regions[0].timeline.times[0]) / HOUR).astype(int)
+    assert last.tolist() == [*range(3, 20), *range(24, 40)]
+    # Each forecast is the hour it was issued at.
+    known = lagged_trajectories(windows, np.repeat(last[:, None], 63, axis=1).astype(np.float32))
+    assert known.shape == (33, 12, 63)
+    for issued, path in zip(last, known[..., 17], strict=True):
+        said = [hour if hour in last else np.nan for hour in range(issued - 11, issued + 1)]
+        np.testing.assert_array_equal(path, said)
+
+
+def test_alarms_do_not_see_what_comes_later(emerging):
+    timeline = emerging({5: 60, 6: 100})
+    changed = emerging({5: 60, 6: 100})
+    changed.values[71:, 5] = np.random.default_rng(1).normal(0, 500, (79, 63))
+    before = timeline.times[70] + 4 * HOUR
+    for horizon in (6, 12):
+        alarms, others = (
+            issue_alarms(windows, forecast_trajectories(Persistence(), windows), SCALE_DN)[90001]
+            for windows in (cut(one, horizon=timedelta(hours=horizon)) for one in (timeline, changed))
+        )
+        assert alarms[5] == others[5] < before
+        assert np.isnat(alarms).sum() == 61
+        assert (others[others <= before] == others[5]).all()
+
+
+def test_what_began_before_the_first_issue_is_no_alarm(emerging):
+    timeline = emerging({5: 80})
+    # Steep from before the first issue until hour 70: 1200 DN at 20 DN an hour, -0.0125.
+    timeline.values[:, 5, 8] = -20 * np.clip(np.arange(150) - 10, 0, 60)
+    windows = cut(timeline)
+    alarms = issue_alarms(windows, forecast_trajectories(Perfect(24), windows), SCALE_DN)[90001]
+    assert np.flatnonzero(~np.isnat(alarms)).tolist() == [5]
+    # The first window ends at hour 23; an onset later than that is one, also if no issue is in time for it.
+    timeline = emerging({5: 24, 6: 25, 7: 28, 8: 29})
+    windows = cut(timeline)
+    alarms = issue_alarms(windows, forecast_trajectories(Perfect(24), windows), SCALE_DN)[90001]
+    assert np.isnat(alarms[5])
+    assert (alarms[6:9] == timeline.times[27]).all()
+    score = score_alarms(windows, {90001: alarms})[90001]
+    assert (score.already_emerged, score.hits, score.lead_hours) == (3, 1, [1])
+
+
+def test_threshold_and_scale(emerging):
+    windows = cut(emerging({5: 70}))
+    assert leads_of(Persistence(), windows) == {5: -6}
+    alarms = {
+        factor: issue_alarms(windows, forecast_trajectories(Perfect(24), windows), SCALE_DN, threshold=-0.01 * factor)
+        for factor in (0.01, 1, 7)
+    }
+    # A more sensitive threshold sees the bend from two hours away, not from one; -0.0625 never reaches -0.07.
+    assert alarms[0.01][90001][5] == alarms[1][90001][5] - HOUR
+    assert np.isnat(alarms[7][90001]).all()
+    larger = issue_alarms(windows, forecast_trajectories(Perfect(24), windows), 7 * SCALE_DN)[90001]
+    assert np.isnat(larger).all()
+
+
+def test_the_scale_is_the_median_range_of_the_train_regions(make_timeline):
+    timelines = [make_timeline(90000 + number, steps=5) for number in range(5)]
+    for timeline, extent in zip(timelines, (100, 700, 300, 5000, np.nan), strict=True):
+        timeline.values[:, 5] = 0
+        timeline.values[2, 5, 7] = extent
+        timeline.values[3, 5, 8] = np.nan
+    timelines[4].values[:, 5] = np.nan
+    assert alarm_scale(timelines) == 500
+
+
+def test_outcomes_of_hand_made_alarms(emerging):
+    timeline = emerging(dict.fromkeys(range(6), 101) | {6: 20, 7: 20})
+    windows = cut(timeline)
+    alarms = np.full(63, np.datetime64("NaT", "ms"))
+    onset, end = timeline.times[100], timeline.times[-1]
+    assert (observed_onsets(timeline)[:6] == onset).all()
+    alarms[:5] = onset - HOUR * np.array([24, 25, 1, 0, -30])
+    alarms[7] = timeline.times[30]
+    alarms[10:13] = timeline.times[30], end - 24 * HOUR, end - 23 * HOUR
+    score = score_alarms(windows, {90001: alarms})[90001]
+    assert score == EmergenceScore(
+        hits=2,
+        late=2,
+        missed=2,
+        premature=1,
+        false_alarms=3,
+        undecided=1,
+        quiet=52,
+        already_emerged=2,
+        leads=tuple(AlarmLead(90001, tile, lead) for tile, lead in ((0, 24.0), (2, 1.0), (3, 0.0), (4, -30.0))),
+    )
+    assert score.lead_hours == [1, 24]
+    assert score.hit_rate == 2 / 6
+    assert score.false_alarm_ratio == 3 / 7
+    assert score.false_alarm_rate == 2 / 54
+
+
+def test_regions_add_up(emerging):
+    timelines = [emerging({5: 70}, 90001), emerging({5: 70, 6: 80}, 90002), emerging({}, 90003)]
+    timelines[2].values[60:, 5, 3] = -300  # an onset by the scale, but not by the range of the region
+    timelines[2].values[0, 5, 4] = 12_000  # which emerged at once
+    windows = cut(timelines)
+    alarms = issue_alarms(windows, forecast_trajectories(Perfect(24), windows), SCALE_DN)
+    scores = score_alarms(windows, alarms)
+    assert list(alarms) == list(scores) == [90001, 90002, 90003]
+    assert [score.hits for score in scores.values()] == [1, 2, 0]
+    assert [score.false_alarms for score in scores.values()] == [0, 0, 1]
+    total = add_up(scores.values())
+    assert (total.hits, total.false_alarms, total.quiet) == (3, 1, 62 + 61 + 61)
+    assert [(lead.ar_number, lead.tile) for lead in total.leads] == [(90001, 5), (90002, 5), (90002, 6)]
+    assert total.false_alarm_ratio == 1 / 4
+    assert add_up([]) == EmergenceScore()
+
+
+def test_shares_of_nothing():
+    score = EmergenceScore()
+    assert np.isnan([score.hit_rate, score.false_alarm_ratio, score.false_alarm_rate]).all()
+    assert rate_intervals([score, score]) == dict.fromkeys(("hit_rate", "false_alarm_ratio", "false_alarm_rate"))
+
+
+def test_intervals_over_regions():
+    # Regions of one onset each, half of them warned of: the interval of the mean of 20 fair coins.
+    scores = [EmergenceScore(hits=number % 2, missed=1 - number % 2, quiet=9) for number in range(20)]
+    intervals = rate_intervals([*scores, *[EmergenceScore(quiet=63)] * 30])
+    assert intervals["hit_rate"] == pytest.approx((0.3, 0.7), abs=0.051)
+    assert intervals["false_alarm_ratio"] == (0, 0)
+    assert intervals["false_alarm_rate"] == (0, 0)
+    assert rate_intervals(scores[:1])["hit_rate"] is None
+
+
+def test_trajectories_are_those_of_the_windows(emerging):
+    windows = cut(emerging({5: 70}))
+    with pytest.raises(SolaredError, match="127 windows, but forecasts of 126"):
+        issue_alarms(windows, np.zeros((126, 24, 63), np.float32), SCALE_DN)
+
+
+def test_real_regions(published_dir):
+    windows = SolaredWindows(
+        [read_timeline(published_dir / f"AR{number}") for number in (11521, 12219, 12275, 12571)], require_target=False
+    )
+    persistence, perfect = (
+        add_up(score_alarms(windows, issue_alarms(windows, trajectories, scale_dn=6677)).values())
+        for trajectories in (forecast_trajectories(Persistence(), windows), observed_trajectories(windows, 24))
+    )
+    assert (persistence.hits, persistence.late, persistence.missed) == (0, 9, 11)
+    assert max(lead.hours for lead in persistence.leads) <= -6
+    assert (perfect.hits, perfect.late, perfect.missed) == (8, 0, 12)
+    assert 12 < np.median(perfect.lead_hours) <= 17
+    for score in (persistence, perfect):
+        tiles = score.onsets + score.tiles_without_onset + score.undecided + score.already_emerged
+        assert tiles == 63 * len(windows.regions)
+    assert perfect.already_emerged == persistence.already_emerged

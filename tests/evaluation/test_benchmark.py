@@ -1,0 +1,241 @@
+"""The benchmark: every forecaster on the same windows, everything told, tables that can be read."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from dataset_builder.build import build_dataset
+from dataset_builder.published import write_published
+from dataset_builder.simulate import simulate_region
+from dataset_builder.sources import PublishedSource
+from solared_hf.baselines import Baseline, Climatology, DampedPersistence, Persistence
+from solared_hf.errors import SolaredError
+from solared_hf.evaluation.alarms import add_up, alarm_scale, forecast_trajectories, issue_alarms, score_alarms
+from solared_hf.evaluation.benchmark import benchmark, trained_models
+from solared_hf.evaluation.breakdowns import observed_trajectories
+from solared_hf.evaluation.published_protocol import PROTOCOL_TILES, protocol_score
+from solared_hf.forecasting import ModelForecaster
+from solared_hf.loading import load_timelines
+from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
+    SpatioTemporalAttentionConfig,
+)
+from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
+    SpatioTemporalAttentionForPrediction,
+)
+from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.schema import CHANNELS
+from solared_hf.windows import SolaredWindows
+
+BASELINES = ["persistence", "climatology", "damped persistence", "ridge regression", "gradient-boosted trees"]
+TRAIN_NUMBERS = (11130, 11149)
+
+
+class Oracle(Baseline):
+    """Knows what will be observed, and persistence where nothing will be; its quantiles lie 100 DN about it."""
+
+    name = "oracle"
+    quantile_levels = (0.1, 0.5, 0.9)
+
+    def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        return self.trajectory(windows, windows.horizon_steps)[:, -1]
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        observed = observed_trajectories(windows, steps)
+        return np.where(np.isnan(observed), Persistence().trajectory(windows, steps), observed)
+
+    def quantiles(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        return self.trajectory(windows, steps)[:, :, None] + np.array([-100, 0, 100])[:, None]
+
+
+@pytest.fixture(scope="module")
+def protocol_dataset(tmp_path_factory):
+    """Simulated regions under the numbers of two train regions and of the five of the published protocol."""
+    sun, folder = tmp_path_factory.mktemp("sun"), tmp_path_factory.mktemp("protocol_dataset")
+    for simulated, number in enumerate((*TRAIN_NUMBERS, *PROTOCOL_TILES), start=90011):
+        steps = 145 if number in TRAIN_NUMBERS else 160
+        write_published(sun, replace(simulate_region(simulated, steps=steps), ar_number=number))
+    build_dataset(PublishedSource(sun), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(protocol_dataset):
+    """Makes an untrained model of 24 input steps, for steps so far apart."""
+
+    def make(cadence_minutes: float) -> ModelForecaster:
+        config = SpatioTemporalAttentionConfig(
+            input_channels=list(CHANNELS), hidden_size=8, num_attention_heads=2, intermediate_size=8,
+            num_temporal_layers=1, num_spatial_layers=1, input_steps=24,
+        )  # fmt: skip
+        values = [timeline.values for timeline in load_timelines(protocol_dataset, "train")]
+        processor = SolaredProcessor.fit(values, CHANNELS, input_steps=24, cadence_minutes=cadence_minutes)
+        return ModelForecaster(SpatioTemporalAttentionForPrediction(config), processor, f"every {cadence_minutes}")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def result(protocol_dataset, tiny_model):
+    forecasters = [Oracle(), tiny_model(60), tiny_model(12)]
+    return benchmark(protocol_dataset, "test", forecasters, left_out={"heavy": "it has no weights"})
+
+
+@pytest.fixture(scope="module")
+def by_name(result):
+    return {one.name: one for one in result.results}
+
+
+@pytest.fixture(scope="module")
+def windows(protocol_dataset):
+    return SolaredWindows(load_timelines(protocol_dataset, "test"), input_steps=120, horizon=timedelta(hours=12))
+
+
+def test_everyone_is_there_the_most_skilful_first(result, windows):
+    assert {one.name for one in result.results} == {*BASELINES, "oracle", "every 60"}
+    skills = [one.score.skill for one in result.results]
+    assert skills == sorted(skills, reverse=True)
+    assert result.results[0].name == "oracle"
+    assert result.regions == sorted(PROTOCOL_TILES)
+    assert (result.windows, result.input_steps, result.horizon_hours) == (len(windows), 120, 12)
+
+
+def test_who_cannot_forecast_these_windows_is_left_out_and_why_is_told(result):
+    assert result.left_out["heavy"] == "it has no weights"
+    assert "the processor was fitted on one every 0:12:00" in result.left_out["every 12"]
+    assert "heavy: it has no weights" in result.as_text()
+
+
+def test_all_are_scored_on_the_same_windows_and_targets(protocol_dataset, tiny_model, by_name, windows):
+    """Each score is recomputed from the forecaster's own forecast of the windows and their targets."""
+    train = load_timelines(protocol_dataset, "train")
+    observed = windows.observed_targets
+    target_range = np.ptp(np.concatenate([timeline.values[:, 5] for timeline in train]))
+    forecasts = {
+        one.name: one.forecast(windows)
+        for one in (Persistence(), Climatology.fit(train), DampedPersistence.fit(train), tiny_model(60))
+        if one.name != "every 60"
+    }
+    errors = {name: np.mean((forecast.astype(np.float64) - observed) ** 2) for name, forecast in forecasts.items()}
+    for name, error in errors.items():
+        score = by_name[name].score
+        assert score.rmse_dn == pytest.approx(error**0.5)
+        assert score.rmse_normalised == pytest.approx(error**0.5 / target_range)
+        assert score.mae_dn == pytest.approx(np.abs(forecasts[name].astype(np.float64) - observed).mean())
+        assert score.skill == pytest.approx(1 - error / errors["persistence"])
+        assert score.skill_climatology == pytest.approx(1 - error / errors["climatology"])
+        assert by_name[name].rmse_dn_by_lead_hours[12.0] == pytest.approx(error**0.5)
+        assert list(by_name[name].rmse_dn_by_lead_hours) == list(range(1, 25))
+    low, high = by_name["damped persistence"].skill_climatology_interval
+    assert low < by_name["damped persistence"].score.skill_climatology < high
+
+
+def test_the_oracle_is_perfect(by_name):
+    oracle = by_name["oracle"]
+    assert (oracle.score.skill, oracle.score.rmse_dn) == (1, 0)
+    assert oracle.rmse_dn_by_emergence == {"emerging": 0, "quiet": 0}
+    assert set(oracle.rmse_dn_by_lead_hours.values()) == {0}
+    assert oracle.coverage_of_80_percent_interval == 1
+    assert oracle.reliability == {0.1: 0, 0.5: 1, 0.9: 1}
+    assert by_name["persistence"].coverage_of_80_percent_interval is None
+    assert by_name["persistence"].reliability is None
+
+
+def test_forecasters_of_one_lead_have_no_error_by_lead(by_name):
+    assert by_name["gradient-boosted trees"].rmse_dn_by_lead_hours is None
+    assert by_name["every 60"].rmse_dn_by_lead_hours is None
+    assert by_name["ridge regression"].rmse_dn_by_lead_hours[24.0] > 0
+
+
+def test_warnings_are_those_of_every_window_whose_input_is_there(protocol_dataset, by_name):
+    train, timelines = (load_timelines(protocol_dataset, split) for split in ("train", "test"))
+    issues = SolaredWindows(timelines, require_target=False)
+    assert len(issues) == 5 * (160 - 119)
+    for forecaster in (Persistence(), Oracle()):
+        alarms = issue_alarms(issues, forecast_trajectories(forecaster, issues), alarm_scale(train))
+        by_region = score_alarms(issues, alarms)
+        warnings = by_name[forecaster.name].warnings
+        assert warnings.by_region == by_region
+        assert warnings.total == add_up(by_region.values())
+    assert by_name["oracle"].warnings.total.hits > by_name["persistence"].warnings.total.hits
+    assert by_name["oracle"].warnings.median_lead_hours > 0
+
+
+def test_the_protocol_is_followed_on_the_test_split(protocol_dataset, by_name):
+    timelines = load_timelines(protocol_dataset, "test")
+    assert by_name["persistence"].protocol == protocol_score(Persistence(), timelines)
+    assert by_name["oracle"].protocol.rmse == 0
+    assert all(one.protocol.rmse > 0 for name, one in by_name.items() if name != "oracle")
+
+
+def test_json_says_everything_in_strict_json(result, by_name):
+    def refuse(constant):
+        pytest.fail(f"{constant} is no JSON")
+
+    told = json.loads(result.as_json(), parse_constant=refuse)
+    assert {"dataset", "dataset_revision", "split", "regions", "windows", "left_out", "results"} <= told.keys()
+    assert [one["name"] for one in told["results"]] == [one.name for one in result.results]
+    for one in told["results"]:
+        expected = by_name[one["name"]]
+        assert one["score"]["rmse_dn"] == expected.score.rmse_dn
+        assert one["score"]["rmse_dn_by_region"].keys() == {str(number) for number in PROTOCOL_TILES}
+        assert one["score"]["skill_interval"] == list(expected.score.skill_interval)
+        assert one["protocol"]["rmse_recalibrated"] == expected.protocol.rmse_recalibrated
+        assert one["warnings"]["total"]["hits"] == expected.warnings.total.hits
+
+
+def test_what_is_no_number_is_null_in_json(result):
+    assert json.loads(replace(result, normalised_unit_dn=math.nan).as_json())["normalised_unit_dn"] is None
+
+
+def test_tables_are_readable_at_100_columns(result):
+    text = result.as_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for word in ("test: 5 regions", "skill c.", "emerging", "+24 h", "Warnings of", "false alarm", "AR11698"):
+        assert word in text
+    for one in result.results:
+        # Long names are broken between words.
+        assert all(word in text for word in re.split("[ -]", one.name))
+        assert f"{one.score.rmse_dn:.1f}" in text
+        assert f"{one.protocol.rmse:.4f}" in text
+
+
+def test_two_forecasters_of_one_name_are_refused(protocol_dataset):
+    with pytest.raises(SolaredError, match="Two forecasters are called persistence; rename the folder of one"):
+        benchmark(protocol_dataset, "test", [Persistence()])
+
+
+def test_the_command_prints_and_writes(solared, tiny_model, protocol_dataset, tmp_path):
+    report, model = tmp_path / "benchmark.json", tmp_path / "mine"
+    forecaster = tiny_model(60)
+    forecaster.model.save_pretrained(model)
+    forecaster.processor.save_pretrained(model)
+    code, out, _ = solared(
+        "benchmark", "--dataset", protocol_dataset, "--split", "train", "--model", model, "--json", report
+    )
+    assert code == 0
+    told = json.loads(report.read_text())
+    committed, without_weights = trained_models()
+    assert {one["name"] for one in told["results"]} >= {*BASELINES, "mine", *(one.name for one in committed)}
+    assert told["left_out"].keys() >= without_weights.keys()
+    assert told["regions"] == list(TRAIN_NUMBERS)
+    assert all(one["protocol"] is None for one in told["results"])
+    assert "Published protocol" not in out
+    assert "train: 2 regions" in out
+    assert "…" not in out
+
+
+def test_mistakes_are_one_sentence(solared, simulated_dataset, tmp_path):
+    for arguments, message in (
+        (("--split", "best"), "choose a split it has"),
+        (("--model", "nonsense"), "There is no model nonsense"),
+        (("--model", "persistence"), "Two forecasters are called persistence"),
+    ):
+        code, _, err = solared("benchmark", "--dataset", simulated_dataset, *arguments)
+        assert code == 2
+        assert message in err.strip().splitlines()[-1]
