@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from transformers.utils import SAFE_WEIGHTS_NAME
+
 BENCHMARK_NAME = "benchmark.json"
 
 # Pictures of `solared plot scores`, and what a card says below them.
@@ -30,17 +32,19 @@ def benchmark_facts(folder: Path) -> dict | None:
         return None
     found = json.loads(path.read_text())
     results = found["results"]
-    own = next((result for result in results if result["name"] == folder.resolve().name), None)
-    compared = [own] if own else []
-    compared += [one for one in results if one["name"] in ("persistence", "gradient-boosted trees")]
+    own = [result for result in results if result["name"] == folder.resolve().name]
+    if not own and (folder / SAFE_WEIGHTS_NAME).is_file():
+        raise ValueError(f"{path} does not tell of {folder.resolve().name}")
+    compared = own + [one for one in results if one["name"] in ("persistence", "gradient-boosted trees")]
     return {
         "split": found["split"],
+        "revision": found["dataset_revision"],
         "regions": found["regions"],
         "windows": found["windows"],
         "input_steps": found["input_steps"],
         "horizon_hours": found["horizon_hours"],
         "results": results,
-        "own": own,
+        "own": own[0] if own else None,
         "compared": compared,
         "by_region": [
             {

@@ -44,10 +44,6 @@ class Forecaster(Protocol):
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
         """(N, 63) float32: continuum intensity at each window's target time, in DN; windows may be of any length."""
 
-
-class TrajectoryForecaster(Forecaster, Protocol):
-    """A forecaster that knows the way to the target too."""
-
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
         """(N, steps, 63) float32: continuum intensity at each of the steps after the last input step, in DN."""
 
@@ -75,6 +71,12 @@ class ModelForecaster:
                     f"The model {name} has {task} {expected}, but its processor has {given}; use the "
                     "preprocessor_config.json it was trained with."
                 )
+        step_hours, cadence = getattr(model.config, "step_hours", None), processor.cadence_minutes
+        if step_hours is not None and cadence is not None and abs(step_hours * 60 - cadence) > 1e-6:
+            raise SolaredError(
+                f"The model {name} makes steps of {step_hours:g} h, but its processor was fitted on steps of "
+                f"{cadence:g} minutes; use the preprocessor_config.json it was trained with."
+            )
         self.name = name
         self.processor = processor
         self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
@@ -136,7 +138,8 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
     if str(model) in BASELINES:
         return BASELINES[str(model)]()
     committed = committed_models()
-    if str(model) in committed:
+    # A folder that is named wins: somebody is at work on the model.
+    if not Path(model).is_dir() and str(model) in committed:
         model = committed[str(model)]
     is_folder = Path(model).is_dir()
     # What can be neither a folder nor a repository is refused before anything asks the network for it.

@@ -1,22 +1,25 @@
 """A trained model's folder as the Hub gets it: weights, processor, code and card; no checkpoints, no pickles."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from solared_hf.benchmark_facts import BENCHMARK_NAME, PICTURES
 from solared_hf.cards import CARD_NAME, card_for
 from solared_hf.errors import SolaredError
 from solared_hf.hub import Content, LargeFile
-from solared_hf.model_card import CURVE_NAME, METRICS_NAME
+from solared_hf.model_card import CURVE_NAME, EXPERIMENTS_NAME, METRICS_NAME
 
 _PROCESSOR = "preprocessor_config.json"
 _WEIGHTS = "model.safetensors"
 # Files of a model lie at the top of its folder; those of the Trainer's own, such as training_args.bin, stay at home.
-_FILES = (CARD_NAME, "*.json", "*.safetensors", "*.py", "*.png", "EXPERIMENTS.md")
+_FILES = (CARD_NAME, "*.json", "*.safetensors", "*.py", "*.png", EXPERIMENTS_NAME)
 # What no other than such a folder, or transformers in its name, brings to a repository.
 _OWNED = (
     *("config.json", _PROCESSOR, METRICS_NAME, CURVE_NAME, _WEIGHTS, f"{_WEIGHTS}.index.json", "training_args.bin"),
+    *(BENCHMARK_NAME, EXPERIMENTS_NAME, *PICTURES),
     *("model-*-of-*.safetensors", "configuration_*.py", "modeling_*.py", "processing_solared.py"),
 )
 
@@ -24,7 +27,8 @@ _OWNED = (
 def model_to_push(folder: Path, repo_id: str) -> Content:
     """What a push of a model folder brings to the Hub.
 
-    The card is the folder's own, but tells to load the repository.
+    The card is the folder's own, but tells to load the repository. Code that the folder names and does not hold is
+    that of the package: so it is with the models that come with it.
 
     Raises:
         SolaredError: the processor or the weights are missing, or a file is damaged.
@@ -40,6 +44,7 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
             files[path.name] = LargeFile.of(path) if path.suffix == ".safetensors" else path.read_bytes()
         except OSError as error:
             raise SolaredError(f"{path} cannot be read ({error.strerror}); mend this and push again.") from error
+    files |= _missing_code(folder, files)
     for path in _weights(folder):
         try:
             with safe_open(path, framework="np"):
@@ -49,6 +54,22 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
     if CARD_NAME in files:
         files[CARD_NAME] = card_for(repo_id, files[CARD_NAME])
     return Content("model", files, _OWNED)
+
+
+def _missing_code(folder: Path, files: Mapping[str, bytes | LargeFile]) -> dict[str, bytes]:
+    """What `trust_remote_code=True` looks for in the repository, by the names in the folder's JSON files."""
+    code = {}
+    for name in {"config.json", _PROCESSOR} & files.keys():
+        try:
+            content = json.loads(files[name])
+            modules = {reference.partition(".")[0] for reference in content.get("auto_map", {}).values()}
+        except (AttributeError, ValueError) as error:
+            raise SolaredError(f"{folder / name} is damaged ({error!r}); save the model again.") from error
+        for module in sorted(modules):
+            (*found,) = Path(__file__).parent.rglob(f"{module}.py")
+            if f"{module}.py" not in files and found:
+                code[f"{module}.py"] = found[0].read_bytes()
+    return code
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -209,9 +209,10 @@ def train(arguments: Arguments) -> dict:
             if report.dropped:
                 print(report)
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    # Before the evaluation, which may round the weights: `bf16_full_eval` changes the model itself.
+    trainer.save_model()
     # Unlike `evaluate` and `predict`, it reports to no tracker, which would open a second run after the first closed.
     evaluation = trainer.evaluation_loop(trainer.get_eval_dataloader(), description="Validation")
-    trainer.save_model()
     if not np.isfinite(evaluation.metrics["eval_loss"]):
         raise SolaredError(
             f"The training in {output} has diverged: its validation loss is {evaluation.metrics['eval_loss']}; train "
@@ -291,8 +292,10 @@ def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str,
         "input_steps": data.input_steps,
         "horizon_hours": data.horizon_hours,
     }
-    for field_name in task.keys() & model.model_config.keys():
-        raise SolaredError(f"{field_name} is an argument of its own; take it out of model_config.")
+    for field_name in (task | fitted).keys() & model.model_config.keys():
+        raise SolaredError(
+            f"{field_name} is an argument of its own, or follows from the data; take it out of model_config."
+        )
     try:
         config = AutoConfig.for_model(model.model_type)
         given = _known_fields(model, config)
@@ -347,10 +350,13 @@ def _fitted_fields(processor: SolaredProcessor, regions: list[Timeline]) -> dict
     """Fields of configurations that follow from the train split, in the normalised units of the processor.
 
     `step_hours` is the cadence, `input_zero` what 0 in physical units is, and `input_scale` the median magnitude of
-    each input channel: the median over the regions, as a few have spots and strong flux.
+    each input channel where it is not 0: the median over the regions, as a few have spots and strong flux.
     """
     channels = [CHANNELS.index(channel) for channel in processor.input_channels]
-    magnitudes = [np.nanmedian(np.abs(timeline.values[:, channels]), axis=(0, 2)) for timeline in regions]
+    magnitudes = []
+    for values in (timeline.values[:, channels] for timeline in regions):
+        # Zeros stand for nothing observed in the published files, and for no flux at all in simulated ones.
+        magnitudes.append(np.nanmedian(np.where(values == 0, np.nan, np.abs(values)), axis=(0, 2)))
     physical = np.stack([np.zeros(len(channels)), np.nanmedian(magnitudes, axis=0)])[..., None]
     zero, magnitude = processor.normalise(physical, processor.input_channels)[..., 0].astype(float)
     return {

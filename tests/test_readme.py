@@ -108,7 +108,7 @@ def test_python_snippets(newcomer, snippet, capsys):
 
 
 @pytest.mark.parametrize("command", [line for block in blocks("console") for line in block.splitlines()])
-def test_commands(newcomer, simulated_published, command):
+def test_commands(newcomer, simulated_published, request, monkeypatch, command):
     if command.startswith("make "):
         target = command.split()[1]
         assert f"\n{target}:" in (REPOSITORY / "Makefile").read_text()
@@ -132,6 +132,17 @@ def test_commands(newcomer, simulated_published, command):
         # The fixture's own push stands under this tag.
         HfApi().delete_repo(on_this_hub(command).split()[4], repo_type="dataset", missing_ok=True)
         assert solared(on_this_hub(command)) == 0
+    elif "--protocol published" in command:
+        # It is about five real regions.
+        build = f"solared build --source published --input {request.getfixturevalue('published_dir')} --output real"
+        assert solared(build) == 0
+        assert solared(command.replace("--dataset solared", "--dataset real")) == 0
+    elif command.startswith("solared benchmark"):
+        # The larger ones of the models that come with the package take minutes.
+        ours = "solared-quantile-trajectory"
+        monkeypatch.setattr("solared_hf.evaluation.benchmark.committed_models", lambda: [ours])
+        assert solared(command) == 0
+        assert ours in (newcomer / "benchmark.json").read_text()
     elif command.startswith("solared train"):
         # Only that it is understood: a published recipe takes hours here.
         _, _, arguments = command.partition("solared train ")

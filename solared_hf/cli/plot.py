@@ -37,7 +37,14 @@ def forecast(
     revision = pinned_revision(dataset, dataset_revision)
     region = load_region(dataset, ar, revision)
     (facts,) = (row for row in _catalog(dataset, revision) if row["ar_number"] == ar)
-    scale = alarm_scale(load_timelines(dataset, "train", revision))
+    try:
+        train = load_timelines(dataset, "train", revision)
+    except SolaredError as error:
+        raise SolaredError(
+            f"Alarms are scaled by the regions of a train split, which {dataset} lacks; build the region with "
+            "the published ones."
+        ) from error
+    scale = alarm_scale(train)
     figure = plot_region_forecast(forecaster, region, scale, facts["noaa_emergence_time"])
     if dataset_identity(dataset, revision)["simulated"]:
         mark_as_simulated(figure)

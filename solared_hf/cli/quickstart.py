@@ -34,7 +34,7 @@ _MADE = {
     "simulated_sun": "the simulated observations, FITS files as from a telescope",
     "dataset": "the dataset folder: load_dataset(...) reads it",
     "model": "the trained model: AutoModel.from_pretrained(...) reads it",
-    "scores.txt": "its errors and skill, beside persistence and the average",
+    "scores.txt": "its errors and skill, beside persistence, the average and the climatology",
     "scores.json": "the same for programs",
     "forecast.parquet": "the forecast of one region, in DN",
     "forecast.png": "the forecast against what was observed",

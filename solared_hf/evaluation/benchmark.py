@@ -1,6 +1,6 @@
 """Every forecaster on the same windows and targets: baselines fitted on the train split, and trained models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from solared_hf.evaluation.alarms import (
 from solared_hf.evaluation.benchmark_table import Benchmark, ForecasterResult, Warnings
 from solared_hf.evaluation.breakdowns import observed_trajectories, rmse_by_emergence, rmse_by_lead
 from solared_hf.evaluation.emergence import emerging_tiles
-from solared_hf.evaluation.published_protocol import PROTOCOL_TILES, ProtocolScore, protocol_score
+from solared_hf.evaluation.published_protocol import ProtocolScore, protocol_score
 from solared_hf.evaluation.quantiles import coverage, reliability
 from solared_hf.evaluation.scores import score_forecasts
 from solared_hf.forecasting import Forecaster, committed_models, folders_without_weights, load_forecaster
@@ -87,14 +87,8 @@ def benchmark(
     revision = pinned_revision(dataset, revision)
     identity = dataset_identity(dataset, revision)
     train, timelines = (load_timelines(dataset, one, revision) for one in ("train", split))
-    everyone = [
-        Persistence(),
-        Climatology.fit(train),
-        DampedPersistence.fit(train),
-        RidgeRegression.fit(train),
-        GradientBoostedTrees(train),
-        *forecasters,
-    ]
+    left_out = dict(left_out or {})
+    everyone = [Persistence(), Climatology.fit(train), *_fitted(train, left_out), *forecasters]
     names = [forecaster.name for forecaster in everyone]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -103,7 +97,9 @@ def benchmark(
         )
 
     task = _task(train, timelines, follow_protocol=split == "test")
-    answers, left_out = {}, dict(left_out or {})
+    if split == "test" and not task.protocol_timelines:
+        left_out["published protocol"] = "it needs its five regions, in hourly steps and whole"
+    answers = {}
     for forecaster in tqdm(everyone, desc="Benchmark", unit="forecaster", leave=False):
         try:
             answers[forecaster.name] = _ask(forecaster, task)
@@ -122,7 +118,8 @@ def benchmark(
         horizon_hours=task.windows.horizon.total_seconds() / 3600,
         normalised_unit_dn=processor.target_range,
         results=_results(answers, task.windows, processor),
-        left_out=left_out,
+        # One that is missing from the package may have been brought by the user.
+        left_out={name: reason for name, reason in left_out.items() if name not in answers},
     )
 
 
@@ -137,7 +134,6 @@ def _task(train: Sequence[Timeline], timelines: Sequence[Timeline], follow_proto
     windows, issues = SolaredWindows(timelines), SolaredWindows(timelines, require_target=False)
     horizon_steps = windows.horizon_steps
     pairs = zip(windows.regions, issues.regions, strict=True)
-    whole_protocol = PROTOCOL_TILES.keys() <= {timeline.ar_number for timeline in timelines}
     return _Task(
         windows=windows,
         issues=issues,
@@ -145,8 +141,29 @@ def _task(train: Sequence[Timeline], timelines: Sequence[Timeline], follow_proto
         horizon_steps=horizon_steps,
         warning_steps=WARNING_PERIOD // (windows.horizon / horizon_steps),
         alarm_scale_dn=alarm_scale(train),
-        protocol_timelines=timelines if follow_protocol and whole_protocol else (),
+        protocol_timelines=timelines if follow_protocol and _has_protocol(timelines) else (),
     )
+
+
+def _fitted(train: Sequence[Timeline], left_out: dict[str, str]) -> Iterator[Forecaster]:
+    """The baselines that not every train split allows; why one is missing is added to `left_out`."""
+    for baseline, fit in (
+        (DampedPersistence, DampedPersistence.fit),
+        (RidgeRegression, RidgeRegression.fit),
+        (GradientBoostedTrees, GradientBoostedTrees),
+    ):
+        try:
+            yield fit(train)
+        except SolaredError as error:
+            left_out[baseline.name] = reason_of(error)
+
+
+def _has_protocol(timelines: Sequence[Timeline]) -> bool:
+    try:
+        protocol_score(Persistence(), timelines)
+    except SolaredError:
+        return False
+    return True
 
 
 def _ask(forecaster: Forecaster, task: _Task) -> _Answer:

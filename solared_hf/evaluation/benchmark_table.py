@@ -123,7 +123,10 @@ class Benchmark(TabledResult):
             f"Warnings of {total.onsets} onsets",
             ("hits", "late", "missed", "median\nlead", "false\nalarms", "hit rate", "false alarm\nrate"),
             "Hit: an alarm available up to 24 h before the onset; lead: hours from alarm to onset of the hits. False "
-            "alarm: no onset within 24 h; its rate: share of the tiles without onset.",
+            "alarm: no onset within 24 h; its rate: share of tiles without onset that had one. An onset goes by the "
+            "range of its region, so a region that hardly darkens has onsets of noise; a forecast whose level "
+            "is off seems to decline where it begins, so read hits beside false alarms. Forecasters of one lead look "
+            f"{self.horizon_hours:g} h ahead, the others 24 h.",
         )
         for result in self.results:
             warnings, total = result.warnings, result.warnings.total

@@ -20,7 +20,7 @@ def region_interval(statistic: Callable, *per_region: np.ndarray) -> tuple[float
         per_region: one value a region, such as sums of squared errors and their counts.
 
     Returns:
-        The ends of the interval; None for a single region, which has none.
+        The ends of the interval; None for a single region, which has none, and where draws have no value.
 
     >>> low, high = region_interval(np.mean, np.array([1.0, 2.0, 3.0, 4.0]))
     >>> 1 < low < 2.5 < high < 4
@@ -28,14 +28,17 @@ def region_interval(statistic: Callable, *per_region: np.ndarray) -> tuple[float
     """
     if len(per_region[0]) < 2:
         return None
-    drawn = bootstrap(
-        per_region,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        confidence_level=_CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(drawn.low), float(drawn.high)
+    # Regions in which the reference makes no error leave draws without a value.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = bootstrap(
+            per_region,
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            confidence_level=_CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    ends = float(drawn.low), float(drawn.high)
+    return ends if np.isfinite(ends).all() else None

@@ -15,7 +15,7 @@ from solared_hf.evaluation.published_protocol import (
 )
 from solared_hf.evaluation.tables import TabledResult, number_with_interval
 from solared_hf.forecasting import Forecaster
-from solared_hf.loading import dataset_identity, load_timelines
+from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def score_by_published_protocol(forecaster: Forecaster, dataset: str, revision: 
     Raises:
         SolaredError: there is no such dataset, it has no test split with the five regions, or they are not hourly.
     """
+    revision = pinned_revision(dataset, revision)
     identity = dataset_identity(dataset, revision)
     try:
         timelines = load_timelines(dataset, "test", revision)

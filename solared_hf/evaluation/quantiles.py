@@ -62,18 +62,6 @@ def reliability(quantiles: np.ndarray, levels: Sequence[float], observed: np.nda
     return _share(observed <= quantiles, ~np.isnan(observed), axis=every_axis_but_levels)
 
 
-def share_crossing(quantiles: np.ndarray) -> float:
-    """Share of the forecasts of which any quantile is below that of a lower level, which no distribution has.
-
-    Args:
-        quantiles: (..., levels, 63), levels ascending.
-
-    >>> share_crossing(np.array([[[1.0, 1.0], [2.0, 0.5]]]))
-    0.5
-    """
-    return float((np.diff(quantiles, axis=-2) < 0).any(axis=-2).mean())
-
-
 def _share(part: np.ndarray, whole: np.ndarray, axis: int | tuple[int, ...] | None):
     with np.errstate(invalid="ignore"):
         share = part.sum(axis) / whole.sum(axis)

@@ -9,7 +9,7 @@ from solared_hf.errors import SolaredError
 from solared_hf.evaluation.scores import Score, score_forecasts
 from solared_hf.evaluation.tables import TabledResult, number_with_interval
 from solared_hf.forecasting import Forecaster, ModelForecaster
-from solared_hf.loading import dataset_identity, load_timelines
+from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS, TARGET_CHANNEL
 
@@ -47,25 +47,26 @@ class SplitScores(TabledResult):
 def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: str | None = None) -> SplitScores:
     """Score a forecaster, persistence, the average and the climatology on the same windows of a split.
 
-    Normalised units are those of the model's processor; a baseline is given one fitted on the train split. The
-    climatology is fitted there too, and left out where a model is scored on a dataset without train split.
+    Normalised units are those of the model's processor; a baseline is given one fitted on the train split, or on the
+    split itself where there is none. The climatology is fitted on the train split, and left out where there is none.
 
     Raises:
         SolaredError: the dataset or split is not there, or gives no window.
     """
+    revision = pinned_revision(dataset, revision)
     identity = dataset_identity(dataset, revision)
+    timelines = load_timelines(dataset, split, revision)
     try:
         train = load_timelines(dataset, "train", revision)
     except SolaredError:
-        if not isinstance(forecaster, ModelForecaster):
-            raise
         train = []
     if isinstance(forecaster, ModelForecaster):
         processor = forecaster.processor
     else:
         intensity = [CHANNELS.index(TARGET_CHANNEL)]
-        processor = SolaredProcessor.fit((timeline.values[:, intensity] for timeline in train), [TARGET_CHANNEL])
-    windows = forecaster.windows(load_timelines(dataset, split, revision))
+        values = (timeline.values[:, intensity] for timeline in train or timelines)
+        processor = SolaredProcessor.fit(values, [TARGET_CHANNEL])
+    windows = forecaster.windows(timelines)
     forecasters = {forecaster.name: forecaster} | {name: baseline() for name, baseline in BASELINES.items()}
     if train:
         forecasters[Climatology.name] = Climatology.fit(train)

@@ -34,11 +34,13 @@ def benchmark_pictures(benchmark: Mapping) -> Pictures:
     made = [
         Picture(
             "error_by_lead.png",
-            plot_error_by_lead(errors, np.array(hours)),
+            plot_error_by_lead(errors, np.array(hours), results),
             f"Root mean squared error by lead, of the forecasters that give all leads; {asked}.",
         ),
         Picture(
-            "skill_by_region.png", plot_skill_by_region(skills), f"Skill against persistence by region, {at_horizon}."
+            "skill_by_region.png",
+            plot_skill_by_region(skills, results),
+            f"Skill against persistence by region, {at_horizon}.",
         ),
         Picture(
             "error_by_tile.png", plot_error_by_tile(by_tile), f"Root mean squared error of each tile, {at_horizon}."
@@ -51,7 +53,7 @@ def benchmark_pictures(benchmark: Mapping) -> Pictures:
         )
     levels = {name: sorted(float(level) for level in by_level) for name, by_level in reliability.items()}
     frequencies = {name: _in_order(by_level, levels[name]) for name, by_level in reliability.items()}
-    figure = plot_reliability(levels, frequencies)
+    figure = plot_reliability(levels, frequencies, results)
     made.append(Picture("reliability.png", figure, f"Reliability of the quantiles, {at_horizon}."))
     return Pictures(made, "")
 

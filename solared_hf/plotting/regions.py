@@ -175,7 +175,11 @@ def plot_availability(timelines: list[Timeline], splits: np.ndarray) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 1.6 + _INCHES_A_REGION * len(timelines)))
     axes = figure.subplots()
-    colours = {"all observed": BLUE, "NaN in some tiles or channels": ORANGE, "no step (gap)": VERMILION}
+    colours = {
+        "all observed": BLUE,
+        "NaN in some tiles or channels": ORANGE,
+        "nothing observed or no step": VERMILION,
+    }
     for row, timeline in enumerate(timelines):
         _, values = regular_steps(timeline)
         nan = np.isnan(values)

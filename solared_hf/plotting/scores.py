@@ -19,7 +19,9 @@ _FAR_ABOVE = 1.5
 
 
 @styled()
-def plot_error_by_lead(errors: Mapping[str, np.ndarray], hours: np.ndarray) -> Figure:
+def plot_error_by_lead(
+    errors: Mapping[str, np.ndarray], hours: np.ndarray, everyone: Collection[str] | None = None
+) -> Figure:
     """Error against how far ahead a forecast speaks, counted from the last input and from when it could be issued.
 
     Errors far above those of persistence are off the scale, which the legend then says.
@@ -27,11 +29,12 @@ def plot_error_by_lead(errors: Mapping[str, np.ndarray], hours: np.ndarray) -> F
     Args:
         errors: (S,) root mean squared errors in DN by forecaster, NaN where it says nothing.
         hours: (S,) after the last input step.
+        everyone: all forecasters of the benchmark, where not all are drawn, so that each looks alike in all pictures.
     """
     figure = Figure(figsize=(WIDTH, 6))
     axes = figure.subplots()
     top = _FAR_ABOVE * np.nanmax(_reference(errors))
-    for (name, of_forecaster), style in zip(errors.items(), _styles(errors), strict=True):
+    for (name, of_forecaster), style in zip(errors.items(), _styles(errors, everyone), strict=True):
         least = np.nanmin(of_forecaster)
         label = name if least < top else f"{name} (off the scale, from {least:.0f} DN)"
         axes.plot(hours, of_forecaster, markersize=5, label=label, **style)
@@ -52,11 +55,12 @@ def plot_error_by_lead(errors: Mapping[str, np.ndarray], hours: np.ndarray) -> F
 
 
 @styled()
-def plot_skill_by_region(skills: Mapping[str, Mapping[int, float]]) -> Figure:
+def plot_skill_by_region(skills: Mapping[str, Mapping[int, float]], everyone: Collection[str] | None = None) -> Figure:
     """Skill in each region, a dot for each forecaster; persistence is the line at 0.
 
     Args:
         skills: by forecaster and AR number.
+        everyone: see `plot_error_by_lead`.
     """
     numbers = sorted({number for by_region in skills.values() for number in by_region})
     figure = Figure(figsize=(WIDTH, 2 + 0.15 * len(skills) + _INCHES_A_REGION * len(numbers)))
@@ -64,7 +68,7 @@ def plot_skill_by_region(skills: Mapping[str, Mapping[int, float]]) -> Figure:
     axes.axvline(0, color=BLACK, linestyle="--", label="persistence")
     # Side by side, so that equal skills do not hide each other.
     offsets = np.linspace(-0.3, 0.3, len(skills)) if len(skills) > 1 else [0.0]
-    for (name, by_region), style, offset in zip(skills.items(), _styles(skills), offsets, strict=True):
+    for (name, by_region), style, offset in zip(skills.items(), _styles(skills, everyone), offsets, strict=True):
         places = [numbers.index(number) + offset for number in by_region]
         dots = style | {"linestyle": "none", "markersize": 9, "markeredgecolor": "white"}
         axes.plot(list(by_region.values()), places, label=name, **dots)
@@ -84,17 +88,22 @@ def plot_skill_by_region(skills: Mapping[str, Mapping[int, float]]) -> Figure:
 
 
 @styled()
-def plot_reliability(levels: Mapping[str, Sequence[float]], frequencies: Mapping[str, np.ndarray]) -> Figure:
+def plot_reliability(
+    levels: Mapping[str, Sequence[float]],
+    frequencies: Mapping[str, np.ndarray],
+    everyone: Collection[str] | None = None,
+) -> Figure:
     """How often the observation was at or below each quantile; reliable quantiles lie on the diagonal.
 
     Args:
         levels: of the quantiles, between 0 and 1, by forecaster.
         frequencies: (levels,) observed, by forecaster.
+        everyone: see `plot_error_by_lead`.
     """
     figure = Figure(figsize=(WIDTH * 0.7, WIDTH * 0.75))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=BLACK, linestyle="--", label="reliable")
-    for (name, observed), style in zip(frequencies.items(), _styles(frequencies), strict=True):
+    for (name, observed), style in zip(frequencies.items(), _styles(frequencies, everyone), strict=True):
         axes.plot(levels[name], observed, markersize=8, label=name, **style)
     axes.set(
         xlim=(0, 1),
@@ -140,9 +149,9 @@ def _reference(errors: Mapping[str, np.ndarray]) -> np.ndarray:
     return errors.get(Persistence.name, np.stack(list(errors.values())))
 
 
-def _styles(names: Collection[str]) -> list[dict]:
-    """How each forecaster is drawn, the same in every picture of the same forecasters."""
-    others = [name for name in names if name != Persistence.name]
+def _styles(names: Collection[str], everyone: Collection[str] | None) -> list[dict]:
+    """How each forecaster is drawn, the same in every picture of the same benchmark."""
+    others = [name for name in everyone or names if name != Persistence.name]
     styles = {Persistence.name: {"color": BLACK, "marker": "", "linestyle": "--"}}
     for index, name in enumerate(others):
         turn, place = divmod(index, len(_COLOURS))

@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.errors import mean_absolute_error
-from solared_hf.evaluation.quantiles import coverage, pinball_loss, reliability, share_crossing
+from solared_hf.evaluation.quantiles import coverage, pinball_loss, reliability
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -29,9 +29,6 @@ def test_by_hand():
     assert reliability(quantiles, LEVELS, observed).tolist() == [0.5, 0.5, 1]
     assert coverage(quantiles[:, 0], quantiles[:, 2], observed) == 0.5
     assert coverage(observed, observed, observed) == 1
-    assert share_crossing(quantiles) == 0
-    assert share_crossing(quantiles[:, [0, 2, 1]]) == 1
-    assert share_crossing(np.array([[[1.0, 1.0], [1.0, 3.0], [2.0, 2.0]]])) == 0.5
 
 
 def test_what_was_not_observed_does_not_count(normal):

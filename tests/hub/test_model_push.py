@@ -173,3 +173,12 @@ def test_a_folder_nobody_could_use_is_refused(fault, sentence, hub, repo_id, tok
     assert sentence in told
     assert "Traceback" not in err
     assert not HfApi().repo_exists(repo_id)
+
+
+def test_code_that_a_folder_names_and_lacks_is_the_packages(hub, repo_id, token, solared, on_hub, folder):
+    code = {path.name: path.read_bytes() for path in folder.glob("*.py")}
+    assert len(code) == 3
+    for name in code:
+        (folder / name).unlink()
+    assert solared("push", folder, "--repo-id", repo_id)[0] == 0
+    assert {name: content for name, content in on_hub(repo_id).items() if name.endswith(".py")} == code

@@ -140,13 +140,15 @@ def test_what_was_never_observed_is_read_as_zero():
     assert torch.equal(forecast, outputs(model, zero).trajectory_outputs)
 
 
-def test_neighbours_are_seen_and_far_tiles_are_not():
-    model, (past, _) = small_model(num_layers=0), small_batch(1)
+@pytest.mark.parametrize("num_layers", [0, 1])
+def test_neighbours_are_seen_and_far_tiles_are_not(num_layers):
+    """Each convolution over the grid reaches one tile further."""
+    model, (past, _) = small_model(num_layers=num_layers), small_batch(1)
     before = outputs(model, past).trajectory_outputs
     past[:, -1, 4, 0] += 5  # the south-eastern tile: row 0, column 0
     changed = (outputs(model, past).trajectory_outputs != before).any(dim=(0, 1)).reshape(ROWS, COLUMNS)
     expected = torch.zeros(ROWS, COLUMNS, dtype=torch.bool)
-    expected[:2, :2] = True
+    expected[: 2 + num_layers, : 2 + num_layers] = True
     assert torch.equal(changed, expected)
 
 
@@ -222,6 +224,10 @@ def test_half_precision_keeps_the_last_value_whole(tmp_path):
     past = 1000 + torch.randn(2, STEPS, len(CHANNELS), TILES)
     for model in (loaded, untrained().to(torch.bfloat16)):
         assert torch.equal(outputs(model, past).prediction_outputs, past[:, -1, TARGET])
+    trained = small_model()
+    expected = outputs(trained, past).quantile_outputs
+    rounded = outputs(trained.to(torch.bfloat16), past).quantile_outputs
+    assert torch.allclose(rounded - past[:, None, -1:, TARGET], expected - past[:, None, -1:, TARGET], atol=1.0)
 
 
 def test_the_trainer_lowers_the_loss(tmp_path):
@@ -253,8 +259,13 @@ def test_the_trainer_lowers_the_loss(tmp_path):
     [
         ({"input_channels": ["unsigned_magnetic_flux"]}, "continuum_intensity, so that must be one of"),
         ({"input_channels": [TARGET_CHANNEL, TARGET_CHANNEL]}, "remove the duplicates"),
-        ({"input_scale": [1.0]}, "one value for each of the 6"),
+        ({"input_scale": [1.0]}, "one finite value for each of the 6"),
         ({"input_scale": [0.0] * 6}, "the scales above 0"),
+        ({"input_scale": [float("nan")] * 6}, "finite value"),
+        ({"hidden_size": 0}, "hidden_size=0 must be at least 1"),
+        ({"num_members": 0}, "num_members=0 must be at least 1"),
+        ({"max_shift": -1}, "must not be negative"),
+        ({"dropout": 1.0}, "below 1"),
         ({"quantile_levels": [0.1, 0.9]}, "hold the median"),
         ({"quantile_levels": [0.5, 0.1]}, "must rise"),
         ({"quantile_levels": [0.5, 1.0]}, "between 0 and 1"),

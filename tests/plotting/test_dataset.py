@@ -132,7 +132,7 @@ def test_availability_tells_gaps_from_nan(regions):
     states = [mesh.get_array().ravel().tolist() for mesh in axes.collections]
     gap = [0] * 10 + [2, 2] + [0] * 18
     assert states == [gap, [1, *gap[1:-1], 1], gap]
-    assert legend(figure) == ["all observed", "NaN in some tiles or channels", "no step (gap)"]
+    assert legend(figure) == ["all observed", "NaN in some tiles or channels", "nothing observed or no step"]
     # A day is 24 steps of an hour.
     assert axes.collections[0].get_coordinates()[0, -1, 0] == pytest.approx(29.5 / 24)
 

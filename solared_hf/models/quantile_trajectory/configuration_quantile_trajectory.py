@@ -67,8 +67,8 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
         input_dropout (`float`, *optional*, defaults to 0.05):
             Share of the features that are missing, in all tiles, in training.
         max_shift (`int`, *optional*, defaults to 2):
-            In training the patch is shifted by up to so many tiles, and mirrored between north and south, so that
-            forecasts do not hang on where in the patch a region emerged.
+            In training the patch is shifted by up to so many tiles, what leaves it coming back on the other side, and
+            mirrored between north and south, so that forecasts do not hang on where in the patch a region emerged.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field has the wrong type, or two fields contradict each other.
@@ -151,10 +151,26 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
                 f"This model forecasts the change of {self.target_channel}, so that must be one of input_channels, "
                 f"got {self.input_channels}; add it."
             )
-        if not len(self.input_zero) == len(self.input_scale) == self.num_channels or min(self.input_scale) <= 0:
+        lengths = {len(self.input_zero), len(self.input_scale), self.num_channels}
+        finite = all(map(math.isfinite, [*self.input_zero, *self.input_scale]))
+        if len(lengths) > 1 or not finite or min(self.input_scale) <= 0:
             raise ValueError(
-                f"input_zero={self.input_zero} and input_scale={self.input_scale} need one value for each of the "
-                f"{self.num_channels} input channels, the scales above 0."
+                f"input_zero={self.input_zero} and input_scale={self.input_scale} need one finite value for each of "
+                f"the {self.num_channels} input channels, the scales above 0."
+            )
+
+    def validate_sizes(self):
+        """Part of `@strict`: there is a network, and its patch can be shifted."""
+        sizes = ("num_members", "hidden_size", "num_neighbour_features", "num_modes", "num_tile_rows")
+        for name in (*sizes, "num_tile_columns"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("num_layers", "input_noise", "max_shift"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+        if not (0 <= self.dropout < 1 and 0 <= self.input_dropout < 1):
+            raise ValueError(
+                f"dropout={self.dropout} and input_dropout={self.input_dropout} must be at least 0 and below 1."
             )
 
     def validate_quantile_levels(self):

@@ -85,13 +85,15 @@ class QuantileTrajectoryBlock(nn.Module):
 
     def __init__(self, config: QuantileTrajectoryConfig):
         super().__init__()
-        self.norm = nn.GroupNorm(1, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
         self.neighbours = nn.Conv2d(config.hidden_size, config.hidden_size, 3, padding=1)
         self.mix = nn.Conv2d(config.hidden_size, config.hidden_size, 1)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        update = self.mix(nn.functional.gelu(self.neighbours(self.norm(hidden_states))))
+        # Each tile by itself: what a patch does elsewhere says nothing of the scale here.
+        normalised = self.norm(hidden_states.movedim(1, -1)).movedim(-1, 1)
+        update = self.mix(nn.functional.gelu(self.neighbours(normalised)))
         return hidden_states + self.dropout(update)
 
 
@@ -157,7 +159,7 @@ class QuantileTrajectoryPreTrainedModel(PreTrainedModel):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, nn.GroupNorm):
+        elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
@@ -245,7 +247,7 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         # Sums of forecast and change lose minutes of the forecast in half precision, so it is float32 throughout.
         past_values = past_values[:, -self.config.lag_edges[-1] :].float()
         if past_observed_mask is not None:
-            observed = past_observed_mask[:, -self.config.lag_edges[-1] :]
+            observed = past_observed_mask[:, -self.config.lag_edges[-1] :].bool()
             past_values = self._hold_last_observed(past_values, observed)
         features, restore = self._vary(self.features(past_values))
         features = features.to(self.members[0].own.weight.dtype)
