@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
@@ -103,6 +104,31 @@ def test_the_recipes_that_ship_are_readable(name):
     assert training.load_best_model_at_end
     assert training.early_stopping_patience == 8
     assert model.model_type in ("solared_lstm", "spatio_temporal_attention", "spatio_temporal_resnet")
+
+
+def test_what_follows_from_the_data_is_in_the_configuration(simulated_dataset, tmp_path):
+    """Our family's recipe, on two steps: zeros, typical magnitudes and cadence are those of the train split."""
+    recipe = CONFIGS / "quantile_trajectory.yaml"
+    short = {"max_steps": "2", "input_steps": "24", "per_device_train_batch_size": "8", "report_to": "none"}
+    small = {"num_members": 1, "hidden_size": 8}
+    options = {**short, "dataset": simulated_dataset, "output_dir": tmp_path, "use_cpu": "true"}
+    rest = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    metrics = train(parse_arguments(["--config", str(recipe), *rest, "--model_config", json.dumps(small)]))
+    assert metrics["best_step"] is None
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["step_hours"] == 1
+    regions = load_timelines(str(simulated_dataset), "train")
+    for index, channel in enumerate(CHANNELS):
+        values = [timeline.values[:, index] for timeline in regions]
+        lowest, highest = min(map(np.nanmin, values)), max(map(np.nanmax, values))
+        typical = np.median([np.nanmedian(np.abs(one[one != 0])) for one in values])
+        assert config["input_zero"][index] == pytest.approx(-lowest / (highest - lowest), abs=1e-5), channel
+        assert config["input_scale"][index] == pytest.approx(typical / (highest - lowest), rel=1e-3, abs=1e-6), channel
+    forecaster = load_forecaster(tmp_path)
+    windows = forecaster.windows(load_timelines(str(simulated_dataset), "validation"))
+    quantiles = forecaster.quantiles(windows, 24)
+    assert quantiles.shape == (len(windows), 24, 5, 63)
+    np.testing.assert_allclose(forecaster.forecast(windows), forecaster.trajectory(windows, 12)[:, 11], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +317,7 @@ def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path)
         ({"resume_from_checkpoint": "nowhere"}, "There is no checkpoint nowhere"),
         ({"nan_policy": "mean"}, "Unknown NaN policy"),
         ({"model_config": '{"input_steps": 7}'}, "input_steps is an argument of its own"),
+        ({"model_config": '{"step_hours": 0.5}'}, "step_hours is an argument of its own, or follows from the data"),
     ],
 )
 def test_unusable_arguments_are_refused_before_anything_is_written(simulated_dataset, tmp_path, options, message):

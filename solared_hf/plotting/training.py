@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from solared_hf.plotting.style import SPLIT_COLOURS, SPLIT_MARKERS, WIDTH, styled
 
@@ -43,5 +43,8 @@ def plot_training(log: Sequence[Mapping], persistence_dn: float, best_step: int 
     errors.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in (losses, errors):
         axes.grid(which="both")
+        # Plain numbers rather than powers of ten, and not too many where the axis spans several.
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     figure.legend(loc="outside upper center", ncols=2)
     return figure
