@@ -1,5 +1,6 @@
 """Pictures of scores: where, when and how far ahead forecasts err, and how honest their quantiles are."""
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ _LINES = ("-", "--")
 _MAPS_IN_A_ROW = 3
 _INCHES_A_REGION = 0.6
 _FAR_ABOVE = 1.5
+_TITLE_WIDTH = 24
 
 
 @styled()
@@ -132,7 +134,8 @@ def plot_error_by_tile(errors: Mapping[str, np.ndarray]) -> Figure:
         image = axes.imshow(
             np.reshape(of_forecaster, (TILE_ROWS, TILE_COLUMNS)), origin="lower", cmap="viridis", vmin=0, vmax=largest
         )
-        axes.set_title(name)
+        # Broken, for names of models are longer than a map is wide.
+        axes.set_title(textwrap.fill(name, _TITLE_WIDTH))
         axes.grid(visible=False)
         axes.set_xticks(range(TILE_COLUMNS))
         axes.set_yticks(range(TILE_ROWS), range(1, TILE_ROWS + 1))
