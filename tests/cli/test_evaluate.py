@@ -10,11 +10,13 @@ from dataset_builder.build import build_dataset
 from dataset_builder.published import write_published
 from dataset_builder.sources import PublishedSource
 from solared_hf import SolaredProcessor, SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
+from solared_hf.baselines import Persistence
 from solared_hf.evaluation.published_protocol import protocol_score
 from solared_hf.evaluation.split_scores import score_on_split
 from solared_hf.forecasting import load_forecaster
 from solared_hf.loading import load_timelines
 from solared_hf.schema import CHANNELS
+from solared_hf.windows import SolaredWindows
 
 PROTOCOL_REGIONS = (11698, 11726, 13165, 13179, 13183)
 
@@ -131,12 +133,22 @@ def test_a_split_is_scored_beside_the_climatology_of_the_train_split(solared, si
     assert scores["average"]["skill_climatology"] == pytest.approx(removed, rel=1e-5)
 
 
-def test_without_a_train_split_there_is_no_climatology(solared, toy_dataset, model):
+def test_without_a_train_split_there_is_no_climatology(toy_dataset, model):
     scores = score_on_split(load_forecaster(model), toy_dataset, "test")
     assert [score.name for score in scores.scores] == ["tiny", "persistence", "average"]
     assert {score.skill_climatology for score in scores.scores} == {None}
     assert "climatology" not in scores.as_text()
-    # A baseline has no processor of its own, and normalised units come from the train split.
-    code, _, err = solared("evaluate", "--model", "persistence", "--dataset", toy_dataset)
-    assert code == 2
-    assert "train" in refusal(err)
+
+
+class ShortPersistence(Persistence):
+    """Of windows that the toy regions have."""
+
+    def windows(self, timelines, require_target=True):
+        return SolaredWindows(timelines, input_steps=12, require_target=require_target)
+
+
+def test_without_a_train_split_a_baseline_is_measured_in_units_of_the_split_itself(toy_dataset):
+    (persistence, *_) = score_on_split(ShortPersistence(), toy_dataset, "test").scores
+    intensity = np.concatenate([timeline.values[:, 5] for timeline in load_timelines(str(toy_dataset), "test")])
+    assert persistence.name == "persistence"
+    assert persistence.rmse_normalised == pytest.approx(persistence.rmse_dn / np.ptp(intensity))
