@@ -7,7 +7,6 @@ from datetime import timedelta
 import numpy as np
 
 from solared_hf.errors import SolaredError
-from solared_hf.schema import CHANNELS, TARGET_CHANNEL
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -71,7 +70,7 @@ class Climatology(Baseline):
         """
         if not timelines:
             raise SolaredError("There is no region to take a climatology from; give the train split of a dataset.")
-        return cls(_mean_observed(np.concatenate([_intensity(timeline) for timeline in timelines])))
+        return cls(_mean_observed(np.concatenate([timeline.intensity for timeline in timelines])))
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
         return np.tile(self.mean_intensity, (len(windows), 1))
@@ -115,7 +114,7 @@ class DampedPersistence(Baseline):
         leads = _LONGEST_LEAD // cadence
         products, squares = np.zeros(leads), np.zeros(leads)
         for timeline in (timeline for timeline in timelines if len(timeline) > 1):
-            departure = _intensity(timeline).astype(np.float64) - climatology.mean_intensity
+            departure = timeline.intensity.astype(np.float64) - climatology.mean_intensity
             for stretch in np.split(departure, np.flatnonzero(timeline.breaks) + 1):
                 for lead in range(1, min(leads, len(stretch) - 1) + 1):
                     earlier, later = stretch[:-lead], stretch[lead:]
@@ -160,11 +159,10 @@ def check_cadence(forecaster, windows: SolaredWindows) -> None:
     Raises:
         SolaredError: the cadences differ.
     """
-    cadence = windows.horizon / windows.horizon_steps
-    if cadence != forecaster.cadence:
+    if windows.cadence != forecaster.cadence:
         raise SolaredError(
             f"{forecaster.name} was fitted on a step every {forecaster.cadence}, and the windows have one every "
-            f"{cadence}; fit it on data of their cadence."
+            f"{windows.cadence}; fit it on data of their cadence."
         )
 
 
@@ -178,10 +176,6 @@ def check_reach(forecaster, steps: int) -> None:
         raise SolaredError(
             f"{forecaster.name} reaches {forecaster.longest_trajectory} steps ahead, not {steps}; ask for less."
         )
-
-
-def _intensity(timeline: Timeline) -> np.ndarray:
-    return timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
 
 
 def _last_observed(intensity: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from transformers.utils import SAFE_WEIGHTS_NAME
+from solared_hf.model_files import WEIGHTS_NAME
 
 BENCHMARK_NAME = "benchmark.json"
 
@@ -33,7 +33,7 @@ def benchmark_facts(folder: Path) -> dict | None:
     found = json.loads(path.read_text())
     results = found["results"]
     own = [result for result in results if result["name"] == folder.resolve().name]
-    if not own and (folder / SAFE_WEIGHTS_NAME).is_file():
+    if not own and (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"{path} does not tell of {folder.resolve().name}")
     compared = own + [one for one in results if one["name"] in ("persistence", "gradient-boosted trees")]
     return {

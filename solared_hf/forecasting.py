@@ -17,11 +17,11 @@ from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from solared_hf.baselines import BASELINES, check_reach
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.hub_errors import explain
+from solared_hf.model_files import PROCESSOR_NAME, WEIGHTS_NAME
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS, NUM_TILES, TILE_COLUMNS, UNITS
 from solared_hf.timelines import Timeline
@@ -149,15 +149,14 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
             "train`, or a model repository on the Hub, such as `owner/model`."
         )
     from transformers import AutoModelForTimeSeriesPrediction
-    from transformers.utils import FEATURE_EXTRACTOR_NAME
 
     try:
         # One snapshot, so that a push in between cannot give the weights of one revision the processor of another.
         files = {"allow_patterns": ["*.json", "*.safetensors"], "ignore_patterns": ["*/*"]}
         folder = model if is_folder else snapshot_download(str(model), revision=revision, **files)
-        if not (Path(folder) / FEATURE_EXTRACTOR_NAME).is_file():
+        if not (Path(folder) / PROCESSOR_NAME).is_file():
             raise SolaredError(
-                f"{model} came without its processor, {FEATURE_EXTRACTOR_NAME}; put there the one that it was trained "
+                f"{model} came without its processor, {PROCESSOR_NAME}; put there the one that it was trained "
                 "with, by processor.save_pretrained(...) or processor.push_to_hub(...)."
             )
         processor = SolaredProcessor.from_pretrained(folder)
@@ -178,12 +177,12 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
 
 def committed_models() -> dict[str, Path]:
     """Folders of the trained models that come with the package, with their weights, by name."""
-    return {folder.name: folder for folder in _model_folders() if (folder / SAFE_WEIGHTS_NAME).is_file()}
+    return {folder.name: folder for folder in _model_folders() if (folder / WEIGHTS_NAME).is_file()}
 
 
 def folders_without_weights() -> list[str]:
     """Names of the models whose weights are too large to come with the package; only their cards do."""
-    return [folder.name for folder in _model_folders() if not (folder / SAFE_WEIGHTS_NAME).is_file()]
+    return [folder.name for folder in _model_folders() if not (folder / WEIGHTS_NAME).is_file()]
 
 
 def _model_folders() -> list[Path]:

@@ -11,7 +11,6 @@ from sklearn.preprocessing import StandardScaler
 
 from solared_hf.baselines import Baseline, Persistence, check_cadence, check_reach, common_cadence
 from solared_hf.lagged_features import LONGEST_LAG, lagged_features, steps_per_hour
-from solared_hf.schema import CHANNELS, TARGET_CHANNEL
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -107,11 +106,10 @@ def _training_rows(
     windows = SolaredWindows(timelines, input_steps=LONGEST_LAG // cadence + 1, horizon=int(leads[-1]) * cadence)
     features, changes, weights = [], [], []
     for region in (region for region in windows.regions if len(region.starts)):
-        values = region.timeline.values
-        intensity = values[:, CHANNELS.index(TARGET_CHANNEL)]
+        intensity = region.timeline.intensity
         first = region.starts[:: _TRAIN_EVERY_HOURS * hour]
         last = first + windows.input_steps - 1
-        features.append(lagged_features(values, first, last, hour))
+        features.append(lagged_features(region.timeline.values, first, last, hour))
         changes.append(intensity[last[:, None] + leads].swapaxes(1, 2) - intensity[last, :, None])
         # A region that stays within 1 DN shall not outweigh all others.
         span = max(np.nanmax(intensity) - np.nanmin(intensity), 1.0)

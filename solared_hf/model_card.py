@@ -8,24 +8,22 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import UndefinedError
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from solared_hf.benchmark_facts import benchmark_facts
 from solared_hf.cards import LOCATION, render
 from solared_hf.errors import SolaredError
-from solared_hf.schema import POWER_CHANNELS
+from solared_hf.model_files import PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from solared_hf.schema import AVAILABILITY_DELAY, POWER_CHANNELS
 
 METRICS_NAME = "metrics.json"
 CURVE_NAME = "training_curve.png"
 EXPERIMENTS_NAME = "EXPERIMENTS.md"
 
-_SOURCES = ("config.json", "preprocessor_config.json", METRICS_NAME)
+_SOURCES = ("config.json", PROCESSOR_NAME, METRICS_NAME)
 _TASK = "time-series-forecasting"
 # What a family's code imports, apart from transformers.
 _TORCH = ("torch",)
 _PACKAGES = {"spatio_temporal_resnet": ("torch", "torchvision")}
-# Acoustic power comes from 8 h of observations around a step, so it has to wait for half of them.
-_POWER_WAIT_HOURS = 4
 # What the model index holds, and what people call it.
 _METRICS = {
     "rmse_normalised": "RMSE, normalised",
@@ -53,7 +51,7 @@ def model_card(folder: Path | str) -> str:
         config, processor, metrics = (json.loads((folder / name).read_text()) for name in _SOURCES)
         facts = _facts(config, processor, metrics)
         facts["curve"] = CURVE_NAME if (folder / CURVE_NAME).is_file() else None
-        facts["has_weights"] = (folder / SAFE_WEIGHTS_NAME).is_file() or (folder / SAFE_WEIGHTS_INDEX_NAME).is_file()
+        facts["has_weights"] = any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME))
         facts["has_experiments"] = (folder / EXPERIMENTS_NAME).is_file()
         facts["benchmark"] = benchmark_facts(folder)
         return render("model_card.md.j2", {**facts, "location": LOCATION})
@@ -68,7 +66,9 @@ def _facts(config: dict, processor: dict, metrics: dict) -> dict:
     data, scores, target = processor["fitted_on"], metrics["validation"], config["target_channel"]
     # A folder has a name as well, but only a repository has an owner.
     repository = data["dataset"] if "/" in data["dataset"] else None
-    wait = _POWER_WAIT_HOURS if set(POWER_CHANNELS) & set(processor["input_channels"]) else 0
+    # Acoustic power comes from 8 h of observations around a step, so it has to wait for half of them.
+    waits = bool(set(POWER_CHANNELS) & set(processor["input_channels"]))
+    wait = AVAILABILITY_DELAY // timedelta(hours=1) if waits else 0
     own = {name: scores[f"eval_{name}"] for name in _METRICS}
     return {
         "front_matter": _front_matter(config, data, repository, own),

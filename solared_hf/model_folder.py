@@ -11,14 +11,13 @@ from solared_hf.cards import CARD_NAME, card_for
 from solared_hf.errors import SolaredError
 from solared_hf.hub import Content, LargeFile
 from solared_hf.model_card import CURVE_NAME, EXPERIMENTS_NAME, METRICS_NAME
+from solared_hf.model_files import PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
-_PROCESSOR = "preprocessor_config.json"
-_WEIGHTS = "model.safetensors"
 # Files of a model lie at the top of its folder; those of the Trainer's own, such as training_args.bin, stay at home.
 _FILES = (CARD_NAME, "*.json", "*.safetensors", "*.py", "*.png", EXPERIMENTS_NAME)
 # What no other than such a folder, or transformers in its name, brings to a repository.
 _OWNED = (
-    *("config.json", _PROCESSOR, METRICS_NAME, CURVE_NAME, _WEIGHTS, f"{_WEIGHTS}.index.json", "training_args.bin"),
+    *("config.json", PROCESSOR_NAME, METRICS_NAME, CURVE_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME, "training_args.bin"),
     *(BENCHMARK_NAME, EXPERIMENTS_NAME, *PICTURES),
     *("model-*-of-*.safetensors", "configuration_*.py", "modeling_*.py", "processing_solared.py"),
 )
@@ -33,9 +32,9 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
     Raises:
         SolaredError: the processor or the weights are missing, or a file is damaged.
     """
-    if not (folder / _PROCESSOR).is_file():
+    if not (folder / PROCESSOR_NAME).is_file():
         raise SolaredError(
-            f"{folder} has no {_PROCESSOR}, and nobody could use the model; put the processor there with "
+            f"{folder} has no {PROCESSOR_NAME}, and nobody could use the model; put the processor there with "
             "processor.save_pretrained(...)."
         )
     files: dict[str, bytes | LargeFile] = {}
@@ -59,7 +58,7 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
 def _missing_code(folder: Path, files: Mapping[str, bytes | LargeFile]) -> dict[str, bytes]:
     """What `trust_remote_code=True` looks for in the repository, by the names in the folder's JSON files."""
     code = {}
-    for name in {"config.json", _PROCESSOR} & files.keys():
+    for name in {"config.json", PROCESSOR_NAME} & files.keys():
         try:
             content = json.loads(files[name])
             modules = {reference.partition(".")[0] for reference in content.get("auto_map", {}).values()}
@@ -74,9 +73,9 @@ def _missing_code(folder: Path, files: Mapping[str, bytes | LargeFile]) -> dict[
 
 def _weights(folder: Path) -> list[Path]:
     """The files of weights that the folder ought to hold: one, or the shards that its index names."""
-    if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
-    index = folder / f"{_WEIGHTS}.index.json"
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
+    index = folder / WEIGHTS_INDEX_NAME
     if not index.is_file():
         raise SolaredError(f"{folder} has no weights in safetensors; put them there with model.save_pretrained(...).")
     try:

@@ -102,11 +102,10 @@ class SolarActiveRegionForecastingPipeline(Pipeline):
     def postprocess(self, outputs: tuple[SolaredWindows, np.ndarray]) -> list[dict]:
         """The forecasts of each region on their own."""
         windows, intensities = outputs
-        ends = np.cumsum([len(region.starts) for region in windows.regions])[:-1]
         columns = {
-            "last_input_time_tai": np.split(windows.last_input_times, ends),
-            "target_time_tai": np.split(windows.target_times, ends),
-            "forecast_intensity": np.split(intensities, ends),
+            "last_input_time_tai": windows.by_region(windows.last_input_times),
+            "target_time_tai": windows.by_region(windows.target_times),
+            "forecast_intensity": windows.by_region(intensities),
         }
         return [
             {"ar_number": region.timeline.ar_number, **{name: parts[i] for name, parts in columns.items()}}

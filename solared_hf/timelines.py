@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from solared_hf.errors import SolaredError
-from solared_hf.schema import CHANNELS, COLUMNS, NUM_TILES, timeline_features
+from solared_hf.schema import CHANNELS, COLUMNS, NUM_TILES, TARGET_CHANNEL, timeline_features
 
 _STREAM_BATCH_ROWS = 1_000
 
@@ -52,6 +52,11 @@ class Timeline:
 
     def __len__(self) -> int:
         return len(self.times)
+
+    @property
+    def intensity(self) -> np.ndarray:
+        """(T, 63) float32 view of `values`: continuum intensity in DN, NaN where it was not observed."""
+        return self.values[:, CHANNELS.index(TARGET_CHANNEL)]
 
     @cached_property
     def cadence(self) -> timedelta:

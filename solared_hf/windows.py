@@ -204,16 +204,33 @@ class SolaredWindows(TorchDataset):
         return [region.report for region in self.regions]
 
     @property
-    def horizon_steps(self) -> int:
-        """The horizon in steps of the regions, which share one cadence.
+    def cadence(self) -> timedelta:
+        """Time of one step of the regions that gave windows.
 
         Raises:
             SolaredError: their cadences differ.
         """
-        steps = {self._steps_ahead(region.timeline) for region in self.regions if len(region.starts)}
-        if len(steps) != 1:
+        cadences = {region.timeline.cadence for region in self.regions if len(region.starts)}
+        if len(cadences) != 1:
             raise SolaredError("The regions have different cadences; forecast each of them by itself.")
-        return steps.pop()
+        return cadences.pop()
+
+    @property
+    def horizon_steps(self) -> int:
+        """The horizon in steps; a SolaredError where `cadence` raises one, or where it is between two steps."""
+        return self._steps_ahead(self.cadence, self.ar_numbers[0])
+
+    def by_region(self, values: np.ndarray) -> list[np.ndarray]:
+        """The part of each of `regions` in values of all windows, (N, ...): a view, empty for a region without any.
+
+        Raises:
+            SolaredError: there is not one value for each window.
+        """
+        if len(values) != len(self):
+            raise SolaredError(
+                f"There are {len(self)} windows, but forecasts of {len(values)}; give the windows they were made for."
+            )
+        return np.split(values, np.cumsum([len(region.starts) for region in self.regions])[:-1])
 
     @property
     def ar_numbers(self) -> np.ndarray:
@@ -238,16 +255,15 @@ class SolaredWindows(TorchDataset):
         """(N, 63) float32: continuum intensity at the target time in DN, NaN where it was not observed."""
         targets = []
         for region in self.regions:
-            intensity = region.timeline.values[region.target_steps, CHANNELS.index(TARGET_CHANNEL)]
+            intensity = region.timeline.intensity[region.target_steps]
             targets.append(np.where(region.target_steps[:, None] >= 0, intensity, np.float32(np.nan)))
         return np.concatenate(targets)
 
     def past_intensities(self) -> Iterator[np.ndarray]:
         """Continuum intensity of each window's input: (input_steps, 63) float32 views in DN, with NaN."""
         for region in self.regions:
-            intensity = region.timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
             for start in region.starts:
-                yield intensity[start : start + self.input_steps]
+                yield region.timeline.intensity[start : start + self.input_steps]
 
     def _check_arguments(self) -> None:
         if isinstance(self.input_channels, str) or len(set(self.input_channels)) != len(self.input_channels):
@@ -284,7 +300,7 @@ class SolaredWindows(TorchDataset):
         """The region's arrays and its windows."""
         observed = ~np.isnan(timeline.values[:, [CHANNELS.index(channel) for channel in self.input_channels]])
         has_nan = _count_before(~observed.all(axis=(1, 2)))
-        target_observed = ~np.isnan(timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]).any(axis=1)
+        target_observed = ~np.isnan(timeline.intensity).any(axis=1)
         starts, target_steps, dropped = self._cut(timeline, observed, has_nan, target_observed)
         gaps = np.append(np.flatnonzero(timeline.breaks) + 1 if len(timeline) > 1 else [], len(timeline)).astype(int)
         return Region(
@@ -322,7 +338,7 @@ class SolaredWindows(TorchDataset):
     def _cut(self, timeline: Timeline, observed: np.ndarray, has_nan: np.ndarray, target_observed: np.ndarray):
         """Starts and target steps of the windows that can be given, and the number of the others by reason."""
         # A single step has no cadence, so no window of it has a known target.
-        steps_ahead = self._steps_ahead(timeline) if len(timeline) > 1 else 1
+        steps_ahead = self._steps_ahead(timeline.cadence, timeline.ar_number) if len(timeline) > 1 else 1
         span = self.input_steps + (steps_ahead if self.require_target else 0)
         starts = np.arange(max(len(timeline) - span + 1, 0))
         if not len(starts) or len(timeline) == 1:
@@ -347,12 +363,12 @@ class SolaredWindows(TorchDataset):
     def _target_times(self, timeline: Timeline, starts: np.ndarray) -> np.ndarray:
         return timeline.times[starts + self.input_steps - 1] + np.timedelta64(self.horizon, "ms")
 
-    def _steps_ahead(self, timeline: Timeline) -> int:
-        steps, remainder = divmod(self.horizon, timeline.cadence)
+    def _steps_ahead(self, cadence: timedelta, ar_number: int) -> int:
+        steps, remainder = divmod(self.horizon, cadence)
         if remainder:
             raise SolaredError(
-                f"The horizon {self.horizon} is no multiple of the cadence {timeline.cadence} of "
-                f"AR{timeline.ar_number}; choose a horizon that is."
+                f"The horizon {self.horizon} is no multiple of the cadence {cadence} of AR{ar_number}; choose a "
+                "horizon that is."
             )
         return steps
 

@@ -10,12 +10,14 @@ def test_imports_stay_light_and_one_way():
     code = """
 import sys, solared_hf
 print([name for name in ("torch", "transformers", "datasets", "sunpy", "dask", "matplotlib") if name in sys.modules])
+import solared_hf.hub, solared_hf.model_folder
+print([name for name in ("torch", "transformers") if name in sys.modules])
 import solared_hf.training, solared_hf.plotting.forecasts, solared_hf.evaluation.split_scores
 print([name for name in ("dataset_builder", "sunpy", "dask") if name in sys.modules])
 """
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout == "[]\n[]\n"
+    assert finished.stdout == "[]\n[]\n[]\n"
 
 
 AUTO_CLASSES = """

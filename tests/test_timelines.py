@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from dataset_builder.simulate import simulate_region
 from solared_hf.errors import SolaredError
-from solared_hf.schema import CHANNELS, timeline_features
+from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
 from solared_hf.timelines import Timeline, timelines_from_dataset, timelines_from_table
 
 
@@ -69,6 +69,14 @@ def test_another_dataset_is_refused_with_the_missing_columns(make_timeline):
     dataset = dataset_of(make_timeline(90001, steps=4)).remove_columns(["step", "power_2_3mhz"])
     with pytest.raises(SolaredError, match="no column step, power_2_3mhz"):
         timelines_from_dataset(dataset)
+
+
+def test_the_intensity_is_a_view_of_its_channel(make_timeline):
+    timeline = make_timeline(90001, steps=4)
+    timeline.values[2, CHANNELS.index("continuum_intensity"), 7] = -300
+    assert timeline.intensity.shape == (4, NUM_TILES)
+    assert timeline.intensity[2, 7] == -300
+    assert np.shares_memory(timeline.intensity, timeline.values)
 
 
 def test_cadence_gaps_and_nan_are_read_from_times_and_values(make_timeline):

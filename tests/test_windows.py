@@ -228,6 +228,26 @@ def test_data_of_another_kind_or_cadence_are_refused(make_timeline):
         SolaredWindows(fast, processor=processor)
 
 
+def test_values_of_windows_are_parted_by_region_even_where_one_has_none(make_timeline):
+    timelines = [make_timeline(90001, steps=14), make_timeline(90002, steps=5), make_timeline(90003, steps=12)]
+    windows = SolaredWindows(timelines, input_steps=10, horizon=HOUR)
+    assert [part.tolist() for part in windows.by_region(windows.ar_numbers)] == [[90001] * 4, [], [90003] * 2]
+    with pytest.raises(SolaredError, match="6 windows, but forecasts of 5; give the windows they were made for"):
+        windows.by_region(np.zeros((5, NUM_TILES)))
+
+
+def test_the_cadence_is_that_of_all_regions_with_windows(make_timeline):
+    half_hourly = make_timeline(90002, steps=15, cadence=HOUR / 2)
+    windows = SolaredWindows([make_timeline(90001, steps=15), make_timeline(90003, 1)], input_steps=10, horizon=HOUR)
+    assert (windows.cadence, windows.horizon_steps) == (HOUR, 1)
+    windows = SolaredWindows(half_hourly, input_steps=10, horizon=HOUR)
+    assert (windows.cadence, windows.horizon_steps) == (HOUR / 2, 2)
+    mixed = SolaredWindows([make_timeline(90001, steps=15), half_hourly], input_steps=10, horizon=HOUR)
+    for ask in ("cadence", "horizon_steps"):
+        with pytest.raises(SolaredError, match=r"different cadences; forecast each of them by itself\.$"):
+            getattr(mixed, ask)
+
+
 def test_a_trajectory_is_what_follows_up_to_a_gap_or_the_end(make_timeline):
     timeline = make_timeline(90001, steps=40, missing=[25])
     timeline.values[14, 5, 3] = np.nan

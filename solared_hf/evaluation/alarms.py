@@ -15,7 +15,6 @@ from datetime import timedelta
 
 import numpy as np
 
-from solared_hf.errors import SolaredError
 from solared_hf.evaluation.emergence import (
     ONSET_GRADIENT,
     SMOOTHED_HOURS,
@@ -25,9 +24,9 @@ from solared_hf.evaluation.emergence import (
 )
 from solared_hf.evaluation.intervals import region_interval
 from solared_hf.forecasting import Forecaster
-from solared_hf.schema import AVAILABILITY_DELAY, CHANNELS, NUM_TILES, TARGET_CHANNEL
+from solared_hf.schema import AVAILABILITY_DELAY, NUM_TILES
 from solared_hf.timelines import Timeline
-from solared_hf.windows import Region, SolaredWindows
+from solared_hf.windows import SolaredWindows
 
 # How long an alarm is good for, and so how far ahead a path is looked at.
 WARNING_PERIOD = timedelta(hours=24)
@@ -113,7 +112,7 @@ def forecast_trajectories(forecaster: Forecaster, windows: SolaredWindows) -> np
         SolaredError: the regions' cadences differ, or the forecaster cannot forecast the windows.
     """
     if forecaster.longest_trajectory:
-        steps = WARNING_PERIOD // (windows.horizon / windows.horizon_steps)
+        steps = WARNING_PERIOD // windows.cadence
         return forecaster.trajectory(windows, int(min(steps, forecaster.longest_trajectory)))
     return lagged_trajectories(windows, forecaster.forecast(windows))
 
@@ -130,11 +129,10 @@ def lagged_trajectories(windows: SolaredWindows, forecasts: np.ndarray) -> np.nd
     Returns:
         (N, horizon steps, 63), NaN where no window spoke of the step.
     """
-    steps = windows.horizon_steps
-    cadence = np.timedelta64(windows.horizon, "ms") // steps
+    steps, cadence = windows.horizon_steps, np.timedelta64(windows.cadence, "ms")
+    parts = windows.by_region(windows.last_input_times), windows.by_region(forecasts)
     trajectories = []
-    for region, its_forecasts in zip(windows.regions, _by_region(windows, forecasts), strict=True):
-        last = _last_input_times(region, windows)
+    for last, its_forecasts in zip(*parts, strict=True):
         ahead = last[:, None] + cadence * np.arange(1, steps + 1)
         spoken_of = last + cadence * steps
         issue = np.searchsorted(spoken_of, ahead)  # never later than its own, whose target is the last of these steps
@@ -170,15 +168,13 @@ def issue_alarms(
     Raises:
         SolaredError: there is not one trajectory for each window, or the regions' cadences differ.
     """
-    cadence_hours = windows.horizon / windows.horizon_steps / timedelta(hours=1)
-    hours = cadence_hours * np.arange(1 - windows.input_steps, trajectories.shape[1] + 1)
+    hours = windows.cadence / timedelta(hours=1) * np.arange(1 - windows.input_steps, trajectories.shape[1] + 1)
     alarms = {}
-    for region, its_trajectories in zip(windows.regions, _by_region(windows, trajectories), strict=True):
+    parts = windows.by_region(windows.last_input_times), windows.by_region(trajectories)
+    for region, last, its_trajectories in zip(windows.regions, *parts, strict=True):
         if not len(region.starts):
             continue
-        intensity = region.timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
-        past = intensity[region.starts[:, None] + np.arange(windows.input_steps)]
-        last = _last_input_times(region, windows)
+        past = region.timeline.intensity[region.starts[:, None] + np.arange(windows.input_steps)]
         path = np.concatenate([past, its_trajectories], axis=1) / np.float32(scale_dn)
         # What is steep where a later window begins may have begun before it, and then it was on an earlier path.
         after = np.maximum(_hours(last[0] - last), hours[0] + SMOOTHED_HOURS)
@@ -200,10 +196,10 @@ def score_alarms(windows: SolaredWindows, alarms: dict[int, np.ndarray]) -> dict
         region.timeline.ar_number: _score_region(
             region.timeline,
             alarms[region.timeline.ar_number],
-            _last_input_times(region, windows)[0] + np.timedelta64(AVAILABILITY_DELAY, "ms"),
+            last[0] + np.timedelta64(AVAILABILITY_DELAY, "ms"),
         )
-        for region in windows.regions
-        if len(region.starts)
+        for region, last in zip(windows.regions, windows.by_region(windows.last_input_times), strict=True)
+        if len(last)
     }
 
 
@@ -266,19 +262,6 @@ def _score_region(timeline: Timeline, alarms: np.ndarray, first_issue: np.dateti
             AlarmLead(timeline.ar_number, int(tile), float(_hours(lead[tile]))) for tile in np.flatnonzero(hits | late)
         ),
     )
-
-
-def _by_region(windows: SolaredWindows, values: np.ndarray) -> list[np.ndarray]:
-    """One part of `values` for each region."""
-    if len(values) != len(windows):
-        raise SolaredError(
-            f"There are {len(windows)} windows, but forecasts of {len(values)}; give the windows they were made for."
-        )
-    return np.split(values, np.cumsum([len(region.starts) for region in windows.regions])[:-1])
-
-
-def _last_input_times(region: Region, windows: SolaredWindows) -> np.ndarray:
-    return region.timeline.times[region.starts + windows.input_steps - 1]
 
 
 def _hours(duration: np.ndarray) -> np.ndarray:

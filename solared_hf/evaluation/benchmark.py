@@ -22,18 +22,14 @@ from solared_hf.evaluation.benchmark_table import Benchmark, ForecasterResult, W
 from solared_hf.evaluation.breakdowns import observed_trajectories, rmse_by_emergence, rmse_by_lead
 from solared_hf.evaluation.emergence import emerging_tiles
 from solared_hf.evaluation.published_protocol import ProtocolScore, protocol_score
-from solared_hf.evaluation.quantiles import coverage, reliability
-from solared_hf.evaluation.scores import score_forecasts
+from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent, reliability
+from solared_hf.evaluation.scores import intensity_processor, score_forecasts, skill_interval
 from solared_hf.forecasting import Forecaster, committed_models, folders_without_weights, load_forecaster
 from solared_hf.lagged_regression import GradientBoostedTrees, RidgeRegression
 from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
 from solared_hf.processing_solared import SolaredProcessor
-from solared_hf.schema import CHANNELS, TARGET_CHANNEL
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
-
-# The ends of the interval whose coverage is looked at.
-_LOWER_LEVEL, _UPPER_LEVEL = 0.1, 0.9
 
 
 @dataclass(frozen=True)
@@ -105,9 +101,7 @@ def benchmark(
             answers[forecaster.name] = _ask(forecaster, task)
         except SolaredError as error:
             left_out[forecaster.name] = reason_of(error)
-    processor = SolaredProcessor.fit(
-        [timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]] for timeline in train], [TARGET_CHANNEL]
-    )
+    processor = intensity_processor(train)
     return Benchmark(
         dataset=identity["dataset"],
         dataset_revision=identity["revision"],
@@ -132,14 +126,13 @@ def trained_models() -> tuple[list[Forecaster], dict[str, str]]:
 
 def _task(train: Sequence[Timeline], timelines: Sequence[Timeline], follow_protocol: bool) -> _Task:
     windows, issues = SolaredWindows(timelines), SolaredWindows(timelines, require_target=False)
-    horizon_steps = windows.horizon_steps
     pairs = zip(windows.regions, issues.regions, strict=True)
     return _Task(
         windows=windows,
         issues=issues,
         has_target=np.concatenate([np.isin(issued.starts, region.starts) for region, issued in pairs]),
-        horizon_steps=horizon_steps,
-        warning_steps=WARNING_PERIOD // (windows.horizon / horizon_steps),
+        horizon_steps=windows.horizon_steps,
+        warning_steps=WARNING_PERIOD // windows.cadence,
         alarm_scale_dn=alarm_scale(train),
         protocol_timelines=timelines if follow_protocol and _has_protocol(timelines) else (),
     )
@@ -198,10 +191,8 @@ def _quantile_scores(
     observed = windows.observed_targets
     quantiles = forecaster.quantiles(windows, windows.horizon_steps)[:, -1]
     frequencies = dict(zip(levels, reliability(quantiles, levels, observed).tolist(), strict=True))
-    if not {_LOWER_LEVEL, _UPPER_LEVEL} <= set(levels):
-        return None, frequencies
-    lower, upper = (quantiles[:, levels.index(level)] for level in (_LOWER_LEVEL, _UPPER_LEVEL))
-    return coverage(lower, upper, observed), frequencies
+    ends = interval_of_80_percent(quantiles, levels)
+    return None if ends is None else coverage(*ends, observed), frequencies
 
 
 def _results(
@@ -209,15 +200,14 @@ def _results(
 ) -> list[ForecasterResult]:
     """The most skilful first."""
     forecasts = {name: answer.forecast for name, answer in answers.items()}
-    scores, against_climatology = (
-        score_forecasts(forecasts, reference, windows, processor) for reference in (Persistence.name, Climatology.name)
-    )
+    scores = score_forecasts(forecasts, Persistence.name, windows, processor)
+    climatology, ar_numbers = forecasts[Climatology.name], windows.ar_numbers
     observed, emerging = windows.observed_targets, emerging_tiles(windows)
     results = [
         ForecasterResult(
             name=name,
             score=score,
-            skill_climatology_interval=climatology_score.skill_interval,
+            skill_climatology_interval=skill_interval(answer.forecast, climatology, observed, ar_numbers),
             rmse_dn_by_emergence=rmse_by_emergence(answer.forecast, observed, emerging),
             rmse_dn_by_lead_hours=_by_lead(answer.trajectories, windows),
             coverage_of_80_percent_interval=answer.coverage,
@@ -225,7 +215,7 @@ def _results(
             warnings=_warnings(answer.alarms),
             protocol=answer.protocol,
         )
-        for (name, answer), score, climatology_score in zip(answers.items(), scores, against_climatology, strict=True)
+        for (name, answer), score in zip(answers.items(), scores, strict=True)
     ]
     return sorted(results, key=lambda result: result.score.rmse_dn)
 
@@ -234,7 +224,7 @@ def _by_lead(trajectories: np.ndarray | None, windows: SolaredWindows) -> dict[f
     if trajectories is None:
         return None
     steps = trajectories.shape[1]
-    step_hours = windows.horizon.total_seconds() / 3600 / windows.horizon_steps
+    step_hours = windows.cadence.total_seconds() / 3600
     errors = rmse_by_lead(trajectories, observed_trajectories(windows, steps))
     return {(step + 1) * step_hours: float(error) for step, error in enumerate(errors)}
 

@@ -7,7 +7,6 @@ are in the normalised units of a model. What was not observed does not count.
 import numpy as np
 
 from solared_hf.evaluation.errors import root_mean_squared_error
-from solared_hf.schema import CHANNELS, TARGET_CHANNEL
 from solared_hf.windows import SolaredWindows
 
 
@@ -66,7 +65,7 @@ def observed_trajectories(windows: SolaredWindows, steps: int) -> np.ndarray:
     """
     trajectories = []
     for region in windows.regions:
-        intensity = region.timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
+        intensity = region.timeline.intensity
         first = region.starts + windows.input_steps
         gap_after = np.array(region.gap_after)[first - 1]
         ahead = first[:, None] + np.arange(steps)

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
+from solared_hf.schema import NUM_TILES
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -67,11 +67,11 @@ def observed_onsets(timeline: Timeline) -> np.ndarray:
     The scale is the region's own: the range of its intensity over all tiles and the whole timeline. So it is known in
     hindsight alone.
     """
-    intensity = timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
     extent = intensity_range(timeline)
     if len(timeline) < 2 or not extent > 0:
         return np.full(NUM_TILES, np.datetime64("NaT", "ms"))
-    onsets = emergence_onsets(intensity / extent, (timeline.times - timeline.times[0]) / np.timedelta64(1, "h"))
+    hours = (timeline.times - timeline.times[0]) / np.timedelta64(1, "h")
+    onsets = emergence_onsets(timeline.intensity / extent, hours)
     milliseconds = np.round(np.nan_to_num(onsets) * 3_600_000).astype("timedelta64[ms]")
     return np.where(np.isnan(onsets), np.datetime64("NaT", "ms"), timeline.times[0] + milliseconds)
 
@@ -84,8 +84,7 @@ def emerging_tiles(windows: SolaredWindows) -> np.ndarray:
 
 def intensity_range(timeline: Timeline) -> float:
     """Largest minus smallest continuum intensity of a region, over its tiles and steps, in DN; NaN if unobserved."""
-    intensity = timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
-    observed = intensity[~np.isnan(intensity)]
+    observed = timeline.intensity[~np.isnan(timeline.intensity)]
     return float(np.ptp(observed)) if len(observed) else np.nan
 
 

@@ -16,7 +16,6 @@ from solared_hf.errors import SolaredError
 from solared_hf.evaluation.breakdowns import rmse_by_tile
 from solared_hf.evaluation.intervals import region_interval
 from solared_hf.forecasting import Forecaster
-from solared_hf.schema import CHANNELS, TARGET_CHANNEL
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -113,7 +112,7 @@ def protocol_score(forecaster: Forecaster, timelines: Iterable[Timeline]) -> Pro
     for number, tiles in PROTOCOL_TILES.items():
         windows = published_windows(regions[number])
         (region,) = windows.regions
-        intensity = region.timeline.values[:, CHANNELS.index(TARGET_CHANNEL)].astype(np.float64)
+        intensity = region.timeline.intensity.astype(np.float64)
         forecast, targets = forecaster.forecast(windows)[:, tiles], intensity[region.target_steps][:, tiles]
         before = intensity[region.target_steps[0] - 1, tiles]
         unit = np.ptp(intensity)

@@ -35,6 +35,21 @@ def pinball_loss(quantiles: np.ndarray, levels: Sequence[float], observed: np.nd
     )
 
 
+def interval_of_80_percent(quantiles: np.ndarray, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both ends of the 80 % interval, each (..., 63): the quantiles 0.1 and 0.9; None where these are not given.
+
+    The arguments are those of `pinball_loss`.
+
+    >>> interval_of_80_percent(np.array([[[1.0], [2.0], [3.0]]]), [0.1, 0.5, 0.9])
+    (array([[1.]]), array([[3.]]))
+    """
+    ends = 0.1, 0.9
+    if not set(ends) <= set(levels):
+        return None
+    lower, upper = (quantiles[..., levels.index(level), :] for level in ends)
+    return lower, upper
+
+
 def coverage(lower: np.ndarray, upper: np.ndarray, observed: np.ndarray) -> float:
     """Share of what was observed that lies between two quantiles, ends included; NaN where nothing was observed.
 

@@ -1,5 +1,6 @@
 """Scores of several forecasters on the same windows, in normalised and physical units, with intervals."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ from solared_hf.evaluation.breakdowns import rmse_by_region, rmse_by_tile
 from solared_hf.evaluation.errors import mean_absolute_error, root_mean_squared_error, skill_score
 from solared_hf.evaluation.intervals import region_interval
 from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.schema import TARGET_CHANNEL
+from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
 
@@ -67,13 +70,12 @@ def score_forecasts(
     climatology = forecasts.get(Climatology.name)
     scores = []
     for name, forecast in forecasts.items():
-        rmse_interval, skill_interval = _intervals(forecast, forecasts[reference], observed, ar_numbers)
         score = Score(
             name=name,
             **forecast_errors(forecast, forecasts[reference], observed, processor.target_range),
             skill_climatology=None if climatology is None else skill_score(forecast, climatology, observed),
-            rmse_dn_interval=rmse_interval,
-            skill_interval=skill_interval,
+            rmse_dn_interval=_rmse_interval(forecast, observed, ar_numbers),
+            skill_interval=skill_interval(forecast, forecasts[reference], observed, ar_numbers),
             rmse_dn_by_region=rmse_by_region(forecast, observed, ar_numbers),
             rmse_dn_by_tile=rmse_by_tile(forecast, observed).tolist(),
         )
@@ -81,20 +83,39 @@ def score_forecasts(
     return scores
 
 
-def _intervals(forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray) -> tuple:
-    """Intervals of RMSE and skill over regions."""
+def skill_interval(
+    forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray
+) -> tuple[float, float] | None:
+    """90 % interval of a forecast's skill against a reference, over regions; None with a single region.
 
-    def sums_by_region(values: np.ndarray) -> np.ndarray:
-        return np.array([np.nansum(values[ar_numbers == one], dtype=np.float64) for one in np.unique(ar_numbers)])
-
-    squared = sums_by_region(np.square(forecast.astype(np.float64) - observed))
-    reference_squared = sums_by_region(np.square(reference.astype(np.float64) - observed))
-    counts = sums_by_region((~np.isnan(observed)).astype(np.float64))
-
-    def rmse(squared, counts, axis):
-        return np.sqrt(squared.sum(axis) / counts.sum(axis))
+    Args:
+        forecast, reference, observed: (N, 63) in DN; NaN where not observed.
+        ar_numbers: (N,) region of each window, `SolaredWindows.ar_numbers`.
+    """
 
     def skill(squared, reference_squared, axis):
         return 1 - squared.sum(axis) / reference_squared.sum(axis)
 
-    return region_interval(rmse, squared, counts), region_interval(skill, squared, reference_squared)
+    both = (np.square(one.astype(np.float64) - observed) for one in (forecast, reference))
+    return region_interval(skill, *(_sums_by_region(squared, ar_numbers) for squared in both))
+
+
+def intensity_processor(timelines: Iterable[Timeline]) -> SolaredProcessor:
+    """A processor fitted on the intensity alone: its range is the normalised unit of forecasters that have none.
+
+    Raises:
+        ValueError: there is no region, or the intensity is never observed or never varies.
+    """
+    return SolaredProcessor.fit((timeline.intensity[:, None] for timeline in timelines), [TARGET_CHANNEL])
+
+
+def _rmse_interval(forecast: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray) -> tuple[float, float] | None:
+    def rmse(squared, counts, axis):
+        return np.sqrt(squared.sum(axis) / counts.sum(axis))
+
+    squared, counts = np.square(forecast.astype(np.float64) - observed), (~np.isnan(observed)).astype(np.float64)
+    return region_interval(rmse, _sums_by_region(squared, ar_numbers), _sums_by_region(counts, ar_numbers))
+
+
+def _sums_by_region(values: np.ndarray, ar_numbers: np.ndarray) -> np.ndarray:
+    return np.array([np.nansum(values[ar_numbers == one], dtype=np.float64) for one in np.unique(ar_numbers)])

@@ -6,12 +6,10 @@ from rich.table import Table
 
 from solared_hf.baselines import BASELINES, Climatology, Persistence
 from solared_hf.errors import SolaredError
-from solared_hf.evaluation.scores import Score, score_forecasts
+from solared_hf.evaluation.scores import Score, intensity_processor, score_forecasts
 from solared_hf.evaluation.tables import TabledResult, number_with_interval
 from solared_hf.forecasting import Forecaster, ModelForecaster
 from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
-from solared_hf.processing_solared import SolaredProcessor
-from solared_hf.schema import CHANNELS, TARGET_CHANNEL
 
 _SKILL_CLIMATOLOGY = "skill c."
 
@@ -60,12 +58,8 @@ def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: s
         train = load_timelines(dataset, "train", revision)
     except SolaredError:
         train = []
-    if isinstance(forecaster, ModelForecaster):
-        processor = forecaster.processor
-    else:
-        intensity = [CHANNELS.index(TARGET_CHANNEL)]
-        values = (timeline.values[:, intensity] for timeline in train or timelines)
-        processor = SolaredProcessor.fit(values, [TARGET_CHANNEL])
+    is_model = isinstance(forecaster, ModelForecaster)
+    processor = forecaster.processor if is_model else intensity_processor(train or timelines)
     windows = forecaster.windows(timelines)
     forecasters = {forecaster.name: forecaster} | {name: baseline() for name, baseline in BASELINES.items()}
     if train:

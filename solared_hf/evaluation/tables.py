@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 
 from rich.console import Console, RenderableType
@@ -11,11 +12,12 @@ from rich.console import Console, RenderableType
 _LEAST_WIDTH = 100
 
 
-class TabledResult:
+class TabledResult(ABC):
     """What dataclasses of results share; each lays out its own `table`."""
 
+    @abstractmethod
     def table(self) -> RenderableType:
-        raise NotImplementedError
+        """What people read."""
 
     def as_json(self) -> str:
         """Everything, as JSON text; what is not a number is null."""

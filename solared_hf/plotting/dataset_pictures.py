@@ -109,26 +109,20 @@ def _noaa_pictures(rows: Sequence[Mapping], splits: np.ndarray) -> tuple[list[Pi
 
 
 def _shown_region(regions: Sequence[Timeline]) -> Timeline:
-    return min(regions, key=lambda region: np.nanmin(_channel(region, "continuum_intensity"), initial=np.inf))
+    return min(regions, key=lambda region: np.nanmin(region.intensity, initial=np.inf))
 
 
 def _measured_facts(regions: Sequence[Timeline]) -> dict[tuple[str, str], np.ndarray]:
     """What the timelines themselves say of each region, by name and unit."""
-    fluxes, intensities = (
-        [_channel(region, name) for region in regions] for name in ("unsigned_magnetic_flux", "continuum_intensity")
-    )
+    flux = CHANNELS.index("unsigned_magnetic_flux")
     facts = {
-        ("largest flux of a tile", "G"): [np.nanmax(flux) for flux in fluxes],
-        ("lowest intensity of a tile", "DN"): [np.nanmin(intensity) for intensity in intensities],
+        ("largest flux of a tile", "G"): [np.nanmax(region.values[:, flux]) for region in regions],
+        ("lowest intensity of a tile", "DN"): [np.nanmin(region.intensity) for region in regions],
         ("observed in all tiles", "hours"): [
             (len(region) - region.nan_steps) * region.cadence.total_seconds() / 3600 for region in regions
         ],
     }
     return {name: np.array(values, dtype=np.float64) for name, values in facts.items()}
-
-
-def _channel(region: Timeline, channel: str) -> np.ndarray:
-    return region.values[:, CHANNELS.index(channel)]
 
 
 def _column(rows: Sequence[Mapping], name: str) -> np.ndarray:

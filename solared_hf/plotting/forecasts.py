@@ -22,7 +22,7 @@ from solared_hf.plotting.style import (
     styled,
     tile_name,
 )
-from solared_hf.schema import CHANNELS, TARGET_CHANNEL, TILE_COLUMNS, TILE_ROWS
+from solared_hf.schema import TILE_COLUMNS, TILE_ROWS
 from solared_hf.timelines import Timeline
 
 # Moments that a picture can mark, as its legend calls them.
@@ -80,7 +80,7 @@ def plot_forecast(
         marks: (63,) datetime64[ms] by name (`ONSET`, `ALARM` or `NOAA`): when it happened in each tile, NaT where not.
     """
     marks = marks or {}
-    observed = timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
+    observed = timeline.intensity
     targets = _values_at(target_times, timeline.times, observed)
     name, forecast = next(iter(forecasts.items()))
     known = targets[:, tiles] if np.isfinite(targets[:, tiles]).any() else forecast[:, tiles]

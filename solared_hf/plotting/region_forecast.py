@@ -9,13 +9,12 @@ from solared_hf.baselines import Persistence
 from solared_hf.evaluation.alarms import forecast_trajectories, issue_alarms
 from solared_hf.evaluation.emergence import observed_onsets
 from solared_hf.evaluation.published_protocol import PROTOCOL_TILES
+from solared_hf.evaluation.quantiles import interval_of_80_percent
 from solared_hf.forecasting import Forecaster
 from solared_hf.plotting.forecasts import ALARM, NOAA, ONSET, plot_forecast, strongest_row
-from solared_hf.schema import AVAILABILITY_DELAY, CHANNELS, NUM_TILES, TARGET_CHANNEL
+from solared_hf.schema import AVAILABILITY_DELAY, NUM_TILES
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
-
-_ENDS_OF_80_PERCENT = (0.1, 0.9)
 
 
 def plot_region_forecast(
@@ -45,12 +44,11 @@ def plot_region_forecast(
     if noaa_emergence_time is not None:
         # UTC is 34 to 37 s behind TAI, less than the width of a line.
         marks[NOAA] = np.full(NUM_TILES, np.datetime64(noaa_emergence_time, "ms"))
-    intensity = timeline.values[:, CHANNELS.index(TARGET_CHANNEL)]
     return plot_forecast(
         timeline,
         windows.target_times,
         {forecaster.name: forecaster.forecast(windows), Persistence.name: Persistence().forecast(windows)},
-        PROTOCOL_TILES.get(timeline.ar_number) or strongest_row(intensity),
+        PROTOCOL_TILES.get(timeline.ar_number) or strongest_row(timeline.intensity),
         title=f"AR{timeline.ar_number}: {_horizon(windows.horizon)}",
         band=_interval(forecaster, windows),
         marks=marks,
@@ -58,12 +56,10 @@ def plot_region_forecast(
 
 
 def _interval(forecaster: Forecaster, windows: SolaredWindows) -> tuple[np.ndarray, np.ndarray] | None:
-    levels = list(getattr(forecaster, "quantile_levels", ()))
-    if not set(_ENDS_OF_80_PERCENT).issubset(levels):
+    levels = getattr(forecaster, "quantile_levels", ())
+    if not levels:
         return None
-    quantiles = forecaster.quantiles(windows, windows.horizon_steps)[:, -1]
-    lower, upper = (quantiles[:, levels.index(level)] for level in _ENDS_OF_80_PERCENT)
-    return lower, upper
+    return interval_of_80_percent(forecaster.quantiles(windows, windows.horizon_steps)[:, -1], levels)
 
 
 def _horizon(horizon: timedelta) -> str:

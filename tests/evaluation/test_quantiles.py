@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.errors import mean_absolute_error
-from solared_hf.evaluation.quantiles import coverage, pinball_loss, reliability
+from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent, pinball_loss, reliability
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -48,13 +48,21 @@ def test_what_was_not_observed_does_not_count(normal):
 def test_true_quantiles_are_reliable_and_best(normal):
     quantiles, observed = normal
     assert reliability(quantiles, LEVELS, observed) == pytest.approx(LEVELS, abs=0.005)
-    assert coverage(quantiles[..., 0, :], quantiles[..., 2, :], observed) == pytest.approx(0.8, abs=0.01)
+    assert coverage(*interval_of_80_percent(quantiles, LEVELS), observed) == pytest.approx(0.8, abs=0.01)
     loss = pinball_loss(quantiles, LEVELS, observed)
     # Of a normal distribution the least loss is its standard deviation times the density at the quantile.
     assert loss == pytest.approx(100 * norm.pdf(norm.ppf(LEVELS)), rel=0.01)
     assert loss[1] == pytest.approx(mean_absolute_error(quantiles[..., 1, :], observed) / 2)
     for error in (-30, 30):
         assert (pinball_loss(quantiles + error, LEVELS, observed) > loss).all()
+
+
+def test_without_both_ends_there_is_no_interval(normal):
+    quantiles, _ = normal
+    lower, upper = interval_of_80_percent(quantiles[..., [2, 0], :], (0.9, 0.1))
+    np.testing.assert_array_equal(lower, quantiles[..., 0, :])
+    np.testing.assert_array_equal(upper, quantiles[..., 2, :])
+    assert interval_of_80_percent(quantiles[..., :2, :], LEVELS[:2]) is None
 
 
 def test_each_quantile_has_a_level(normal):
