@@ -1,6 +1,7 @@
 """A trained model's folder as the Hub gets it: weights, processor, code and card; no checkpoints, no pickles."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ _FILES = (CARD_NAME, "*.json", "*.safetensors", "*.py", "*.png", EXPERIMENTS_NAM
 _OWNED = (
     *("config.json", PROCESSOR_NAME, METRICS_NAME, CURVE_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME, "training_args.bin"),
     *(BENCHMARK_NAME, EXPERIMENTS_NAME, *PICTURES),
-    *("model-*-of-*.safetensors", "configuration_*.py", "modeling_*.py", "processing_solared.py"),
+    *("model-*-of-*.safetensors", "configuration_*.py", "modeling_*.py", "*_on_cpu.py", "processing_solared.py"),
 )
 
 
@@ -57,17 +58,20 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
 
 def _missing_code(folder: Path, files: Mapping[str, bytes | LargeFile]) -> dict[str, bytes]:
     """What `trust_remote_code=True` looks for in the repository, by the names in the folder's JSON files."""
-    code = {}
+    wanted = []
     for name in {"config.json", PROCESSOR_NAME} & files.keys():
         try:
             content = json.loads(files[name])
-            modules = {reference.partition(".")[0] for reference in content.get("auto_map", {}).values()}
+            wanted += [reference.partition(".")[0] for reference in content.get("auto_map", {}).values()]
         except (AttributeError, ValueError) as error:
             raise SolaredError(f"{folder / name} is damaged ({error!r}); save the model again.") from error
-        for module in sorted(modules):
-            (*found,) = Path(__file__).parent.rglob(f"{module}.py")
-            if f"{module}.py" not in files and found:
-                code[f"{module}.py"] = found[0].read_bytes()
+    code = {}
+    for module in wanted:
+        # The list grows by the neighbours that the code imports.
+        name, (*found,) = f"{module}.py", Path(__file__).parent.rglob(f"{module}.py")
+        if name not in code.keys() | files.keys() and found:
+            code[name] = found[0].read_bytes()
+            wanted += re.findall(r"^from \.(\w+) import", code[name].decode(), re.MULTILINE)
     return code
 
 

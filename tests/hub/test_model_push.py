@@ -57,7 +57,8 @@ def test_a_trained_model_comes_with_all_it_needs_and_nothing_else(hub, repo_id, 
     pushed, left = on_hub(repo_id), {path.name for path in trained.iterdir()} - set(on_hub(repo_id))
     assert {"README.md", "config.json", WEIGHTS, "preprocessor_config.json", "metrics.json"} < set(pushed)
     assert {path for path in pushed if path.endswith(".py")} == {
-        "configuration_spatio_temporal_attention.py", "modeling_spatio_temporal_attention.py", "processing_solared.py"
+        *("configuration_spatio_temporal_attention.py", "modeling_spatio_temporal_attention.py"),
+        *("attention_on_cpu.py", "dropout_on_cpu.py", "linear_on_cpu.py", "processing_solared.py"),
     }  # fmt: skip
     assert left == {"checkpoint-2", "training_args.bin"}
     assert all(pushed[name] == (trained / name).read_bytes() for name in pushed if name != "README.md")
@@ -177,7 +178,7 @@ def test_a_folder_nobody_could_use_is_refused(fault, sentence, hub, repo_id, tok
 
 def test_code_that_a_folder_names_and_lacks_is_the_packages(hub, repo_id, token, solared, on_hub, folder):
     code = {path.name: path.read_bytes() for path in folder.glob("*.py")}
-    assert len(code) == 3
+    assert len(code) == 6
     for name in code:
         (folder / name).unlink()
     assert solared("push", folder, "--repo-id", repo_id)[0] == 0

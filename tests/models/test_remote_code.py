@@ -53,4 +53,9 @@ def test_folder_names_its_code_for_every_auto_class(tmp_path, name, model_class,
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert processor["auto_map"] == dict.fromkeys(AUTO_PROCESSORS, "processing_solared.SolaredProcessor")
     code = {path.name for path in tmp_path.glob("*.py")}
-    assert code == {f"modeling_{name}.py", f"configuration_{name}.py", "processing_solared.py"}
+    neighbours = (
+        {"attention_on_cpu.py", "dropout_on_cpu.py", "linear_on_cpu.py"}
+        if name == "spatio_temporal_attention"
+        else set()
+    )
+    assert code == {f"modeling_{name}.py", f"configuration_{name}.py", "processing_solared.py", *neighbours}

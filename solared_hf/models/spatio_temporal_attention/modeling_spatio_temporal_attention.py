@@ -1,6 +1,6 @@
 """Spatio-temporal attention forecaster (arXiv 2508.14107): attention over time, then over tiles.
 
-The file imports nothing of the package but its own configuration, because it travels with saved weights.
+The file imports nothing of the package but its neighbours, because it travels with saved weights.
 """
 
 import math
@@ -19,7 +19,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_on_cpu import blocked_attention
 from .configuration_spatio_temporal_attention import SpatioTemporalAttentionConfig
+from .dropout_on_cpu import add_dropped, dropped_relu, is_for_cpu
+from .linear_on_cpu import blocked_linear
+
+# In inference on a CPU a layer takes this many positions at a time, so that what it computes stays in the cache.
+_POSITIONS_AT_A_TIME = 4096
 
 
 @dataclass
@@ -93,12 +99,21 @@ def eager_attention_forward(
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
 
+class SpatioTemporalAttentionLinear(nn.Linear):
+    """A linear layer that is as quick on a CPU as elsewhere."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if is_for_cpu(hidden_states) and self.weight.dtype == hidden_states.dtype:
+            return blocked_linear(hidden_states, self.weight, self.bias)
+        return super().forward(hidden_states)
+
+
 # The two projections have classes of their own because torch's attention initialises them unlike other linear layers.
-class SpatioTemporalAttentionInProjection(nn.Linear):
+class SpatioTemporalAttentionInProjection(SpatioTemporalAttentionLinear):
     """Queries, keys and values in one product."""
 
 
-class SpatioTemporalAttentionOutProjection(nn.Linear):
+class SpatioTemporalAttentionOutProjection(SpatioTemporalAttentionLinear):
     """Mixes the heads."""
 
 
@@ -119,10 +134,13 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        batch_size, num_groups, length, _ = hidden_states.shape
-        qkv = self.qkv_proj(hidden_states).view(batch_size * num_groups, length, 3, -1, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = self.qkv_proj(hidden_states).flatten(0, 1)
+        dropout = self.attention_dropout if self.training else 0.0
+        if self.config._attn_implementation == "sdpa" and dropout < 1 and is_for_cpu(qkv):
+            attention_output = blocked_attention(qkv, self.config.num_attention_heads, self.scaling, dropout)
+            return self.out_proj(attention_output.view_as(hidden_states)), None
 
+        query, key, value = qkv.unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -133,11 +151,11 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
             value,
             None,
             scaling=self.scaling,
-            dropout=self.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             **kwargs,
         )
         if probabilities is not None:
-            probabilities = probabilities.unflatten(0, (batch_size, num_groups))
+            probabilities = probabilities.unflatten(0, hidden_states.shape[:2])
         return self.out_proj(attention_output.reshape(hidden_states.shape)), probabilities
 
 
@@ -148,17 +166,38 @@ class SpatioTemporalAttentionLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = SpatioTemporalAttentionSelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc1 = SpatioTemporalAttentionLinear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = SpatioTemporalAttentionLinear(config.intermediate_size, config.hidden_size)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        # Attentions, which eager attention gives, are recorded of all sequences at once.
+        is_eager = self.self_attn.config._attn_implementation == "eager"
+        if is_eager or torch.is_grad_enabled() or not is_for_cpu(hidden_states):
+            return self.encode(hidden_states, **kwargs)
+        parts = hidden_states.flatten(0, 1).split(max(1, _POSITIONS_AT_A_TIME // hidden_states.shape[2]))
+        return torch.cat([self.encode(part[None], **kwargs) for part in parts], dim=1).view_as(hidden_states)
+
+    def encode(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """The layer's output; sequences, along the second last axis, do not depend on each other."""
         attention_output, _ = self.self_attn(hidden_states, **kwargs)
-        hidden_states = self.attention_norm(hidden_states + self.dropout(attention_output))
-        feed_forward_output = self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
-        return self.feed_forward_norm(hidden_states + self.dropout(feed_forward_output))
+        hidden_states = self.attention_norm(self.add(attention_output, hidden_states))
+        feed_forward_output = self.fc2(self.activate(self.fc1(hidden_states)))
+        return self.feed_forward_norm(self.add(feed_forward_output, hidden_states))
+
+    def add(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """`residual + dropout(values)`."""
+        if self.training and 0 < self.dropout.p < 1 and is_for_cpu(values) and is_for_cpu(residual):
+            return add_dropped(values, residual, self.dropout.p)
+        return residual + self.dropout(values)
+
+    def activate(self, values: torch.Tensor) -> torch.Tensor:
+        """`dropout(activation(values))`."""
+        if self.training and 0 < self.dropout.p < 1 and isinstance(self.activation, nn.ReLU) and is_for_cpu(values):
+            return dropped_relu(values, self.dropout.p)
+        return self.dropout(self.activation(values))
 
 
 class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
