@@ -1,16 +1,21 @@
 """The ResNet family: it is torchvision's network, initialised as torchvision does, and behaves like its sister."""
 
+import copy
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import R3D_18_Weights, r3d_18
+from torchvision.models.video.resnet import BasicBlock
 from transformers import Trainer, TrainingArguments
 
 from solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet import SpatioTemporalResnetConfig
 from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
+    SpatioTemporalResnetConv3d,
     SpatioTemporalResnetForPrediction,
     load_kinetics_weights,
 )
@@ -72,20 +77,86 @@ def test_initialisation_of_torchvision_survives(model):
         assert (buffer == (1 if name.endswith("running_var") else 0)).all(), name
 
 
+def plain_torchvision(state_dict):
+    """The stack of the published baseline: torchvision's network and a stem for six channels."""
+    network = r3d_18(num_classes=NUM_TILES)
+    network.stem[0] = nn.Conv3d(6, 64, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
+    network.load_state_dict(state_dict)
+    return network
+
+
 @pytest.mark.parametrize(("layout", "rows"), [("flat", 1), ("grid", 7)])
 def test_it_is_the_network_of_torchvision(model, layout, rows):
-    theirs = r3d_18(num_classes=NUM_TILES).eval()
-    theirs.stem[0] = nn.Conv3d(6, 64, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
-    theirs.load_state_dict(model.backbone.state_dict())
-    past, _ = make_batch()
-    clip = torch.stack([past[:, :, channel].reshape(2, STEPS, rows, -1) for channel in range(6)], dim=1)
-    model.config.spatial_layout = layout
-    try:
-        ours = predict(model, past)
-    finally:
-        model.config.spatial_layout = "flat"
-    with torch.no_grad():
-        torch.testing.assert_close(ours, theirs(clip), atol=1e-6, rtol=0)
+    ours = copy.deepcopy(model)
+    ours.config.spatial_layout = layout
+    theirs = plain_torchvision(ours.backbone.state_dict())
+    past, future = make_batch(size=4)
+    clip = torch.stack([past[:, :, channel].reshape(4, STEPS, rows, -1) for channel in range(6)], dim=1)
+    for training in (True, False):  # Training comes first and leaves evaluation the statistics that it gathered.
+        ours.train(training).zero_grad()
+        theirs.train(training).zero_grad()
+        output, expected = ours(past, future_values=future), theirs(clip)
+        torch.testing.assert_close(output.prediction_outputs, expected, atol=1e-5, rtol=0)
+        output.loss.backward()
+        nn.functional.mse_loss(expected, future).backward()
+        gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+        for name, parameter in ours.backbone.named_parameters():
+            error = (parameter.grad - gradients[name]).abs().max() / gradients[name].abs().max()
+            assert error < 1e-4, name  # NaN, of a gradient that is all zeros, fails this too.
+    torch.testing.assert_close(ours.backbone.state_dict(), theirs.state_dict(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 3)])
+@pytest.mark.parametrize("kernel_size", [(1, 1, 1), (3, 3, 3), (3, 7, 7)])
+def test_convolution_equals_torch_however_few_pixels_an_axis_has(kernel_size, stride):
+    torch.manual_seed(0)
+    padding = tuple(size // 2 for size in kernel_size)
+    ours = SpatioTemporalResnetConv3d(2, 3, kernel_size, stride, padding, bias=False).double()
+    theirs = nn.Conv3d(2, 3, kernel_size, stride, padding, bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    for shape in itertools.product((1, 2, 3, 8), repeat=3):
+        clip = torch.randn(2, 2, *shape, dtype=torch.float64, requires_grad=True)
+        output, expected = ours(clip), theirs(clip)
+        torch.testing.assert_close(output, expected)
+        direction = torch.randn_like(expected)
+        gradients = torch.autograd.grad(output, (clip, ours.weight), direction)
+        torch.testing.assert_close(gradients, torch.autograd.grad(expected, (clip, theirs.weight), direction))
+
+
+def test_a_picture_of_one_row_costs_no_arithmetic_on_padding(model):
+    def operations(network, clip):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(clip)
+        return counter.get_total_flops()
+
+    clip = torch.zeros(1, 6, 16, 1, NUM_TILES)
+    assert operations(model.backbone, clip) < 0.35 * operations(plain_torchvision(model.backbone.state_dict()), clip)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_recomputes_and_changes_nothing(model, use_reentrant):
+    past, future = make_batch()
+
+    def train_step(checkpointing):
+        network = copy.deepcopy(model).train()
+        if checkpointing:
+            network.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        runs = []
+        for module in network.modules():
+            if isinstance(module, BasicBlock):
+                module.conv1.register_forward_hook(lambda *_: runs.append(1))
+        output = network(past, future_values=future, output_hidden_states=True)
+        output.loss.backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        statistics = {name: buffer for name, buffer in network.named_buffers() if "running" in name}
+        momenta = {module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm3d)}
+        return len(runs), (output.loss, output.hidden_states, gradients, statistics, momenta)
+
+    plain_runs, plain = train_step(checkpointing=False)
+    runs, recomputed = train_step(checkpointing=True)
+    assert (plain_runs, runs) == (8, 16)
+    torch.testing.assert_close(recomputed[:-1], plain[:-1], atol=0, rtol=0)
+    assert recomputed[-1] == plain[-1]
 
 
 def test_saved_model_predicts_the_same(model, tmp_path):

@@ -3,15 +3,17 @@
 The file imports nothing of the package but its own configuration, because it travels with saved weights.
 """
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
-from torchvision.models.video import R3D_18_Weights, r3d_18
-from torchvision.models.video.resnet import BasicBlock
+from torchvision.models.video import R3D_18_Weights
+from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
@@ -41,6 +43,68 @@ class SpatioTemporalResnetOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
+class SpatioTemporalResnetConv3d(nn.Conv3d):
+    """`torch.nn.Conv3d` without the arithmetic on padding, for odd kernels padded by half their length.
+
+    Two pixels of an axis of n pixels are at most n - 1 apart. So of a kernel reaching p pixels to either side, with p
+    pixels of padding, only the inner n - 1 to either side ever meet data; the outer ones multiply zeros, and their
+    gradient is zero. Weights keep the shape and the names that torchvision gives them.
+    """
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        """Convolve `clip` of shape `(batch_size, channels, steps, rows, columns)`."""
+        reach = [min(padding, length - 1) for padding, length in zip(self.padding, clip.shape[2:], strict=True)]
+        met = [slice(padding - r, padding + r + 1) for padding, r in zip(self.padding, reach, strict=True)]
+        weight = self.weight[:, :, *met]
+        if clip.shape[3] > 1:
+            return nn.functional.conv3d(clip, weight, self.bias, self.stride, reach)
+        # A picture of one row needs no third dimension, and libraries are best tuned for two.
+        rowless = nn.functional.conv2d(clip.squeeze(3), weight.squeeze(3), self.bias, self.stride[::2], reach[::2])
+        return rowless.unsqueeze(3)
+
+
+class SpatioTemporalResnetBlockConv3d(SpatioTemporalResnetConv3d, Conv3DSimple):
+    """The convolution of the residual blocks, built as torchvision builds its `Conv3DSimple`."""
+
+
+class SpatioTemporalResnetBlock(BasicBlock):
+    """torchvision's residual block, able to recompute its activations in the backward pass.
+
+    The second run changes neither gradients nor running means and variances; `num_batches_tracked`, which nothing
+    reads, counts it.
+    """
+
+    # Both are set by `gradient_checkpointing_enable`, which looks for the first.
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        """Map `clip` of shape `(batch_size, width, steps, rows, columns)` to the next block's."""
+        if not (self.gradient_checkpointing and self.training):
+            return super().forward(clip)
+        runs = itertools.count()
+
+        def run(clip: torch.Tensor) -> torch.Tensor:
+            with _statistics_held(self) if next(runs) else nullcontext():
+                return BasicBlock.forward(self, clip)
+
+        return self._gradient_checkpointing_func(run, clip)
+
+
+@contextmanager
+def _statistics_held(block: nn.Module) -> Iterator[None]:
+    """Keep a batch out of the running means and variances, which have seen it in the forward pass already."""
+    norms = [module for module in block.modules() if isinstance(module, (nn.BatchNorm3d, nn.SyncBatchNorm))]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
 class SpatioTemporalResnetPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation of the family."""
 
@@ -49,8 +113,9 @@ class SpatioTemporalResnetPreTrainedModel(PreTrainedModel):
     input_modalities = ("time",)
     # The loss is a mean; the Trainer must divide it by the accumulation steps itself.
     accepts_loss_kwargs = False
-    _no_split_modules: ClassVar[list[str]] = ["BasicBlock"]
-    _can_record_outputs: ClassVar[dict[str, type[nn.Module]]] = {"hidden_states": BasicBlock}
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["SpatioTemporalResnetBlock"]
+    _can_record_outputs: ClassVar[dict[str, type[nn.Module]]] = {"hidden_states": SpatioTemporalResnetBlock}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -106,8 +171,15 @@ class SpatioTemporalResnetForPrediction(SpatioTemporalResnetPreTrainedModel):
         super().__init__(config)
         # Fields can be set after the config was built, as `from_pretrained(..., num_tiles=81)` does.
         config.validate()
-        self.backbone = r3d_18(weights=None, num_classes=config.num_tiles)
-        self.backbone.stem[0] = nn.Conv3d(
+        # `r3d_18` but for the classes of its blocks and convolutions, which change no name and no number.
+        self.backbone = VideoResNet(
+            block=SpatioTemporalResnetBlock,
+            conv_makers=4 * [SpatioTemporalResnetBlockConv3d],
+            layers=[2, 2, 2, 2],
+            stem=BasicStem,
+            num_classes=config.num_tiles,
+        )
+        self.backbone.stem[0] = SpatioTemporalResnetConv3d(
             config.num_channels, 64, kernel_size=(3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False
         )
         self.post_init()
