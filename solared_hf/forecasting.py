@@ -89,13 +89,15 @@ class ModelForecaster:
 
     def forecast(self, windows: SolaredWindows, batch_size: int | None = None) -> np.ndarray:
         if self.longest_trajectory:
-            return self.trajectory(windows, windows.horizon_steps, batch_size)[:, -1]
+            check_reach(self, windows.horizon_steps)
+            at_horizon = windows.horizon_steps - 1
+            return self._outputs("trajectory_outputs", windows.as_seen_by(self.processor), batch_size, at_horizon)
         own_horizon = timedelta(hours=self.processor.horizon_hours)
         return self._outputs("prediction_outputs", windows.as_seen_by(self.processor, own_horizon), batch_size)
 
     def trajectory(self, windows: SolaredWindows, steps: int, batch_size: int | None = None) -> np.ndarray:
         check_reach(self, steps)
-        return self._outputs("trajectory_outputs", windows.as_seen_by(self.processor), batch_size, steps)
+        return self._outputs("trajectory_outputs", windows.as_seen_by(self.processor), batch_size, slice(steps))
 
     def quantiles(self, windows: SolaredWindows, steps: int, batch_size: int | None = None) -> np.ndarray:
         """(N, steps, levels, 63) float32: the quantiles of `quantile_levels` at each step after the last one, in DN.
@@ -106,25 +108,29 @@ class ModelForecaster:
         if not self.quantile_levels:
             raise SolaredError(f"{self.name} gives no quantiles; choose a model that does.")
         check_reach(self, steps)
-        return self._outputs("quantile_outputs", windows.as_seen_by(self.processor), batch_size, steps)
+        return self._outputs("quantile_outputs", windows.as_seen_by(self.processor), batch_size, slice(steps))
 
     def _outputs(
-        self, name: str, windows: SolaredWindows, batch_size: int | None, steps: int | None = None
+        self, name: str, windows: SolaredWindows, batch_size: int | None, steps: slice | int = slice(None)
     ) -> np.ndarray:
-        """One of the model's outputs for all windows, in DN; of trajectories only the first steps."""
+        """One of the model's outputs for all windows, in DN; of trajectories only some steps, or a single one."""
         if batch_size is None:
             batch_size = _CPU_BATCH_SIZE if self.device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
-        forecasts = []
-        batches = DataLoader(windows, batch_size=batch_size)
+        forecasts, done = None, 0
+        batches = DataLoader(range(len(windows)), batch_size=batch_size, collate_fn=windows.batch)
         with torch.inference_mode():
             for batch in tqdm(batches, desc=f"Forecasting with {self.name}", unit="batch", leave=False, delay=1):
                 output = self.model(
                     past_values=batch["past_values"].to(self.device),
                     past_observed_mask=batch["past_observed_mask"].to(self.device),
                 )[name]
-                output = output if steps is None else output[:, :steps]
-                forecasts.append(self.processor.inverse(output.float().cpu().numpy()))
-        return np.concatenate(forecasts)
+                output = output[:, steps]
+                if forecasts is None:
+                    # Filled as it goes: batches that are kept and joined at the end would take the memory twice.
+                    forecasts = np.empty((len(windows), *output.shape[1:]), np.float32)
+                forecasts[done : done + len(output)] = self.processor.inverse(output.float().cpu().numpy())
+                done += len(output)
+        return forecasts
 
 
 def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaster:

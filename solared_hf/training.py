@@ -39,8 +39,10 @@ from solared_hf.plotting.training import plot_training
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.run_facts import changed_arguments, hardware, software
 from solared_hf.schema import CHANNELS
+from solared_hf.sharding import SavedAsItsFamily
+from solared_hf.shared_arrays import share_between_processes
 from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
+from solared_hf.windows import SolaredWindows, batch_of
 
 
 @dataclass
@@ -189,20 +191,22 @@ def train(arguments: Arguments) -> dict:
         split: SolaredWindows(timelines, processor=processor, trajectory_steps=trajectory_steps)
         for split, timelines in splits.items()
     }
+    del splits  # Nothing else shall hold what is shared from here on.
+    share_between_processes(windows.values())
     validation_metrics = ValidationMetrics(windows["validation"], processor)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config, processor)
     repo_id = _make_repository(training) if pushes and training.process_index == 0 else None
+    patience = training.early_stopping_patience
     trainer = Trainer(
         model=model,
         args=training,
-        train_dataset=windows["train"],
-        eval_dataset=windows["validation"],
+        data_collator=batch_of,
+        train_dataset=windows["train"].references(),
+        eval_dataset=windows["validation"].references(),
         processing_class=processor,
         compute_metrics=validation_metrics,
-        callbacks=(
-            [EarlyStoppingCallback(training.early_stopping_patience)] if training.early_stopping_patience else None
-        ),
+        callbacks=[SavedAsItsFamily(), *([EarlyStoppingCallback(patience)] if patience else [])],
     )
     if trainer.is_world_process_zero():
         for report in (*windows["train"].report(), *windows["validation"].report()):

@@ -1,12 +1,12 @@
 """Gap-aware sliding windows over timelines: what a model sees, and what it is asked.
 
-The values of a region are stored once, as one contiguous array; a window is a view into it.
+The values of all regions are stored once, as one contiguous array; a window is a view into it, and a batch of windows
+is one gather from it.
 """
 
 import copy
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -16,48 +16,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from solared_hf.errors import SolaredError
 from solared_hf.processing_solared import NAN_POLICIES, SolaredProcessor, interpolate_in_time
+from solared_hf.region_windows import RegionWindows, count_before, cut_region, steps_ahead
 from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
 from solared_hf.timelines import Timeline, timelines_from_dataset
 
 DEFAULT_INPUT_STEPS = 120
 DEFAULT_HORIZON = timedelta(hours=12)
-
-# Why a window is not given, in the order in which the reasons are looked for.
-SPANS_GAP = "spans a gap"
-TARGET_NOT_OBSERVED = "target not observed"
-INPUT_NOT_OBSERVED = "input never observed"
-INPUT_HAS_NAN = "input has NaN"
-TOO_SHORT = "region too short"
-
-
-@dataclass(frozen=True)
-class RegionWindows:
-    """What one region gave: how many windows, and how many it did not and why."""
-
-    ar_number: int
-    steps: int
-    windows: int
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-        dropped = f", {sum(self.dropped.values())} dropped ({reasons})" if reasons else ""
-        return f"AR{self.ar_number}: {self.windows} windows from {self.steps} steps{dropped}"
-
-
-@dataclass(frozen=True)
-class Region:
-    """One region as the windows cut it; all tensors run over the steps of its timeline, gaps and all."""
-
-    timeline: Timeline
-    values: torch.Tensor  # (T, C, 63) float32, 0 DN in the place of NaN, then normalised
-    observed: torch.Tensor  # (T, C, 63) bool
-    target: torch.Tensor  # (T, 63) float32, normalised, NaN kept
-    gap_after: list[int]  # (T,) first step that a gap parts from each step, T where there is none
-    nan_steps_before: list[int]  # (T+1,) steps with NaN among the first n
-    starts: np.ndarray  # (windows,) first step of each window
-    target_steps: np.ndarray  # (windows,) step of its target, -1 where there is none
-    report: RegionWindows
 
 
 class SolaredWindows(TorchDataset):
@@ -77,7 +41,9 @@ class SolaredWindows(TorchDataset):
     from the first input step to the target, are one cadence apart, the cadence being taken from the region's own
     timestamps. A target is never invented: where any of its tiles is NaN the window is dropped.
 
-    Tensors are views of the region's values, which overlapping windows share: clone one before changing it in place.
+    Tensors are views of `values`, `observed` and `target`, which overlapping windows share: clone one before changing
+    it in place. `batch` gathers many windows at once; a loader of batches is
+    `DataLoader(range(len(windows)), batch_size=64, collate_fn=windows.batch)`.
 
     Args:
         data: a split of the dataset, map-style or streaming, or timelines.
@@ -92,6 +58,13 @@ class SolaredWindows(TorchDataset):
         require_target: keep only windows whose target was observed. Otherwise a window needs its input alone, and
             `future_values` is NaN where it is not known: what a forecast in real time looks like.
         trajectory_steps: how many steps after the last input step `future_trajectory` holds; none by default.
+
+    Attributes:
+        values: (T, C, 63) float32 tensor, all steps of all regions, one region after the other: 0 DN in the place of
+            NaN, then normalised.
+        observed: (T, C, 63) bool tensor.
+        target: (T, 63) float32 tensor, continuum intensity, normalised, NaN kept.
+        regions: what was cut of each region, in the order of the data.
 
     Raises:
         SolaredError: there is nothing to cut a window from, or an argument is none of the above.
@@ -122,7 +95,14 @@ class SolaredWindows(TorchDataset):
         self.trajectory_steps = trajectory_steps
         self._check_arguments()
 
-        self.regions = [self._prepare(timeline) for timeline in _timelines(data)]
+        timelines = _timelines(data)
+        self._read(timelines)
+        # Without any region, the split still has one part.
+        observed = np.split(self.observed.numpy(), np.cumsum([len(timeline) for timeline in timelines])[:-1])
+        self.regions = [
+            cut_region(timeline, its, self.input_steps, self.horizon, self.require_target, self.nan_policy == "drop")
+            for timeline, its in zip(timelines, observed, strict=False)
+        ]
         if not sum(region.report.windows for region in self.regions):
             given = "; ".join(str(region.report) for region in self.regions) or "no region at all"
             # What a model was trained with cannot be changed.
@@ -132,29 +112,68 @@ class SolaredWindows(TorchDataset):
                 f"No window of {self.input_steps} input steps and a target {self.horizon} later could be cut: "
                 f"{given}. Use {cure}."
             )
-        self._index = self._list_windows()
+        self._locate()
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._items)
 
     def __getitem__(self, index: int) -> dict:
-        region, start, target_step, target_time = self._index[index]
+        start, target_step, ar_number, target_time = self._items[index]
         stop = start + self.input_steps
-        past_values, observed = region.values[start:stop], region.observed[start:stop]
-        if self.nan_policy == "interpolate" and region.nan_steps_before[stop] > region.nan_steps_before[start]:
+        past_values, observed = self.values[start:stop], self.observed[start:stop]
+        if self.nan_policy == "interpolate" and self._nan_steps_before[stop] > self._nan_steps_before[start]:
             past_values = torch.from_numpy(interpolate_in_time(past_values.numpy(), observed.numpy()))
         item = {
             "past_values": past_values,
             "past_observed_mask": observed,
-            "future_values": region.target[target_step] if target_step >= 0 else torch.full((NUM_TILES,), torch.nan),
-            "ar_number": region.timeline.ar_number,
+            "future_values": self.target[target_step] if target_step >= 0 else torch.full((NUM_TILES,), torch.nan),
+            "ar_number": ar_number,
             "target_time": target_time,
         }
         if self.trajectory_steps is not None:
-            known = region.target[stop : min(stop + self.trajectory_steps, region.gap_after[stop - 1])]
+            known = self.target[stop : min(stop + self.trajectory_steps, self._gap_after[stop - 1])]
             item["future_trajectory"] = torch.full((self.trajectory_steps, NUM_TILES), torch.nan)
             item["future_trajectory"][: len(known)] = known
         return item
+
+    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What a model takes of some windows, gathered at once: a copy, bit for bit the windows' items stacked.
+
+        Args:
+            indices: B windows, in any order, also repeatedly.
+
+        Returns:
+            `past_values` (B, input_steps, C, 63) float32, `past_observed_mask`, bool, of the same shape,
+            `future_values` (B, 63) float32, and `future_trajectory` (B, trajectory_steps, 63) float32 if
+            `trajectory_steps` is given.
+
+        Raises:
+            IndexError: there is no such window.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        starts, target_steps = self._starts[indices], self._target_steps[indices]
+        stops = starts + self.input_steps
+        past = starts[:, None] + np.arange(self.input_steps)
+        past_values, past_observed_mask = _take(self.values, past), _take(self.observed, past)
+        if self.nan_policy == "interpolate":
+            has_nan = self._nan_steps_before[stops] > self._nan_steps_before[starts]
+            for i in np.flatnonzero(has_nan):
+                filled = interpolate_in_time(past_values[i].numpy(), past_observed_mask[i].numpy())
+                past_values[i] = torch.from_numpy(filled)
+        batch = {
+            "past_values": past_values,
+            "past_observed_mask": past_observed_mask,
+            "future_values": _take(self.target, target_steps, known=target_steps >= 0),
+        }
+        if self.trajectory_steps is not None:
+            following = stops[:, None] + np.arange(self.trajectory_steps)
+            known = following < self._gap_after[stops - 1, None]
+            batch["future_trajectory"] = _take(self.target, following, known)
+        return batch
+
+    def references(self) -> list[tuple["SolaredWindows", int]]:
+        """`(self, index)` of each window: a dataset for a `Trainer`, whose collator is `batch_of`."""
+        return [(self, index) for index in range(len(self))]
 
     def as_seen_by(self, processor: SolaredProcessor, horizon: timedelta | None = None) -> "SolaredWindows":
         """The same windows with the same targets, as a model with this processor sees them.
@@ -185,18 +204,18 @@ class SolaredWindows(TorchDataset):
         seen.input_steps = min(processor.input_steps, newest)
         seen._check_arguments()
         skipped = newest - seen.input_steps
-        seen.regions = [
-            replace(region, starts=region.starts + skipped, **seen._arrays(region.timeline)) for region in self.regions
-        ]
+        seen.regions = [replace(region, starts=region.starts + skipped) for region in self.regions]
+        # Windows that were cut for this model have its values already.
+        if processor is not self.processor or list(processor.input_channels) != list(self.input_channels):
+            seen._read([region.timeline for region in self.regions])
+        seen._locate()
         if seen.nan_policy == "drop":
-            for region in seen.regions:
-                before = np.array(region.nan_steps_before)
-                if (before[region.starts + seen.input_steps] > before[region.starts]).any():
-                    raise SolaredError(
-                        f"Windows of AR{region.timeline.ar_number} have NaN, which this model's processor drops; give "
-                        'it windows with `nan_policy="drop"`, or leave the region out.'
-                    )
-        seen._index = seen._list_windows()
+            has_nan = seen._nan_steps_before[seen._starts + seen.input_steps] > seen._nan_steps_before[seen._starts]
+            if has_nan.any():
+                raise SolaredError(
+                    f"Windows of AR{seen.ar_numbers[has_nan][0]} have NaN, which this model's processor drops; give "
+                    'it windows with `nan_policy="drop"`, or leave the region out.'
+                )
         return seen
 
     def report(self) -> list[RegionWindows]:
@@ -218,7 +237,7 @@ class SolaredWindows(TorchDataset):
     @property
     def horizon_steps(self) -> int:
         """The horizon in steps; a SolaredError where `cadence` raises one, or where it is between two steps."""
-        return self._steps_ahead(self.cadence, self.ar_numbers[0])
+        return steps_ahead(self.horizon, self.cadence, self.ar_numbers[0])
 
     def by_region(self, values: np.ndarray) -> list[np.ndarray]:
         """The part of each of `regions` in values of all windows, (N, ...): a view, empty for a region without any.
@@ -248,7 +267,7 @@ class SolaredWindows(TorchDataset):
     @property
     def target_times(self) -> np.ndarray:
         """(N,) datetime64[ms]: the time that each window's forecast speaks about, naive TAI."""
-        return np.concatenate([self._target_times(region.timeline, region.starts) for region in self.regions])
+        return self.last_input_times + np.timedelta64(self.horizon, "ms")
 
     @property
     def observed_targets(self) -> np.ndarray:
@@ -283,94 +302,59 @@ class SolaredWindows(TorchDataset):
                 f"input_steps={self.input_steps} and horizon={self.horizon}."
             )
 
-    def _list_windows(self) -> list[tuple[Region, int, int, int]]:
-        # Plain tuples of Python ints: indexing numpy scalars would cost more than slicing the window itself.
-        return [
-            (region, start, target_step, target_time)
-            for region in self.regions
-            for start, target_step, target_time in zip(
-                region.starts.tolist(),
-                region.target_steps.tolist(),
-                self._target_times(region.timeline, region.starts).astype(np.int64).tolist(),
-                strict=True,
-            )
-        ]
-
-    def _prepare(self, timeline: Timeline) -> Region:
-        """The region's arrays and its windows."""
-        observed = ~np.isnan(timeline.values[:, [CHANNELS.index(channel) for channel in self.input_channels]])
-        has_nan = _count_before(~observed.all(axis=(1, 2)))
-        target_observed = ~np.isnan(timeline.intensity).any(axis=1)
-        starts, target_steps, dropped = self._cut(timeline, observed, has_nan, target_observed)
-        gaps = np.append(np.flatnonzero(timeline.breaks) + 1 if len(timeline) > 1 else [], len(timeline)).astype(int)
-        return Region(
-            timeline=timeline,
-            **self._arrays(timeline),
-            gap_after=gaps[np.searchsorted(gaps, np.arange(len(timeline)), side="right")].tolist(),
-            starts=starts,
-            target_steps=target_steps,
-            report=RegionWindows(timeline.ar_number, len(timeline), len(starts), dropped),
-        )
-
-    def _arrays(self, timeline: Timeline) -> dict:
-        """What a window of the region is a view of: values, observed, target and the count of steps with NaN."""
-        expected = None if self.processor is None else self.processor.cadence_minutes
-        if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
-            raise SolaredError(
-                f"AR{timeline.ar_number} has a step every {timeline.cadence}, and the processor was fitted on one "
-                f"every {timedelta(minutes=expected)}; use data of that cadence, or train on this one."
-            )
+    def _read(self, timelines: Sequence[Timeline]) -> None:
+        """Fills `values`, `observed` and `target` with all steps of the timelines, one after the other."""
         channels = [CHANNELS.index(channel) for channel in self.input_channels]
-        raw = timeline.values[:, channels]
-        observed = ~np.isnan(raw)
-        target = timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]]
-        values = np.where(observed, raw, np.float32(0))
-        if self.processor is not None:
-            values = self.processor.normalise(values, self.input_channels)
-            target = self.processor.normalise(target, [TARGET_CHANNEL])
-        return {
-            "values": torch.from_numpy(np.ascontiguousarray(values)),
-            "observed": torch.from_numpy(observed),
-            "target": torch.from_numpy(np.ascontiguousarray(target[:, 0])),
-            "nan_steps_before": _count_before(~observed.all(axis=(1, 2))).tolist(),
-        }
+        expected = None if self.processor is None else self.processor.cadence_minutes
+        steps = sum(len(timeline) for timeline in timelines)
+        self.values = torch.empty(steps, len(channels), NUM_TILES)
+        self.observed = torch.empty(self.values.shape, dtype=torch.bool)
+        self.target = torch.empty(steps, NUM_TILES)
+        first = 0
+        for timeline in timelines:
+            if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
+                raise SolaredError(
+                    f"AR{timeline.ar_number} has a step every {timeline.cadence}, and the processor was fitted on one "
+                    f"every {timedelta(minutes=expected)}; use data of that cadence, or train on this one."
+                )
+            raw, target = timeline.values[:, channels], timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]]
+            observed = ~np.isnan(raw)
+            values = np.where(observed, raw, np.float32(0))
+            if self.processor is not None:
+                values = self.processor.normalise(values, self.input_channels)
+                target = self.processor.normalise(target, [TARGET_CHANNEL])
+            its = slice(first, first + len(timeline))
+            for tensor, array in ((self.values, values), (self.observed, observed), (self.target, target[:, 0])):
+                tensor[its] = torch.from_numpy(array)
+            first += len(timeline)
+        self._nan_steps_before = count_before(~self.observed.numpy().all(axis=(1, 2)))
 
-    def _cut(self, timeline: Timeline, observed: np.ndarray, has_nan: np.ndarray, target_observed: np.ndarray):
-        """Starts and target steps of the windows that can be given, and the number of the others by reason."""
-        # A single step has no cadence, so no window of it has a known target.
-        steps_ahead = self._steps_ahead(timeline.cadence, timeline.ar_number) if len(timeline) > 1 else 1
-        span = self.input_steps + (steps_ahead if self.require_target else 0)
-        starts = np.arange(max(len(timeline) - span + 1, 0))
-        if not len(starts) or len(timeline) == 1:
-            return starts[:0], starts[:0], {TOO_SHORT: 1}
-        last_input = starts + self.input_steps - 1
-        target_times = self._target_times(timeline, starts)
-        target_steps = np.searchsorted(timeline.times, target_times)
-        target_steps[~np.isin(target_times, timeline.times)] = -1
+    def _locate(self) -> None:
+        """Where each window and each gap lies among the steps of all regions."""
+        lengths = [len(region.timeline) for region in self.regions]
+        firsts = np.cumsum([0, *lengths[:-1]])
+        self._gap_after = np.concatenate([r.gap_after + first for r, first in zip(self.regions, firsts, strict=True)])
+        its_first = np.repeat(firsts, [len(region.starts) for region in self.regions])
+        self._starts = np.concatenate([region.starts for region in self.regions]) + its_first
+        targets = np.concatenate([region.target_steps for region in self.regions])
+        self._target_steps = np.where(targets < 0, -1, targets + its_first)
+        # Plain tuples of Python ints: indexing numpy scalars would cost more than slicing the window itself.
+        columns = (self._starts, self._target_steps, self.ar_numbers, self.target_times.astype(np.int64))
+        self._items = list(zip(*(column.tolist() for column in columns), strict=True))
 
-        breaks = _count_before(timeline.breaks)
-        has_value = _count_before(observed.any(axis=(1, 2)))
-        reasons = {SPANS_GAP: breaks[starts + span - 1] > breaks[starts]}
-        if self.require_target:
-            reasons[TARGET_NOT_OBSERVED] = ~target_observed[target_steps]
-        reasons[INPUT_NOT_OBSERVED] = has_value[last_input + 1] == has_value[starts]
-        if self.nan_policy == "drop":
-            reasons[INPUT_HAS_NAN] = has_nan[last_input + 1] > has_nan[starts]
-        reason = np.select(list(reasons.values()), list(reasons), default="")
-        kept = reason == ""
-        return starts[kept], target_steps[kept], dict(Counter(reason[~kept].tolist()))
 
-    def _target_times(self, timeline: Timeline, starts: np.ndarray) -> np.ndarray:
-        return timeline.times[starts + self.input_steps - 1] + np.timedelta64(self.horizon, "ms")
+def batch_of(references: Sequence[tuple[SolaredWindows, int]]) -> dict[str, torch.Tensor]:
+    """The batch of some `references`, all of the same windows: one collator for all sets of a `Trainer`."""
+    return references[0][0].batch([index for _, index in references])
 
-    def _steps_ahead(self, cadence: timedelta, ar_number: int) -> int:
-        steps, remainder = divmod(self.horizon, cadence)
-        if remainder:
-            raise SolaredError(
-                f"The horizon {self.horizon} is no multiple of the cadence {cadence} of AR{ar_number}; choose a "
-                "horizon that is."
-            )
-        return steps
+
+def _take(rows: torch.Tensor, indices: np.ndarray, known: np.ndarray | None = None) -> torch.Tensor:
+    """The rows of the given indices, whatever their shape, as a copy; NaN in the place of those not known."""
+    indices = torch.from_numpy(indices)
+    taken = rows.index_select(0, indices.flatten().clamp(0, len(rows) - 1)).unflatten(0, indices.shape)
+    if known is not None:
+        taken[torch.from_numpy(~known)] = torch.nan
+    return taken
 
 
 def _timelines(data: Dataset | IterableDataset | Timeline | Iterable[Timeline]) -> list[Timeline]:
@@ -386,8 +370,3 @@ def _timelines(data: Dataset | IterableDataset | Timeline | Iterable[Timeline]) 
             f"`load_timelines`, instead of {data!r:.60}."
         )
     return timelines
-
-
-def _count_before(flags: np.ndarray) -> np.ndarray:
-    """(n+1,) number of true flags before each position, so that a range is counted by one subtraction."""
-    return np.concatenate([[0], np.cumsum(flags)])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from solared_hf.errors import SolaredError
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
-from solared_hf.windows import SolaredWindows
+from solared_hf.windows import SolaredWindows, batch_of
 
 HOUR = timedelta(hours=1)
 
@@ -174,6 +174,63 @@ def test_batches_come_out_of_a_plain_torch_loader(make_timeline):
     assert batch["target_time"].tolist() == windows.target_times[:4].astype(int).tolist()
 
 
+def assert_same_bits(given: dict, expected: dict):
+    assert given.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert given[name].dtype == tensor.dtype, name
+        bits = torch.uint8 if tensor.dtype == torch.bool else torch.int32
+        assert torch.equal(given[name].view(bits), tensor.view(bits)), name
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("require_target", [True, False])
+@pytest.mark.parametrize("trajectory_steps", [None, 6])
+@pytest.mark.parametrize("nan_policy", ["zero", "interpolate", "drop"])
+def test_a_batch_is_its_items_stacked(make_timeline, nan_policy, trajectory_steps, require_target, normalised):
+    first = make_timeline(90001, steps=50, missing=[25, 26])
+    first.values[12, 2, 30] = first.values[33:36, 5, 7] = np.nan
+    last = make_timeline(90003, steps=40, seed=1)
+    last.values[:, 0, 3] = np.nan if nan_policy != "drop" else 1
+    timelines = [first, make_timeline(90002, steps=5), last]
+    processor = SolaredProcessor.fit([first.values], CHANNELS) if normalised else None
+    windows = SolaredWindows(
+        timelines, 8, 4 * HOUR, ["continuum_intensity", "power_4_5mhz", "power_2_3mhz"], nan_policy, processor,
+        require_target, trajectory_steps,
+    )  # fmt: skip
+    everything = np.arange(len(windows))
+    random = np.random.default_rng(0).integers(-len(windows), len(windows), 50)
+    for indices in (everything, everything[::-1], random, [3], [len(windows) - 1, 0, 0]):
+        expected = default_collate([windows[index] for index in indices])
+        del expected["ar_number"], expected["target_time"]
+        assert_same_bits(windows.batch(indices), expected)
+    # What is not known, and where windows have NaN, did occur.
+    batch = windows.batch(everything)
+    assert batch["past_observed_mask"].all() == (nan_policy == "drop")
+    assert batch["future_values"].isnan().any() == (not require_target)
+    assert batch.get("future_trajectory", torch.tensor(torch.nan)).isnan().any()
+
+
+def test_a_batch_is_a_copy_and_an_item_a_view(make_timeline):
+    windows = SolaredWindows(make_timeline(90001, steps=60), input_steps=10)
+    windows.batch([4, 5])["past_values"][:] = -1
+    assert (windows[4]["past_values"] != -1).all()
+    assert windows[4]["past_values"][1:].data_ptr() == windows[5]["past_values"].data_ptr()
+    with pytest.raises(IndexError):
+        windows.batch([0, len(windows)])
+
+
+def test_loaders_gather_batches_of_indices_and_of_references(make_timeline):
+    windows = [SolaredWindows(make_timeline(90001, steps=40 + i, seed=i), input_steps=10) for i in range(2)]
+    for one in windows:
+        numbers = DataLoader(range(len(one)), batch_size=8, collate_fn=one.batch)
+        # One collator for both.
+        references = DataLoader(one.references(), batch_size=8, collate_fn=batch_of)
+        assert len(numbers) == len(references) == 3
+        for first, batch, other in zip((0, 8, 16), numbers, references, strict=True):
+            assert_same_bits(batch, one.batch(range(first, min(first + 8, len(one)))))
+            assert_same_bits(other, batch)
+
+
 def test_a_processor_normalises_and_brings_its_window(make_timeline):
     timeline = make_timeline(90001, steps=60)
     timeline.values[12, 2, 30] = np.nan
@@ -285,6 +342,7 @@ def test_windows_as_another_model_sees_them_have_its_input_and_the_same_targets(
     expected = processor.normalise(timeline.values[17:25][:, [5, 1]], processor.input_channels)
     np.testing.assert_array_equal(seen[7]["past_values"], expected)
     assert windows[7]["past_values"].shape == (20, 6, NUM_TILES)
+    np.testing.assert_array_equal(seen.batch([7])["past_values"][0], expected)
 
 
 def test_a_model_of_a_longer_input_sees_all_there_is(make_timeline, processor_of):

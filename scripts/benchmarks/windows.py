@@ -1,25 +1,37 @@
-"""Windows a second: views into one array a region, against one HDF5 group a window as the original stores them.
+"""Windows a second: views into one array, against one HDF5 group a window as the original stores them; and feeding.
 
-Both give the same tensors for the same random indices, one window at a time and in one process; the two take turns, so
-that a busy machine slows both. What bounds ours is Python: a window is two tensor slices and a dictionary.
+HDF5 gives the same tensors for the same random indices, one window at a time and in one process; what bounds ours is
+Python: a window is two tensor slices and a dictionary. A batch is gathered at once, which the memory bounds; it is set
+against torch's default collate of the windows, and against a plain copy of as many bytes. Feeding is the share of a
+training step that gathering its batch takes, for the fastest model here. What is compared takes turns, so that a busy
+machine slows all of it.
 """
 
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region
+from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
+from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryForPrediction
+from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.schema import CHANNELS
 from solared_hf.windows import SolaredWindows
 
 ROUNDS = 7
 HDF5_WINDOWS = 500
 INDICES = 50_000
+BATCH_SIZE = 64
+BATCHES = 40
+TRAINING_STEPS = 15
+THREADS = 2
 
 
 class HDF5Windows(Dataset):
@@ -51,9 +63,13 @@ def windows_a_second(dataset: Dataset, indices: list[int]) -> float:
     return len(indices) / (time.perf_counter() - start)
 
 
-def main() -> None:
-    windows = SolaredWindows([simulate_region(number) for number in SIMULATED_REGIONS])
-    random = np.random.default_rng(0)
+def seconds(call: Callable) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def compare_with_hdf5(windows: SolaredWindows, random: np.random.Generator) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "windows.h5"
         write_windows(windows, path)
@@ -66,6 +82,54 @@ def main() -> None:
             theirs.append(windows_a_second(plain, random.integers(len(plain), size=HDF5_WINDOWS).tolist()))
     ours, theirs = statistics.median(ours), statistics.median(theirs)
     print(f"memory {ours:,.0f} windows/s, one HDF5 group a window {theirs:,.0f} windows/s: {ours / theirs:.0f} times")
+
+
+def compare_batches(windows: SolaredWindows, random: np.random.Generator) -> None:
+    copied = list(windows.batch(range(BATCH_SIZE)).values())
+    gigabytes = sum(tensor.nbytes for tensor in copied) / 1e9
+    times = {"gathered": [], "collated": [], "copied": []}
+    for _ in range(BATCHES):
+        indices = random.integers(len(windows), size=BATCH_SIZE).tolist()
+        times["gathered"].append(seconds(lambda: windows.batch(indices)))  # noqa: B023
+        times["collated"].append(seconds(lambda: default_collate([windows[index] for index in indices])))  # noqa: B023
+        times["copied"].append(seconds(lambda: [tensor.clone() for tensor in copied]))
+    gathered, collated, copying = (statistics.median(one) for one in times.values())
+    print(
+        f"batches of {BATCH_SIZE}: gathered {BATCH_SIZE / gathered:,.0f} windows/s, default collate of windows "
+        f"{BATCH_SIZE / collated:,.0f} windows/s: {collated / gathered:.1f} times; "
+        f"gathered {gigabytes / gathered:.1f} GB/s, a plain copy of the same bytes {gigabytes / copying:.1f} GB/s"
+    )
+
+
+def share_of_training(windows: SolaredWindows, model: torch.nn.Module, random: np.random.Generator) -> None:
+    optimizer = torch.optim.AdamW(model.parameters())
+    feeding, computing = [], []
+    for _ in range(TRAINING_STEPS):
+        start = time.perf_counter()
+        batch = windows.batch(random.integers(len(windows), size=BATCH_SIZE))
+        fed = time.perf_counter()
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        feeding.append(fed - start)
+        computing.append(time.perf_counter() - fed)
+    fed, computed = statistics.median(feeding), statistics.median(computing)
+    print(
+        f"a training step of {model.config.model_type}, batch {BATCH_SIZE}, {THREADS} threads: feeding "
+        f"{fed * 1e3:.1f} ms, model and optimizer {computed * 1e3:.0f} ms: feeding is {fed / (fed + computed):.2%}"
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    regions = [simulate_region(number) for number in SIMULATED_REGIONS]
+    random = np.random.default_rng(0)
+    compare_with_hdf5(SolaredWindows(regions), random)
+    config = QuantileTrajectoryConfig()
+    processor = SolaredProcessor.fit([region.values for region in regions], CHANNELS, input_steps=config.input_steps)
+    windows = SolaredWindows(regions, processor=processor, trajectory_steps=config.forecast_steps)
+    compare_batches(windows, random)
+    share_of_training(windows, QuantileTrajectoryForPrediction(config).train(), random)
 
 
 if __name__ == "__main__":

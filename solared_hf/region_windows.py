@@ -1,0 +1,126 @@
+"""The windows of one region: which steps of its timeline they start at, and why the others give none."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+
+from solared_hf.errors import SolaredError
+from solared_hf.timelines import Timeline
+
+# Why a window is not given, in the order in which the reasons are looked for.
+SPANS_GAP = "spans a gap"
+TARGET_NOT_OBSERVED = "target not observed"
+INPUT_NOT_OBSERVED = "input never observed"
+INPUT_HAS_NAN = "input has NaN"
+TOO_SHORT = "region too short"
+
+
+@dataclass(frozen=True)
+class RegionWindows:
+    """What one region gave: how many windows, and how many it did not and why."""
+
+    ar_number: int
+    steps: int
+    windows: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        dropped = f", {sum(self.dropped.values())} dropped ({reasons})" if reasons else ""
+        return f"AR{self.ar_number}: {self.windows} windows from {self.steps} steps{dropped}"
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region as the windows cut it; steps are those of its timeline, gaps and all."""
+
+    timeline: Timeline
+    gap_after: np.ndarray  # (T,) int, first step that a gap parts from each step, T where there is none
+    starts: np.ndarray  # (windows,) int, first step of each window
+    target_steps: np.ndarray  # (windows,) int, step of its target, -1 where there is none
+    report: RegionWindows
+
+
+def cut_region(
+    timeline: Timeline,
+    observed: np.ndarray,
+    input_steps: int,
+    horizon: timedelta,
+    require_target: bool,
+    drop_nan: bool,
+) -> Region:
+    """Every window of a region that can be given, and the number of the others by reason.
+
+    Args:
+        timeline: the region.
+        observed: (T, C, 63) bool, what of the input channels was observed.
+        input_steps: steps of input.
+        horizon: time from the last input step to the target.
+        require_target: keep only windows whose target was observed, and that no gap parts from it.
+        drop_nan: keep only windows without NaN in their input.
+
+    Raises:
+        SolaredError: the horizon is no multiple of the region's cadence.
+    """
+    steps = len(timeline)
+    starts, target_steps, dropped = _cut(timeline, observed, input_steps, horizon, require_target, drop_nan)
+    gaps = np.append(np.flatnonzero(timeline.breaks) + 1 if steps > 1 else [], steps).astype(int)
+    return Region(
+        timeline=timeline,
+        gap_after=gaps[np.searchsorted(gaps, np.arange(steps), side="right")],
+        starts=starts,
+        target_steps=target_steps,
+        report=RegionWindows(timeline.ar_number, steps, len(starts), dropped),
+    )
+
+
+def steps_ahead(horizon: timedelta, cadence: timedelta, ar_number: int) -> int:
+    """A horizon in steps; a SolaredError where it is between two of them."""
+    steps, remainder = divmod(horizon, cadence)
+    if remainder:
+        raise SolaredError(
+            f"The horizon {horizon} is no multiple of the cadence {cadence} of AR{ar_number}; choose a "
+            "horizon that is."
+        )
+    return steps
+
+
+def count_before(flags: np.ndarray) -> np.ndarray:
+    """(n+1,) number of true flags before each position, so that a range is counted by one subtraction."""
+    return np.concatenate([[0], np.cumsum(flags)])
+
+
+def _cut(
+    timeline: Timeline,
+    observed: np.ndarray,
+    input_steps: int,
+    horizon: timedelta,
+    require_target: bool,
+    drop_nan: bool,
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Starts and target steps of the windows that can be given, and the number of the others by reason."""
+    # A single step has no cadence, so no window of it has a known target.
+    ahead = steps_ahead(horizon, timeline.cadence, timeline.ar_number) if len(timeline) > 1 else 1
+    span = input_steps + (ahead if require_target else 0)
+    starts = np.arange(max(len(timeline) - span + 1, 0))
+    if not len(starts) or len(timeline) == 1:
+        return starts[:0], starts[:0], {TOO_SHORT: 1}
+    stops = starts + input_steps
+    target_times = timeline.times[stops - 1] + np.timedelta64(horizon, "ms")
+    target_steps = np.searchsorted(timeline.times, target_times)
+    target_steps[~np.isin(target_times, timeline.times)] = -1
+
+    breaks = count_before(timeline.breaks)
+    has_value = count_before(observed.any(axis=(1, 2)))
+    reasons = {SPANS_GAP: breaks[starts + span - 1] > breaks[starts]}
+    if require_target:
+        reasons[TARGET_NOT_OBSERVED] = np.isnan(timeline.intensity).any(axis=1)[target_steps]
+    reasons[INPUT_NOT_OBSERVED] = has_value[stops] == has_value[starts]
+    if drop_nan:
+        has_nan = count_before(~observed.all(axis=(1, 2)))
+        reasons[INPUT_HAS_NAN] = has_nan[stops] > has_nan[starts]
+    reason = np.select(list(reasons.values()), list(reasons), default="")
+    kept = reason == ""
+    return starts[kept], target_steps[kept], dict(Counter(reason[~kept].tolist()))

@@ -1,0 +1,207 @@
+"""Training on two machines, with a model that is split over processes, and with activations computed again."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from solared_hf.forecasting import load_forecaster
+from solared_hf.loading import load_timelines
+from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
+    SpatioTemporalAttentionSelfAttention,
+)
+from solared_hf.training import parse_arguments, train
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "scripts" / "configs" / "accelerate"
+LAYERS = 2
+STEPS = 3
+MODEL = {
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "num_temporal_layers": LAYERS // 2,
+    "num_spatial_layers": LAYERS // 2,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+OPTIONS = {
+    "model_type": "spatio_temporal_attention",
+    "model_config": json.dumps(MODEL),
+    "input_steps": "6",
+    "max_steps": str(STEPS),
+    "per_device_eval_batch_size": "256",
+    "learning_rate": "5e-3",
+    "lr_scheduler_type": "constant",
+    "eval_strategy": "steps",
+    "eval_steps": str(STEPS),
+    "save_strategy": "steps",
+    "save_steps": str(STEPS),
+    "logging_steps": "1",
+    "report_to": "none",
+    "use_cpu": "true",
+}
+
+# accelerate splits models only on what it does not call a CPU: it is told that these processes are a GPU's. All else,
+# from the splitting to gloo's exchange, is what a run on GPUs does. Every process says how much of the model it holds.
+SPLIT_ON_CPU = """
+import os, sys
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
+from solared_hf.errors import SolaredError
+from solared_hf.training import parse_arguments, train
+
+def train_split(*arguments):
+    PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+    configured = ("--accelerator_config", '{"use_configured_state": true}')
+    train(parse_arguments([*sys.argv[1:], *configured, *arguments]))
+
+held = set()
+
+def say_what_is_held(module, inputs):
+    if isinstance(module, FSDPModule) and isinstance(module, PreTrainedModel) and not held:
+        weights = list(module.parameters())
+        held.add((sum(one.to_local().numel() for one in weights), sum(one.numel() for one in weights)))
+        print("holds {} of {}".format(*held.copy().pop()), flush=True)
+
+torch.nn.modules.module.register_module_forward_pre_hook(say_what_is_held)
+train_split()
+
+os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
+try:
+    train_split("--output_dir", "elsewhere")
+except SolaredError as error:
+    print(error, flush=True)
+"""
+
+
+def command_line(**options) -> list[str]:
+    return [part for name, value in {**OPTIONS, **options}.items() for part in (f"--{name}", str(value))]
+
+
+def losses(output: Path) -> list[float]:
+    return [entry["loss"] for entry in json.loads((output / "metrics.json").read_text())["log"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def runs(simulated_dataset, tmp_path_factory) -> Path:
+    """A folder with the same run three times: by one process, on two machines, and split over two processes.
+
+    Both machines are this one. What the split run printed is in `split.txt`.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    split_on_cpu = folder / "split_on_cpu.py"
+    split_on_cpu.write_text(SPLIT_ON_CPU)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def launch(config: str, *launcher: str, script: Path, output: str) -> subprocess.Popen:
+        arguments = command_line(dataset=simulated_dataset, output_dir=folder / output, per_device_train_batch_size=2)
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
+                *("--config_file", str(CONFIGS / config), "--num_processes", "2", *launcher),
+                *(str(script), *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    options = {"dataset": simulated_dataset, "output_dir": folder / "one", "per_device_train_batch_size": 4}
+    train(parse_arguments(command_line(**options)))
+    launches = [
+        launch(
+            "two_nodes.yaml",
+            *("--machine_rank", rank, "--main_process_ip", "127.0.0.1", "--main_process_port", port),
+            script=REPOSITORY / "scripts" / "train.py",
+            output="two",
+        )
+        for rank in ("0", "1")
+    ]
+    launches.append(launch("fsdp.yaml", "--main_process_port", "0", script=split_on_cpu, output="split"))
+    try:
+        for process in launches:
+            printed, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors[-4000:]
+    finally:
+        for process in launches:
+            process.terminate()
+    (folder / "split.txt").write_text(printed)
+    return folder
+
+
+def test_two_machines_train_like_one_process_with_twice_the_batch(runs):
+    metrics = json.loads((runs / "two" / "metrics.json").read_text())
+    assert metrics["train"]["world_size"] == 2
+    assert losses(runs / "two") == pytest.approx(losses(runs / "one"), rel=1e-4)
+
+
+def test_a_model_split_over_processes_trains_like_a_whole_one(runs):
+    held = [
+        (int(part), int(whole))
+        for part, whole in re.findall(r"holds (\d+) of (\d+)", (runs / "split.txt").read_text())
+    ]
+    whole = json.loads((runs / "one" / "metrics.json").read_text())["parameters"]
+    assert [total for _, total in held] == [whole, whole]
+    assert sum(part for part, _ in held) == whole
+    assert max(part for part, _ in held) < 0.6 * whole
+    assert len(losses(runs / "one")) == STEPS
+    assert losses(runs / "split") == pytest.approx(losses(runs / "one"), rel=1e-4)
+
+
+def test_a_model_split_over_processes_is_saved_whole_with_its_own_code(runs, simulated_dataset):
+    one, split = runs / "one", runs / "split"
+    for folder in (split, split / f"checkpoint-{STEPS}"):
+        weights, expected = (load_file(which / "model.safetensors") for which in (folder, one))
+        assert weights.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+        assert json.loads((folder / "config.json").read_text()) == json.loads((one / "config.json").read_text())
+        assert {path.name for path in one.glob("*.py")} == {path.name for path in folder.glob("*.py")}
+    assert {path.name for path in one.iterdir()} == {path.name for path in split.iterdir()}
+    assert AutoModel.from_pretrained(split).num_parameters() == AutoModel.from_pretrained(one).num_parameters()
+    region = load_timelines(simulated_dataset, "test")[0]
+    forecasts = [
+        forecaster.forecast(forecaster.windows([region])) for forecaster in map(load_forecaster, (split, one))
+    ]
+    np.testing.assert_allclose(*forecasts, rtol=1e-3, atol=1)
+
+
+def test_a_run_that_would_leave_the_model_in_pieces_is_refused(runs):
+    assert (runs / "split.txt").read_text().count("SHARDED_STATE_DICT leaves a model in pieces; launch with") == 2
+
+
+def test_activations_computed_again_change_nothing_but_the_work(simulated_dataset, tmp_path, monkeypatch):
+    """Dropout too is drawn again as it was."""
+    forward, calls = SpatioTemporalAttentionSelfAttention.forward, []
+
+    def counted(self, *arguments, **options):
+        calls.append(self.training)
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(SpatioTemporalAttentionSelfAttention, "forward", counted)
+    counts = []
+    for again in ("false", "true"):
+        calls.clear()
+        options = {"dataset": simulated_dataset, "output_dir": tmp_path / again, "per_device_train_batch_size": 4}
+        dropout = json.dumps({**MODEL, "dropout": 0.3})
+        train(parse_arguments(command_line(**options, model_config=dropout, gradient_checkpointing=again)))
+        counts.append(sum(calls))
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-6)
+    assert counts == [LAYERS * STEPS, 2 * LAYERS * STEPS]
