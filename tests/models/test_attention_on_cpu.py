@@ -19,9 +19,9 @@ def torch_attention(qkv, num_heads):
     return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
-# Of the second size, several blocks are needed. Scores of the last scale overflow an exponential that is not shifted.
+# Of the last size, several blocks are needed. Scores are small by either bound, by the closer one, or would overflow.
 @pytest.mark.parametrize(("groups", "length"), [(1, 1), (3, 7), (150, 40)])
-@pytest.mark.parametrize("scale", [1.0, 12.0])
+@pytest.mark.parametrize("scale", [1.0, 1.5, 12.0])
 def test_blocked_attention_is_that_of_torch(groups, length, scale):
     generator = torch.Generator().manual_seed(0)
     qkv = (torch.randn(groups, length, 3 * 16, generator=generator) * scale).requires_grad_()
@@ -33,7 +33,7 @@ def test_blocked_attention_is_that_of_torch(groups, length, scale):
     (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), exact)
     torch.testing.assert_close(ours.double(), expected, atol=1e-5 * scale**2, rtol=1e-5)
     torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5 * scale**3, rtol=1e-5)
-    if scale > 1 and length == 40:
+    if scale > 2 and length == 40:
         query, key, _ = qkv.detach().unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
         assert (query @ key.mT * 8**-0.5).exp().isinf().any()
 
@@ -131,7 +131,8 @@ def test_seeds_repeat_a_training_step():
 def test_inference_in_parts_is_inference_as_a_whole():
     config = SpatioTemporalAttentionConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32)
     model = SpatioTemporalAttentionForPrediction(config).eval()
-    past = torch.randn(3, 40, 6, 63)
+    # 15,120 positions, of which a layer takes some 8,000 at a time.
+    past = torch.randn(6, 40, 6, 63)
     with torch.inference_mode():
         parts = model(past, output_hidden_states=True)
     whole = model(past, output_hidden_states=True)

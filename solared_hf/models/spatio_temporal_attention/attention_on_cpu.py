@@ -33,9 +33,7 @@ class _BlockedAttention(torch.autograd.Function):
             sequences = slice(start * num_heads, stop * num_heads)
             query, key, value = heads[:, sequences]
             weights = torch.bmm(query, key.transpose(1, 2), out=scores[: len(query)])
-            # Cauchy and Schwarz: no score exceeds the product of the norms, and small ones need no shift.
-            bound = torch.linalg.vector_norm(query, dim=-1).max() * torch.linalg.vector_norm(key, dim=-1).max()
-            shift = weights.amax(-1, keepdim=True) if not bound < _LARGEST_EXPONENT else None
+            shift = None if _are_small(query, key) else weights.amax(-1, keepdim=True)
             weights = weights.exp_() if shift is None else weights.sub_(shift).exp_()
             sums = weights.sum(-1, keepdim=True)
             if masks is not None:
@@ -83,6 +81,15 @@ class _BlockedAttention(torch.autograd.Function):
             for part, one in zip(head_gradients, (query_gradient, key_gradient, value_gradient), strict=True):
                 part[start:stop] = one.view(part[start:stop].shape)
         return qkv_gradient, None, None, None
+
+
+def _are_small(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether all scores are known to be so small that their exponentials need no shift."""
+    if query.shape[-1] * query.abs().max() * key.abs().max() < _LARGEST_EXPONENT:
+        return True
+    # Cauchy and Schwarz: no score exceeds the product of the norms. It is closer, and takes longer.
+    longest_query, longest_key = (torch.linalg.vector_norm(one, dim=-1).max() for one in (query, key))
+    return bool(longest_query * longest_key < _LARGEST_EXPONENT)
 
 
 def _by_head(qkv: torch.Tensor, num_heads: int) -> torch.Tensor:
