@@ -62,6 +62,7 @@ def _in_one_file(arrays: Sequence[np.ndarray], state: PartialState) -> list[np.n
     finally:
         if state.is_local_main_process:
             path.unlink(missing_ok=True)
+    state.wait_for_everyone()  # or another process would return before the name is gone
     return [
         memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         for array, start in zip(arrays, starts, strict=False)
