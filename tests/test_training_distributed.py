@@ -17,7 +17,7 @@ from transformers import AutoModel
 from solared_hf.forecasting import load_forecaster
 from solared_hf.loading import load_timelines
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionSelfAttention,
+    SpatioTemporalAttentionLayer,
 )
 from solared_hf.training import parse_arguments, train
 
@@ -189,13 +189,13 @@ def test_a_run_that_would_leave_the_model_in_pieces_is_refused(runs):
 
 def test_activations_computed_again_change_nothing_but_the_work(simulated_dataset, tmp_path, monkeypatch):
     """Dropout too is drawn again as it was."""
-    forward, calls = SpatioTemporalAttentionSelfAttention.forward, []
+    half, calls = SpatioTemporalAttentionLayer.add_feed_forward, []
 
     def counted(self, *arguments, **options):
         calls.append(self.training)
-        return forward(self, *arguments, **options)
+        return half(self, *arguments, **options)
 
-    monkeypatch.setattr(SpatioTemporalAttentionSelfAttention, "forward", counted)
+    monkeypatch.setattr(SpatioTemporalAttentionLayer, "add_feed_forward", counted)
     counts = []
     for again in ("false", "true"):
         calls.clear()

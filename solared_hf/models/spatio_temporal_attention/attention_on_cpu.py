@@ -1,121 +1,194 @@
-"""Self-attention of many short sequences on a CPU, in blocks whose scores stay in the cache.
+"""The attention half of an encoder layer on a CPU, in blocks of sequences that stay in the cache.
 
-With the narrow heads of this family the products cost less than the passes over the scores: over every score, and its
-random number in training, softmax and dropout would go several times. The file imports nothing of the package but its
+With the narrow heads of this family the products cost less than the passes over the scores, and a value that has left
+the cache costs more than its arithmetic. So a block of sequences goes through the whole half of the layer at once, and
+on the way back all but the attention's output is computed again. The file imports nothing of the package but its
 neighbour, because it travels with saved weights.
 """
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from .dropout_on_cpu import KeepMasks
+from .dropout_on_cpu import draw_kept, drop, spread
 
-# Scores of a block: four megabytes of float32. Smaller blocks pay more for starting operations than for memory.
-_BLOCK = 1 << 20
-# Sums of exponentials up to this one overflow for no length of sequence, and the smallest are no denormal numbers.
-_LARGEST_EXPONENT = 60.0
+# Positions of a block: fewer make the products with the weights slow.
+_POSITIONS = 2048
+# Scores of a part of a block, two megabytes: smaller parts pay more for starting operations than for memory.
+_SCORES = 1 << 19
+# Between these, sums of exponentials have neither overflowed nor lost digits of their largest terms.
+_SMALLEST_SUM, _LARGEST_SUM = 1e-25, 1e35
 
 
-class _BlockedAttention(torch.autograd.Function):
+class _AddedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, qkv, num_heads, scaling, probability):
-        groups, length, width = qkv.shape
-        heads = _by_head(qkv, num_heads).clone(memory_format=torch.contiguous_format).flatten(1, 2)
-        heads[0].mul_(scaling)
-        output = qkv.new_empty(groups, length, width // 3)
-        outputs = output.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-        log_sums = qkv.new_empty(groups * num_heads, length, 1)
-        masks = KeepMasks(probability) if probability else None
+    def forward(ctx, hidden, qkv_weight, qkv_bias, out_weight, out_bias, num_heads, dropouts, is_kept):
+        groups, length, width = hidden.shape
+        attention_dropout, dropout = dropouts
+        blocks, part_groups = _blocks(groups, num_heads, length)
+        block_groups = blocks[0][1]
+        # Without a way back, a block of what is kept for it is enough.
+        kept_groups = groups if is_kept else block_groups
+        attended = hidden.new_empty(kept_groups, length, width)
+        sums = hidden.new_empty(kept_groups, num_heads, length, 1)
+        shifts, output = [], torch.empty_like(hidden)
+        scores = hidden.new_empty(part_groups * num_heads, length, length)
+        buffer = _mask_buffer(scores, block_groups, length, width)
+        kept = draw_kept(-(-groups // part_groups), scores.numel(), attention_dropout)
+        output_kept = draw_kept(len(blocks), block_groups * length * width, dropout)
 
-        blocks = _blocks(groups, num_heads, length)
-        scores, mask = qkv.new_empty(2, blocks[0][1] * num_heads, length, length)
-        for start, stop in blocks:
-            sequences = slice(start * num_heads, stop * num_heads)
-            query, key, value = heads[:, sequences]
-            weights = torch.bmm(query, key.transpose(1, 2), out=scores[: len(query)])
-            shift = None if _are_small(query, key) else weights.amax(-1, keepdim=True)
-            weights = weights.exp_() if shift is None else weights.sub_(shift).exp_()
-            sums = weights.sum(-1, keepdim=True)
-            if masks is not None:
-                weights.mul_(masks.draw(mask[: len(query)]))
-            block = torch.bmm(weights, value).div_(sums * (1 - probability))
-            outputs[start:stop] = block.view(outputs[start:stop].shape)
-            log_sums[sequences] = sums.log_() if shift is None else sums.log_().add_(shift)
-        ctx.save_for_backward(heads, output, log_sums)
-        ctx.scaling, ctx.masks = scaling, masks
+        for block, (start, stop) in enumerate(blocks):
+            rows = hidden[start:stop].view(-1, width)
+            its = slice(start, stop) if is_kept else slice(stop - start)
+            heads = _heads(rows, qkv_weight, qkv_bias, length, num_heads)
+            attended_heads = _by_head(attended[its], num_heads)
+            for part in _parts(stop - start, part_groups):
+                query, key, value = heads[:, part].flatten(1, 2)
+                weights, part_sums, shift = _exponentials(query, key, scores[: len(query)])
+                if kept is not None:
+                    drop(weights, spread(kept[len(shifts)], buffer), out=weights)
+                mixed = torch.bmm(weights, value).div_(part_sums * (1 - attention_dropout))
+                attended_heads[part] = mixed.unflatten(0, (-1, num_heads))
+                sums[its][part] = part_sums.unflatten(0, (-1, num_heads))
+                shifts.append(shift)
+            added = torch.addmm(out_bias, attended[its].view(-1, width), out_weight.t())
+            if output_kept is not None:
+                drop(added, spread(output_kept[block], buffer), out=added)
+            torch.add(rows, added, alpha=1 / (1 - dropout), out=output[start:stop].view(-1, width))
+        ctx.save_for_backward(hidden, qkv_weight, qkv_bias, out_weight, attended, sums)
+        ctx.shifts, ctx.kept, ctx.output_kept = shifts, kept, output_kept
+        ctx.num_heads, ctx.keep_attention, ctx.keep_output = num_heads, 1 - attention_dropout, 1 - dropout
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        heads, output, log_sums = ctx.saved_tensors
-        groups, length, width = output.shape
-        num_heads = heads.shape[1] // groups
-        qkv_gradient = output.new_empty(groups, length, 3 * width)
-        head_gradients = _by_head(qkv_gradient, num_heads)
-        # The softmax takes the mean of the weights' gradients off each: that of gradient and output (Dao et al. 2022,
-        # arXiv 2205.14135, section 3 and appendix B).
-        means = (gradient * output).unflatten(-1, (num_heads, -1)).sum(-1).transpose(1, 2).reshape(log_sums.shape)
-        gradient = gradient.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        hidden, qkv_weight, qkv_bias, out_weight, attended, sums = ctx.saved_tensors
+        num_heads, (groups, length, width) = ctx.num_heads, hidden.shape
+        blocks, part_groups = _blocks(groups, num_heads, length)
+        gradient, hidden_gradient = gradient.contiguous(), torch.empty_like(hidden)
+        parameter_gradients = [torch.zeros_like(one) for one in (qkv_weight, qkv_bias, out_weight, qkv_bias[:width])]
+        qkv_weight_gradient, qkv_bias_gradient, out_weight_gradient, out_bias_gradient = parameter_gradients
+        scores = hidden.new_empty(3, part_groups * num_heads, length, length)
+        buffer = _mask_buffer(scores[0], blocks[0][1], length, width)
+        qkv_buffer = hidden.new_empty(blocks[0][1], length, 3 * width)
 
-        blocks = _blocks(groups, num_heads, length)
-        buffers = output.new_empty(3, blocks[0][1] * num_heads, length, length)
-        for index, (start, stop) in enumerate(blocks):
-            sequences = slice(start * num_heads, stop * num_heads)
-            query, key, value = heads[:, sequences]
-            weights, weight_gradients, kept = buffers[:, : len(query)]
-            block_gradient = gradient[start:stop].flatten(0, 1)
-            torch.baddbmm(log_sums[sequences], query, key.transpose(1, 2), beta=-1, out=weights).exp_()
-            if ctx.masks is None:
-                value_gradient = torch.bmm(weights.transpose(1, 2), block_gradient)
-                torch.baddbmm(means[sequences], block_gradient, value.transpose(1, 2), beta=-1, out=weight_gradients)
-            else:
-                ctx.masks.recall(index, kept)
-                block_gradient = block_gradient * ctx.masks.scale
-                torch.bmm(block_gradient, value.transpose(1, 2), out=weight_gradients)
-                weight_gradients.mul_(kept).sub_(means[sequences])
-                value_gradient = torch.bmm(kept.mul_(weights).transpose(1, 2), block_gradient)
-            weight_gradients.mul_(weights)
-            query_gradient = torch.bmm(weight_gradients, key).mul_(ctx.scaling)
-            key_gradient = torch.bmm(weight_gradients.transpose(1, 2), query)
-            for part, one in zip(head_gradients, (query_gradient, key_gradient, value_gradient), strict=True):
-                part[start:stop] = one.view(part[start:stop].shape)
-        return qkv_gradient, None, None, None
+        done = 0
+        for block, (start, stop) in enumerate(blocks):
+            its = slice(start, stop)
+            rows, attended_rows, gradient_rows = (one[its].view(-1, width) for one in (hidden, attended, gradient))
+            added_gradient = gradient_rows / ctx.keep_output
+            if ctx.output_kept is not None:
+                drop(added_gradient, spread(ctx.output_kept[block], buffer), out=added_gradient)
+            out_weight_gradient.addmm_(added_gradient.t(), attended_rows)
+            out_bias_gradient.add_(added_gradient.sum(0))
+            attended_gradient = torch.mm(added_gradient, out_weight)
+            # The softmax takes the mean of the weights' gradients off each: that of gradient and output (Dao et al.
+            # 2022, arXiv 2205.14135, section 3 and appendix B).
+            products = (attended_gradient * attended_rows).view(-1, length, num_heads, width // num_heads)
+            means = products.sum(-1).transpose(1, 2).unsqueeze(-1) / sums[its]
+            mixed_gradients = _by_head(attended_gradient.view(-1, length, width), num_heads)
+            mixed_gradients = mixed_gradients / (sums[its] * ctx.keep_attention)
+            heads = _heads(rows, qkv_weight, qkv_bias, length, num_heads)
+            qkv_gradient = qkv_buffer[: stop - start]
+            head_gradients = _by_head(qkv_gradient.unflatten(-1, (3, -1)).movedim(2, 0), num_heads)
+            for part in _parts(stop - start, part_groups):
+                query, key, value = heads[:, part].flatten(1, 2)
+                mixed_gradient = mixed_gradients[part].flatten(0, 1)
+                weights, weight_gradients, dropped_weights = scores[:, : len(query)]
+                torch.bmm(query, key.mT, out=weights)
+                weights = weights.exp_() if ctx.shifts[done] is None else weights.sub_(ctx.shifts[done]).exp_()
+                torch.bmm(mixed_gradient, value.mT, out=weight_gradients)
+                if ctx.kept is None:
+                    dropped_weights = weights
+                else:
+                    mask = spread(ctx.kept[done], buffer)
+                    drop(weight_gradients, mask, out=weight_gradients)
+                    drop(weights, mask, out=dropped_weights)
+                done += 1
+                weight_gradients.sub_(means[part].flatten(0, 1)).mul_(weights)
+                # Products with a short first factor are twice as quick as those with a short second one.
+                gradients = (
+                    torch.bmm(weight_gradients, key),
+                    torch.bmm(query.mT, weight_gradients).mT,
+                    torch.bmm(mixed_gradient.mT, dropped_weights).mT,
+                )
+                for one, into in zip(gradients, head_gradients, strict=True):
+                    into[part] = one.unflatten(0, (-1, num_heads))
+            qkv_gradient[..., :width].mul_(_scaling(width, num_heads))
+            qkv_gradient = qkv_gradient.view(-1, 3 * width)
+            qkv_weight_gradient.addmm_(qkv_gradient.t(), rows)
+            qkv_bias_gradient.add_(qkv_gradient.sum(0))
+            torch.addmm(gradient_rows, qkv_gradient, qkv_weight, out=hidden_gradient[its].view(-1, width))
+        return hidden_gradient, *parameter_gradients, None, None, None
 
 
-def _are_small(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether all scores are known to be so small that their exponentials need no shift."""
-    if query.shape[-1] * query.abs().max() * key.abs().max() < _LARGEST_EXPONENT:
-        return True
-    # Cauchy and Schwarz: no score exceeds the product of the norms. It is closer, and takes longer.
-    longest_query, longest_key = (torch.linalg.vector_norm(one, dim=-1).max() for one in (query, key))
-    return bool(longest_query * longest_key < _LARGEST_EXPONENT)
+def _exponentials(query, key, out):
+    """Exponentials of the scores, their sums over the keys, and what was taken off the scores before, if anything."""
+    weights = torch.bmm(query, key.mT, out=out).exp_()
+    sums = weights.sum(-1, keepdim=True)
+    if sums.min() > _SMALLEST_SUM and sums.max() < _LARGEST_SUM:
+        return weights, sums, None
+    weights = torch.bmm(query, key.mT, out=out)
+    shift = weights.amax(-1, keepdim=True)
+    weights.sub_(shift).exp_()
+    return weights, weights.sum(-1, keepdim=True), shift
 
 
-def _by_head(qkv: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """(3, groups, num_heads, length, head_dim) view of (groups, length, 3 * hidden_size)."""
-    return qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+def _heads(rows, weight, bias, length, num_heads):
+    """(3, groups, num_heads, length, head_dim): scaled queries, keys and values of (groups * length, width) states."""
+    qkv = torch.addmm(bias, rows, weight.t()).view(-1, length, 3, rows.shape[-1])
+    heads = _by_head(qkv.movedim(2, 0), num_heads).clone(memory_format=torch.contiguous_format)
+    heads[0].mul_(_scaling(rows.shape[-1], num_heads))
+    return heads
 
 
-def _blocks(groups: int, num_heads: int, length: int) -> list[tuple[int, int]]:
-    """First and last but one group of each block; the first block is the longest."""
-    size = max(1, _BLOCK // (num_heads * length**2))
-    return [(start, min(start + size, groups)) for start in range(0, groups, size)]
+def _scaling(width: int, num_heads: int) -> float:
+    return (width // num_heads) ** -0.5
 
 
-def blocked_attention(qkv: torch.Tensor, num_heads: int, scaling: float, probability: float) -> torch.Tensor:
-    """What `torch.nn.functional.scaled_dot_product_attention` gives for the heads of one projection, without a mask.
+def _by_head(values: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """(..., num_heads, length, head_dim) view of (..., length, width)."""
+    return values.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
 
-    Neither the scores nor their gradients are ever held as a whole: they are computed again on the way back. Dropped
-    attention weights are remembered as bits.
+
+def _blocks(groups: int, num_heads: int, length: int) -> tuple[list[tuple[int, int]], int]:
+    """First and last but one group of each block, the longest block first, and the groups of a part of a block."""
+    part = max(1, _SCORES // (num_heads * length**2))
+    size = min(groups, -(-_POSITIONS // (part * length)) * part)
+    return [(start, min(start + size, groups)) for start in range(0, groups, size)], min(part, groups)
+
+
+def _parts(groups: int, part_groups: int) -> list[slice]:
+    return [slice(start, start + part_groups) for start in range(0, groups, part_groups)]
+
+
+def _mask_buffer(scores: torch.Tensor, groups: int, length: int, width: int) -> torch.Tensor:
+    """Room for `spread` to write any mask of a block to, whole words of it."""
+    return torch.empty(max(scores.numel(), groups * length * width) + 31, dtype=torch.int32)
+
+
+def add_attention(
+    hidden_states: torch.Tensor,
+    qkv_weight: torch.Tensor,
+    qkv_bias: torch.Tensor,
+    out_weight: torch.Tensor,
+    out_bias: torch.Tensor,
+    num_heads: int,
+    attention_dropout: float,
+    dropout: float,
+) -> torch.Tensor:
+    """`hidden_states + dropout(attention(hidden_states))`, as a layer of `torch.nn.TransformerEncoder` computes it.
+
+    The scores are never held as a whole. What is dropped is remembered as bits.
 
     Args:
-        qkv: (groups, length, 3 * hidden_size) float32 on a CPU, contiguous: query, key and value, heads side by side.
-        num_heads: heads that the hidden size is split into.
-        scaling: factor of the scores.
-        probability: of an attention weight to be dropped, at least 0 and below 1.
-
-    Returns:
-        (groups, length, hidden_size) float32, heads side by side.
+        hidden_states: (groups, length, width) float32 on a CPU, contiguous: independent sequences.
+        qkv_weight, qkv_bias: (3 * width, width) and (3 * width,), the projections to queries, keys and values.
+        out_weight, out_bias: (width, width) and (width,), the projection of the heads' outputs.
+        num_heads: heads that the width is split into.
+        attention_dropout: probability of an attention weight to be dropped, at least 0 and below 1.
+        dropout: the same of an element of what is added.
     """
-    return _BlockedAttention.apply(qkv, num_heads, scaling, probability)
+    is_kept = torch.is_grad_enabled()
+    weights = (qkv_weight, qkv_bias, out_weight, out_bias)
+    return _AddedAttention.apply(hidden_states, *weights, num_heads, (attention_dropout, dropout), is_kept)

@@ -1,66 +1,94 @@
-"""Dropout on a CPU for a random byte an element, in pieces that stay in the cache.
+"""Dropout on a CPU for ten random bits an element, remembered as one bit an element.
 
-torch draws a number of its generator for every element, one after the other, which costs more than the arithmetic.
-The file imports nothing of the package, because it travels with saved weights.
+torch draws a number of its generator for every element, one after the other, which costs more than the arithmetic of
+this family. The file imports nothing of the package, because it travels with saved weights.
 """
 
 import math
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
-# Two megabytes of float32.
-_PIECE = 1 << 19
-# Random bytes are drawn in allocations that the allocator keeps; larger ones would be mapped anew each time.
-_DRAW = 1 << 18
+_WORD = 32  # bits, as many as a float32 has
+_BITS_OF_A_WORD = torch.arange(_WORD, dtype=torch.int32)[:, None]
+# Binary digits of the probability that random bits are compared with.
+_DIGITS = 10
+# Generators side by side: half a megabyte of states.
+_GENERATORS = 1 << 16
+# Of congruential generators modulo 2**64: L'Ecuyer (1999), Mathematics of Computation 68, 249.
+_MULTIPLIER = 1181783497276652981
 
 
-class KeepMasks:
-    """Random masks that keep each element with probability `1 - probability`, independently, and can be had again.
+def draw_kept(num_masks: int, size: int, probability: float) -> torch.Tensor | None:
+    """Random masks, in which each bit is set unless its element is dropped, independently of all others.
 
-    A random byte decides in steps of 1/256. The rest of the probability comes from a Poisson process of points over
-    the elements: any point keeps its element, and the elements' numbers of points are independent of each other. The
-    generator is seeded by torch's, so that seeds, and the states that checkpointing restores, mean what they always
-    do.
+    Ten random bits decide in steps of 1/1024. The rest of the probability comes from a Poisson process of points over
+    the elements: any point drops its element, and the numbers of points of different elements are independent of each
+    other. torch's generator gives the seeds, so seeds, and the states that checkpointing restores, mean what they
+    always do.
 
     Args:
-        probability: of an element to be dropped, between 0 and 1.
+        num_masks: how many masks.
+        size: elements of each.
+        probability: of an element to be dropped, at least 0 and below 1.
+
+    Returns:
+        (num_masks, ceil(size / 32)) int32, or None where nothing is dropped.
     """
-
-    def __init__(self, probability: float):
-        keep = 1 - probability
-        self.scale = 1 / keep
-        self._random = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
-        self._below = int(256 * keep)
-        by_bytes = self._below / 256
-        self._points = -math.log1p(-(keep - by_bytes) / (1 - by_bytes))
-        self._bits: list[np.ndarray] = []
-
-    def draw(self, out: torch.Tensor) -> torch.Tensor:
-        """Fill contiguous `out` with the next mask, 1 where an element is kept and 0 where not; returns `out`."""
-        keep = np.empty(out.numel(), bool)
-        for piece in (keep[start : start + _DRAW] for start in range(0, len(keep), _DRAW)):
-            words = self._random.integers(2**64, size=-(-len(piece) // 8), dtype=np.uint64)
-            np.less(words.view(np.uint8)[: len(piece)], self._below, out=piece)
-            points = self._random.poisson(self._points * len(piece))
-            piece[self._random.integers(len(piece), size=points)] = True
-        self._bits.append(np.packbits(keep))
-        return _fill(out, keep)
-
-    def recall(self, index: int, out: torch.Tensor) -> torch.Tensor:
-        """Fill `out` with the mask of the `index`-th `draw`; returns `out`."""
-        return _fill(out, np.unpackbits(self._bits[index], count=out.numel()))
+    if not probability:
+        return None
+    words = torch.empty(num_masks, -(-size // _WORD), dtype=torch.int32)
+    states = torch.randint(-(2**63), 2**63 - 1, (min(words.numel(), _GENERATORS),)).bitwise_or_(1)
+    dropped = torch.empty_like(states)
+    random = np.random.default_rng(int(torch.randint(2**62, ())))
+    threshold = int(2**_DIGITS * probability)
+    drawn = threshold / 2**_DIGITS
+    points_an_element = -math.log1p(-(probability - drawn) / (1 - drawn))
+    for part in words.view(-1).split(_GENERATORS):
+        # All elements' random numbers are compared with the threshold at once, digit by digit from the last one on:
+        # below it are those that have a 0 where it has a 1, or the same digit and are below it in the digits behind.
+        dropped.zero_()
+        for digit in range(_DIGITS):
+            states.mul_(_MULTIPLIER)
+            dropped.bitwise_or_(states) if threshold >> digit & 1 else dropped.bitwise_and_(states)
+        # Random are the upper halves of such generators' states.
+        part.copy_(dropped.view(torch.int32)[1 : 2 * len(part) : 2])
+        points = random.integers(_WORD * len(part), size=random.poisson(points_an_element * _WORD * len(part)))
+        bits = np.left_shift(1, points % _WORD).astype(np.uint32).view(np.int32)
+        np.bitwise_or.at(part.numpy(), points // _WORD, bits)
+    return words.bitwise_not_()
 
 
-def _fill(out: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
-    # Bytes rather than booleans, whose conversion torch does one by one.
-    out.view(-1).copy_(torch.from_numpy(mask.view(np.uint8)))
+def spread(kept: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    """A mask for `drop`: all bits of an element where it is kept, none where it is dropped.
+
+    Args:
+        kept: (words,) int32, a row of what `draw_kept` gives.
+        buffer: at least 32 * words int32, overwritten.
+
+    Returns:
+        (32 * words,) int32, a view of the buffer.
+    """
+    mask = buffer[: _WORD * len(kept)].view(_WORD, -1)
+    # Each element's bit becomes the sign, which a shift to the right repeats.
+    torch.bitwise_left_shift(kept, _BITS_OF_A_WORD, out=mask)
+    return mask.bitwise_right_shift_(_WORD - 1).view(-1)
+
+
+def drop(values: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write values to `out`, 0 in the place of those that are dropped; returns `out`.
+
+    Args:
+        values, out: contiguous float32 tensors of one shape, maybe the same.
+        mask: what `spread` gives, for at least as many elements.
+    """
+    mask = mask[: values.numel()].view(values.shape)
+    torch.bitwise_and(values.view(torch.int32), mask, out=out.view(torch.int32))
     return out
 
 
 def is_for_cpu(values: torch.Tensor) -> bool:
-    """Whether values are such as the functions here and of the neighbours take, and nothing else is asked for."""
+    """Whether values are such as the neighbours of this file take, and nothing else is asked for."""
     return (
         values.device.type == "cpu"
         and values.dtype == torch.float32
@@ -68,67 +96,3 @@ def is_for_cpu(values: torch.Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
-
-
-def _pieces(*tensors: torch.Tensor):
-    return enumerate(zip(*(tensor.view(-1).split(_PIECE) for tensor in tensors), strict=True))
-
-
-class _AddDropped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, values, residual, probability):
-        masks, buffer = KeepMasks(probability), values.new_empty(_PIECE)
-        for _, (piece, residual_piece) in _pieces(values, residual):
-            mask = masks.draw(buffer[: len(piece)])
-            torch.addcmul(residual_piece, piece, mask, value=masks.scale, out=piece)
-        ctx.masks = masks
-        ctx.mark_dirty(values)
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        gradient = gradient.contiguous()
-        dropped, buffer = torch.empty_like(gradient), gradient.new_empty(_PIECE)
-        for index, (piece, dropped_piece) in _pieces(gradient, dropped):
-            mask = ctx.masks.recall(index, buffer[: len(piece)])
-            torch.mul(piece, mask.mul_(ctx.masks.scale), out=dropped_piece)
-        return dropped, gradient, None
-
-
-class _DroppedRelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, values, probability):
-        masks, buffer = KeepMasks(probability), values.new_empty(_PIECE)
-        for _, (piece,) in _pieces(values):
-            piece.clamp_min_(0).mul_(masks.draw(buffer[: len(piece)]).mul_(masks.scale))
-        ctx.scale = masks.scale
-        ctx.mark_dirty(values)
-        ctx.save_for_backward(values)
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        (values,) = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        passed = torch.empty_like(gradient)
-        for _, (piece, value_piece, passed_piece) in _pieces(gradient, values, passed):
-            # What was dropped is 0, as what was negative is, so the values are their own mask.
-            torch.ops.aten.threshold_backward(piece, value_piece, 0, grad_input=passed_piece).mul_(ctx.scale)
-        return passed, None
-
-
-def add_dropped(values: torch.Tensor, residual: torch.Tensor, probability: float) -> torch.Tensor:
-    """`residual + dropout(values)`, written over `values`.
-
-    Args:
-        values, residual: tensors of one shape for which `is_for_cpu` is true.
-        probability: of an element of `values` to be dropped, between 0 and 1.
-    """
-    return _AddDropped.apply(values, residual, probability)
-
-
-def dropped_relu(values: torch.Tensor, probability: float) -> torch.Tensor:
-    """`dropout(relu(values))`, written over `values`; the arguments are those of `add_dropped`."""
-    return _DroppedRelu.apply(values, probability)

@@ -19,13 +19,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_on_cpu import blocked_attention
+from .attention_on_cpu import add_attention
 from .configuration_spatio_temporal_attention import SpatioTemporalAttentionConfig
-from .dropout_on_cpu import add_dropped, dropped_relu, is_for_cpu
-from .linear_on_cpu import blocked_linear
-
-# In inference on a CPU a layer takes this many positions at a time, so that what it computes stays in the cache.
-_POSITIONS_AT_A_TIME = 8192
+from .dropout_on_cpu import is_for_cpu
+from .feed_forward_on_cpu import add_feed_forward
 
 
 @dataclass
@@ -99,21 +96,12 @@ def eager_attention_forward(
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
 
-class SpatioTemporalAttentionLinear(nn.Linear):
-    """A linear layer that is as quick on a CPU as elsewhere."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if is_for_cpu(hidden_states) and self.weight.dtype == hidden_states.dtype:
-            return blocked_linear(hidden_states, self.weight, self.bias)
-        return super().forward(hidden_states)
-
-
 # The two projections have classes of their own because torch's attention initialises them unlike other linear layers.
-class SpatioTemporalAttentionInProjection(SpatioTemporalAttentionLinear):
+class SpatioTemporalAttentionInProjection(nn.Linear):
     """Queries, keys and values in one product."""
 
 
-class SpatioTemporalAttentionOutProjection(SpatioTemporalAttentionLinear):
+class SpatioTemporalAttentionOutProjection(nn.Linear):
     """Mixes the heads."""
 
 
@@ -135,11 +123,6 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
         self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         qkv = self.qkv_proj(hidden_states).flatten(0, 1)
-        dropout = self.attention_dropout if self.training else 0.0
-        if self.config._attn_implementation == "sdpa" and dropout < 1 and is_for_cpu(qkv):
-            attention_output = blocked_attention(qkv, self.config.num_attention_heads, self.scaling, dropout)
-            return self.out_proj(attention_output.view_as(hidden_states)), None
-
         query, key, value = qkv.unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -151,12 +134,23 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
             value,
             None,
             scaling=self.scaling,
-            dropout=dropout,
+            dropout=self.attention_dropout if self.training else 0.0,
             **kwargs,
         )
         if probabilities is not None:
             probabilities = probabilities.unflatten(0, hidden_states.shape[:2])
         return self.out_proj(attention_output.reshape(hidden_states.shape)), probabilities
+
+
+def _are_as_made(*modules: nn.Module) -> bool:
+    """Whether modules do what their weights say and nothing else: no adapter in their place, no hook."""
+    projections = (SpatioTemporalAttentionInProjection, SpatioTemporalAttentionOutProjection, nn.Linear)
+    return all(
+        type(module) in (SpatioTemporalAttentionSelfAttention, *projections)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and all(parameter.dtype == torch.float32 for parameter in module.parameters())
+        for module in modules
+    )
 
 
 class SpatioTemporalAttentionLayer(GradientCheckpointingLayer):
@@ -166,41 +160,38 @@ class SpatioTemporalAttentionLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = SpatioTemporalAttentionSelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = SpatioTemporalAttentionLinear(config.hidden_size, config.intermediate_size)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = SpatioTemporalAttentionLinear(config.intermediate_size, config.hidden_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        # Attentions, which eager attention gives, are recorded of all sequences at once.
-        is_eager = self.self_attn.config._attn_implementation == "eager"
-        if is_eager or torch.is_grad_enabled() or not is_for_cpu(hidden_states):
-            return self.encode(hidden_states, **kwargs)
-        parts = hidden_states.flatten(0, 1).split(max(1, _POSITIONS_AT_A_TIME // hidden_states.shape[2]))
-        return torch.cat([self.encode(part[None], **kwargs) for part in parts], dim=1).view_as(hidden_states)
+        hidden_states = self.attention_norm(self.add_attention(hidden_states, **kwargs))
+        return self.feed_forward_norm(self.add_feed_forward(hidden_states))
 
-    def encode(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        """The layer's output; sequences, along the second last axis, do not depend on each other."""
-        attention_output, _ = self.self_attn(hidden_states, **kwargs)
-        hidden_states = self.attention_norm(self.add(attention_output, hidden_states))
-        feed_forward_output = self.fc2(self.activate(self.fc1(hidden_states)))
-        return self.feed_forward_norm(self.add(feed_forward_output, hidden_states))
+    def add_attention(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """`hidden_states + dropout(attention(hidden_states))`; sequences run along the second last axis."""
+        attention, dropout = self.self_attn, self.dropout.p if self.training else 0.0
+        attention_dropout = attention.attention_dropout if self.training else 0.0
+        modules = (attention, attention.qkv_proj, attention.out_proj)
+        is_sdpa = attention.config._attn_implementation == "sdpa"
+        if is_sdpa and max(attention_dropout, dropout) < 1 and is_for_cpu(hidden_states) and _are_as_made(*modules):
+            weights = (*attention.qkv_proj.parameters(), *attention.out_proj.parameters())
+            options = (attention.config.num_attention_heads, attention_dropout, dropout)
+            return add_attention(hidden_states.flatten(0, 1), *weights, *options).view_as(hidden_states)
+        attention_output, _ = attention(hidden_states, **kwargs)
+        return hidden_states + self.dropout(attention_output)
 
-    def add(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """`residual + dropout(values)`."""
-        if self.training and 0 < self.dropout.p < 1 and is_for_cpu(values) and is_for_cpu(residual):
-            return add_dropped(values, residual, self.dropout.p)
-        return residual + self.dropout(values)
-
-    def activate(self, values: torch.Tensor) -> torch.Tensor:
-        """`dropout(activation(values))`."""
-        if not isinstance(self.activation, nn.ReLU):
-            return self.dropout(self.activation(values))
-        if self.training and 0 < self.dropout.p < 1 and is_for_cpu(values):
-            return dropped_relu(values, self.dropout.p)
-        # Nobody needs the widest values of the layer as they were.
-        return self.dropout(nn.functional.relu(values, inplace=True))
+    def add_feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`hidden_states + dropout(fc2(dropout(activation(fc1(hidden_states)))))`."""
+        dropout = self.dropout.p if self.training else 0.0
+        is_relu = isinstance(self.activation, nn.ReLU)
+        if is_relu and dropout < 1 and is_for_cpu(hidden_states) and _are_as_made(self.fc1, self.fc2):
+            weights = (*self.fc1.parameters(), *self.fc2.parameters())
+            return add_feed_forward(hidden_states.flatten(0, 2), *weights, dropout).view_as(hidden_states)
+        feed_forward_output = self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
+        return hidden_states + self.dropout(feed_forward_output)
 
 
 class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
