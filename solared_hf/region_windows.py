@@ -1,6 +1,7 @@
 """The windows of one region: which steps of its timeline they start at, and why the others give none."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -37,7 +38,6 @@ class Region:
     """One region as the windows cut it; steps are those of its timeline, gaps and all."""
 
     timeline: Timeline
-    gap_after: np.ndarray  # (T,) int, first step that a gap parts from each step, T where there is none
     starts: np.ndarray  # (windows,) int, first step of each window
     target_steps: np.ndarray  # (windows,) int, step of its target, -1 where there is none
     report: RegionWindows
@@ -64,16 +64,29 @@ def cut_region(
     Raises:
         SolaredError: the horizon is no multiple of the region's cadence.
     """
-    steps = len(timeline)
-    starts, target_steps, dropped = _cut(timeline, observed, input_steps, horizon, require_target, drop_nan)
-    gaps = np.append(np.flatnonzero(timeline.breaks) + 1 if steps > 1 else [], steps).astype(int)
-    return Region(
-        timeline=timeline,
-        gap_after=gaps[np.searchsorted(gaps, np.arange(steps), side="right")],
-        starts=starts,
-        target_steps=target_steps,
-        report=RegionWindows(timeline.ar_number, steps, len(starts), dropped),
-    )
+    # A single step has no cadence, so no window of it has a known target.
+    ahead = steps_ahead(horizon, timeline.cadence, timeline.ar_number) if len(timeline) > 1 else 1
+    span = input_steps + (ahead if require_target else 0)
+    starts = np.arange(max(len(timeline) - span + 1, 0))
+    if not len(starts) or len(timeline) == 1:
+        return _region(timeline, starts[:0], starts[:0], {TOO_SHORT: 1})
+    stops = starts + input_steps
+    target_times = timeline.times[stops - 1] + np.timedelta64(horizon, "ms")
+    target_steps = np.searchsorted(timeline.times, target_times)
+    target_steps[~np.isin(target_times, timeline.times)] = -1
+
+    breaks = count_before(timeline.breaks)
+    has_value = count_before(observed.any(axis=(1, 2)))
+    reasons = {SPANS_GAP: breaks[starts + span - 1] > breaks[starts]}
+    if require_target:
+        reasons[TARGET_NOT_OBSERVED] = np.isnan(timeline.intensity).any(axis=1)[target_steps]
+    reasons[INPUT_NOT_OBSERVED] = has_value[stops] == has_value[starts]
+    if drop_nan:
+        has_nan = count_before(~observed.all(axis=(1, 2)))
+        reasons[INPUT_HAS_NAN] = has_nan[stops] > has_nan[starts]
+    reason = np.select(list(reasons.values()), list(reasons), default="")
+    kept = reason == ""
+    return _region(timeline, starts[kept], target_steps[kept], Counter(reason[~kept].tolist()))
 
 
 def steps_ahead(horizon: timedelta, cadence: timedelta, ar_number: int) -> int:
@@ -92,35 +105,6 @@ def count_before(flags: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(flags)])
 
 
-def _cut(
-    timeline: Timeline,
-    observed: np.ndarray,
-    input_steps: int,
-    horizon: timedelta,
-    require_target: bool,
-    drop_nan: bool,
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Starts and target steps of the windows that can be given, and the number of the others by reason."""
-    # A single step has no cadence, so no window of it has a known target.
-    ahead = steps_ahead(horizon, timeline.cadence, timeline.ar_number) if len(timeline) > 1 else 1
-    span = input_steps + (ahead if require_target else 0)
-    starts = np.arange(max(len(timeline) - span + 1, 0))
-    if not len(starts) or len(timeline) == 1:
-        return starts[:0], starts[:0], {TOO_SHORT: 1}
-    stops = starts + input_steps
-    target_times = timeline.times[stops - 1] + np.timedelta64(horizon, "ms")
-    target_steps = np.searchsorted(timeline.times, target_times)
-    target_steps[~np.isin(target_times, timeline.times)] = -1
-
-    breaks = count_before(timeline.breaks)
-    has_value = count_before(observed.any(axis=(1, 2)))
-    reasons = {SPANS_GAP: breaks[starts + span - 1] > breaks[starts]}
-    if require_target:
-        reasons[TARGET_NOT_OBSERVED] = np.isnan(timeline.intensity).any(axis=1)[target_steps]
-    reasons[INPUT_NOT_OBSERVED] = has_value[stops] == has_value[starts]
-    if drop_nan:
-        has_nan = count_before(~observed.all(axis=(1, 2)))
-        reasons[INPUT_HAS_NAN] = has_nan[stops] > has_nan[starts]
-    reason = np.select(list(reasons.values()), list(reasons), default="")
-    kept = reason == ""
-    return starts[kept], target_steps[kept], dict(Counter(reason[~kept].tolist()))
+def _region(timeline: Timeline, starts: np.ndarray, target_steps: np.ndarray, dropped: Mapping[str, int]) -> Region:
+    report = RegionWindows(timeline.ar_number, len(timeline), len(starts), dict(dropped))
+    return Region(timeline, starts, target_steps, report)

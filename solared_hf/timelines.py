@@ -76,6 +76,12 @@ class Timeline:
         return np.diff(self.times) != np.timedelta64(self.cadence)
 
     @property
+    def gap_after(self) -> np.ndarray:
+        """(T,) int: the first step beyond the next gap, T where none follows."""
+        gaps = np.append(np.flatnonzero(self.breaks) + 1 if len(self) > 1 else [], len(self)).astype(int)
+        return gaps[np.searchsorted(gaps, np.arange(len(self)), side="right")]
+
+    @property
     def missing_between(self) -> np.ndarray:
         """(T-1,) int: how many steps are missing between each step and the next; half a cadence counts as one."""
         spacings = np.diff(self.times) / np.timedelta64(self.cadence)

@@ -333,7 +333,8 @@ class SolaredWindows(TorchDataset):
         """Where each window and each gap lies among the steps of all regions."""
         lengths = [len(region.timeline) for region in self.regions]
         firsts = np.cumsum([0, *lengths[:-1]])
-        self._gap_after = np.concatenate([r.gap_after + first for r, first in zip(self.regions, firsts, strict=True)])
+        gaps = [region.timeline.gap_after + first for region, first in zip(self.regions, firsts, strict=True)]
+        self._gap_after = np.concatenate(gaps)
         its_first = np.repeat(firsts, [len(region.starts) for region in self.regions])
         self._starts = np.concatenate([region.starts for region in self.regions]) + its_first
         targets = np.concatenate([region.target_steps for region in self.regions])
