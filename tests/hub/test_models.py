@@ -125,7 +125,11 @@ def test_a_pushed_model_is_weights_configuration_processor_code_and_card(hub, pu
     assert set(hub.files(pushed[family][0])) == {
         *(".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
         *(f"configuration_{family}.py", f"modeling_{family}.py", "processing_solared.py"),
-        *(f"{name}_on_cpu.py" for name in ("attention", "dropout", "feed_forward") if family == "spatio_temporal_attention"),
+        *(
+            f"{name}_on_cpu.py"
+            for name in ("attention", "dropout", "feed_forward")
+            if family == "spatio_temporal_attention"
+        ),
     }
 
 
