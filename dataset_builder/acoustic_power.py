@@ -6,7 +6,8 @@ of the published processing (arXiv 2402.08890): with F the discrete Fourier tran
 unit spacing, both ends included.
 
 Only 115 of the 320 bins belong to a band, so matrix products onto these serve better than whole FFTs. As 639 = 9 x 71,
-a window's transform splits at n = 71 a + b into two stages with a quarter of the work of one product 639 long:
+a window's transform splits at n = 71 a + b into two stages (Cooley and Tukey 1965, Mathematics of Computation 19, 297)
+with a quarter of the work of one product 639 long:
 `H_b[j] = sum_a d[71 a + b] exp(-2 pi i a j / 9)`, then `F[k] = sum_b exp(-2 pi i b k / 639) H_b[k mod 9]`. Velocities
 are real, so that H for j = 0 .. 4 is enough. A window that slides needs less still, see `SlidingBandPower`.
 
@@ -44,7 +45,7 @@ def band_power(
     density: bool = False,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """Acoustic power of one window in the bands 2-3, 3-4, 4-5 and 5-6 mHz, pixel by pixel.
+    """Acoustic power of one window in the bands 2-3, 3-4, 4-5 and 5-6 mHz, pixel by pixel (arXiv 2402.08890).
 
     Args:
         cube: (640, rows, columns) velocities, m/s; a pixel with NaN or infinity in any frame is NaN in the result.
@@ -60,6 +61,14 @@ def band_power(
 
     Raises:
         ValueError: the cube has another number of frames or axes, or its cadence does not resolve 6 mHz.
+
+    A wave of 100 m/s and 3.5 mHz has its power between 3 and 4 mHz:
+
+    >>> seconds = CADENCE_S * np.arange(640.0)
+    >>> velocity = 100 * np.sin(2 * np.pi * 3.5e-3 * seconds)[:, None, None]
+    >>> power = band_power(velocity).ravel()
+    >>> (power / power.sum()).round(1)
+    array([0., 1., 0., 0.], dtype=float32)
     """
     frames, image = _flat(cube, device)
     if len(frames) != WINDOW_FRAMES:
@@ -84,10 +93,12 @@ def band_power(
 class SlidingBandPower:
     """Acoustic power of windows of 640 frames, one every `step` frames of a stream, at a cost that follows the step.
 
-    With w = exp(-2 pi i / 639) the transform of the window that starts at frame s, referred to frame 0 of the stream,
-    is `S_s(k) = sum_n d[n] w^(nk)`, n = s .. s+638. Its modulus is that of the window's own transform, and L frames
-    later `S_(s+L) = S_s + sum_i w^((s+i)k) (d[s+639+i] - d[s+i])`, i < L: one product of L columns. Every 40 windows a
-    whole transform sweeps the rounding of these updates away, a relative error of some 1e-6.
+    It is a sliding Fourier transform (Jacobsen and Lyons 2003, IEEE Signal Processing Magazine 20, 74) that slides by
+    many frames at once. With w = exp(-2 pi i / 639) the transform of the window that starts at frame s, referred to
+    frame 0 of the stream, is `S_s(k) = sum_n d[n] w^(nk)`, n = s .. s+638. Its modulus is that of the window's own
+    transform, and L frames later `S_(s+L) = S_s + sum_i w^((s+i)k) (d[s+639+i] - d[s+i])`, i < L: one product of L
+    columns. Every 40 windows a whole transform sweeps the rounding of these updates away, a relative error of some
+    1e-6.
 
     The state is 870 float32 a pixel, 0.9 GB for 512 x 512 pixels: the last 639 differences, real and imaginary part of
     115 sums, and a frame; while a window is incomplete, its new differences once more. How a stream is split into
@@ -99,6 +110,11 @@ class SlidingBandPower:
 
     Raises:
         ValueError: the step is not positive, or the cadence does not resolve 6 mHz.
+
+    >>> hourly = SlidingBandPower(step=80)
+    >>> velocity = np.random.default_rng(0).normal(size=(800, 2, 2))  # ten hours
+    >>> hourly.push(velocity[:639]).shape, hourly.push(velocity[639:]).shape
+    ((0, 4, 2, 2), (3, 4, 2, 2))
     """
 
     def __init__(

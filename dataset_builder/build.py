@@ -39,7 +39,10 @@ _KEY = b"solared_source_key"
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did: `written` and `kept` count regions, `rows` and `bytes` are those of all shards in `folder`."""
+    """What a build did: `written` and `kept` count regions, `rows` and `bytes` are those of all shards in `folder`.
+
+    `regions` counts those of the dataset, also the ones that are not in the source.
+    """
 
     folder: Path
     regions: int
@@ -76,6 +79,15 @@ def build_dataset(
     Raises:
         SolaredError: the arguments do not fit, another build is writing `output`, a region is bad, or the disk is
             full.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from dataset_builder.sources import PublishedSource
+    >>> with TemporaryDirectory() as folder:
+    ...     simulate.write_simulated(folder, [90001, 90007], steps=48)
+    ...     report = build_dataset(PublishedSource(folder), f"{folder}/dataset")
+    ...     again = build_dataset(PublishedSource(folder), f"{folder}/dataset")
+    >>> report.regions, report.rows, report.written, again.written
+    (2, 96, 2, 0)
     """
     regions, output = source.regions(), Path(output)
     _check_output(output, source.folder, regions)

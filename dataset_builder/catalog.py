@@ -183,6 +183,10 @@ def select_regions(reports: Iterable[Report]) -> pa.Table:
 def write_selection(table: pa.Table, path: Path | str) -> None:
     """Write what `select_regions` gives as a Parquet file that `datasets` reads with its features.
 
+    Args:
+        table: columns as in `selection_features`.
+        path: the file; replaced if it is there.
+
     Raises:
         SolaredError: the file cannot be written.
     """

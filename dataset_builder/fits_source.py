@@ -56,6 +56,10 @@ class FitsSource:
 
     Raises:
         SolaredError: a setting is unknown.
+
+    >>> from dataset_builder.plan import Settings
+    >>> FitsSource("RAW", Settings(cadence="12min")).shared_settings
+    {'correction': 'latitude_background', 'patch_pixels': 512, 'degrees_per_pixel': 0.06}
     """
 
     name = "fits"
@@ -82,9 +86,19 @@ class FitsSource:
                 raise SolaredError(f"Unknown {name} {value!r}; choose one of {', '.join(known)}.")
 
     def regions(self) -> list[Path]:
+        """Folders `AR<number>`, ascending.
+
+        Raises:
+            SolaredError: there is none.
+        """
         return find_regions(self.folder)
 
     def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
+        """One outcome for each region, in the order in which they are finished; see `sources.Source`.
+
+        Raises:
+            SolaredError: there is no region, or no cluster to work on.
+        """
         with connect(self._workers, self._scheduler) as client, _StepBar(client, progress) as bar:
             if not client.nthreads():
                 bar.say("waiting for workers")

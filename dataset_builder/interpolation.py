@@ -20,15 +20,19 @@ def interpolate_missing(patches: Iterable[np.ndarray | None]) -> Iterator[tuple[
     Memory stays at two patches however long a gap is. A pixel that is NaN in either neighbour is NaN.
 
     Args:
-        patches: (rows, columns) float32 each, one a 45 s slot, or None where the frame is missing or bad. A patch
-            without any value is missing too, and so is one that lacks a twentieth more pixels than the one before:
-            the limb comes slowly, but a frame that was cut on its way would spoil 8 h of windows.
+        patches: (rows, columns) float32 each, any unit, one a 45 s slot, or None where the frame is missing or bad. A
+            patch without any value is missing too, and so is one that lacks a twentieth more pixels than the one
+            before: the limb comes slowly, but a frame that was cut on its way would spoil 8 h of windows.
 
     Yields:
         For each slot the patch, not to be changed in place, and whether it was filled in.
 
     Raises:
         NothingObserved: all patches are missing.
+
+    >>> patches = [np.array([[10.0]]), None, np.array([[20.0]])]
+    >>> [(patch.item(), filled) for patch, filled in interpolate_missing(patches)]
+    [(10.0, False), (15.0, True), (20.0, False)]
     """
     observed = 0
     before, missing = None, 0

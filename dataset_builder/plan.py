@@ -45,6 +45,7 @@ class Settings:
 
     @property
     def cadence_slots(self) -> int:
+        """The cadence in 45 s slots."""
         return CADENCES[self.cadence]
 
 
@@ -69,6 +70,11 @@ class Plan:
 
 def plan_region(region: RegionFile | None, observations: dict[str, Observations], settings: Settings) -> Plan:
     """Plan a region.
+
+    Args:
+        region: what its `region.json` says, or None where there is none.
+        observations: by observable, each of `region_file.OBSERVABLES`.
+        settings: how it is to be reduced.
 
     Raises:
         SolaredError: there are too few frames for a single step, or images of the Sun without a `region.json`.
@@ -186,6 +192,11 @@ def _nearest(observed: Observations, middles: np.ndarray, settings: Settings) ->
 
 def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Timeline, dict]:
     """The region's timeline from its segments' results, and what the manifest says of its frames.
+
+    Args:
+        ar_number: number of the region.
+        plan: what was to be computed.
+        reduced: what its segments gave, in their order.
 
     The second is JSON: `window` and `settings`; `frames` by observable, how many were used, and set aside for which
     reason; `interpolated_frames`, by step, how many of the window were filled in; `unobserved`, each step whose

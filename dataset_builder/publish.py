@@ -113,7 +113,11 @@ def statistics(timelines: Sequence[Timeline]) -> dict[str, dict]:
 
 
 def catalog_table(regions: Iterable[dict]) -> pa.Table:
-    """The `catalog` config from the manifest's regions: one row each, ascending; unknown NOAA facts are null."""
+    """The `catalog` config from the manifest's regions: one row each, ascending; unknown NOAA facts are null.
+
+    Args:
+        regions: `region_facts` of each, with its `split` and, where known, the NOAA facts.
+    """
     features = catalog_features()
     rows = [
         {
@@ -172,7 +176,13 @@ def dataset_card(manifest: dict) -> str:
 
 
 def overlaps(regions: Iterable[dict]) -> list[dict]:
-    """Pairs of regions that were observed at the same time, and for how many hours, in order of AR number."""
+    """Pairs of regions that were observed at the same time, and for how many hours, in order of AR number.
+
+    >>> early = {"ar_number": 1, "start_tai": "2011-02-10T00:00:00", "end_tai": "2011-02-12T00:00:00"}
+    >>> late = {"ar_number": 2, "start_tai": "2011-02-11T00:00:00", "end_tai": "2011-02-21T00:00:00"}
+    >>> [pair["hours"] for pair in overlaps([late, early])]
+    [24.0]
+    """
     pairs = []
     for first, second in combinations(sorted(regions, key=lambda region: region["ar_number"]), 2):
         start = max(first["start_tai"], second["start_tai"])

@@ -48,7 +48,14 @@ Parsed = TypeVar("Parsed")
 
 
 def source_path(folder: Path, kind: str) -> Path:
-    """The file of a region in `folder`, which is named `AR<number>`; `kind` is one of `FILE_CHANNELS`."""
+    """The file of a region in `folder`, which is named `AR<number>`; `kind` is one of `FILE_CHANNELS`.
+
+    Raises:
+        SolaredError: the folder has another name.
+
+    >>> source_path(Path("AR11130"), "int").name
+    'mean_int11130_flat.npz'
+    """
     return folder / f"mean_{kind}{region_number(folder)}_flat.npz"
 
 
@@ -111,6 +118,9 @@ def write_published(folder: Path | str, timeline: Timeline) -> None:
     """Write a timeline into `folder` as `AR<number>` with three files, just as the published ones are.
 
     Rows 0 and 8 are exactly zero, except where a whole column of tiles was not observed: there they are NaN too.
+
+    Raises:
+        SolaredError: the folder cannot be written.
     """
     region = Path(folder) / f"AR{timeline.ar_number}"
     # astype(object) turns datetime64[ms] into naive datetime objects, which savez pickles as the originals do.

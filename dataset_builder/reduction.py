@@ -80,6 +80,10 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
     Args:
         segment: what to compute.
         report: told now and then how many steps are finished.
+
+    Raises:
+        SolaredError: a patch of the segment's size does not fit on a hemisphere.
+        ValueError: the patch has fewer than 9 pixels a side.
     """
     reader = _Reader(segment)
     power = np.full((len(segment.starts), len(POWER_CHANNELS), NUM_PATCH_TILES), np.nan)

@@ -43,6 +43,10 @@ class RegionFile:
 def write_region_file(folder: Path | str, region: RegionFile) -> None:
     """Write `region.json` into the region's folder.
 
+    Args:
+        folder: of the region, `AR<number>`; made if it is not there.
+        region: what the file shall say.
+
     Raises:
         SolaredError: the folder cannot be written.
     """

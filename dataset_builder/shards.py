@@ -37,7 +37,12 @@ class Shard:
 
 
 def source_key(settings: dict, contents: dict[str, bytes]) -> str:
-    """Digest of what a shard is made from: named contents, the settings of the source, and those of all shards."""
+    """Digest of what a shard is made from: named contents, the settings of the source, and those of all shards.
+
+    Args:
+        settings: of the source; JSON.
+        contents: bytes by name, such as the source's files, or what stands for them.
+    """
     settings = {"schema_version": SCHEMA_VERSION, "parquet": _PARQUET, "split_bytes": _SPLIT_BYTES, **settings}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, content in sorted(contents.items()):

@@ -130,7 +130,14 @@ def start_time(ar_number: int) -> np.datetime64:
 
 
 def disk_longitude(hours: np.ndarray) -> np.ndarray:
-    """Angle of a simulated region from the central meridian, west positive, radians; `hours` since the first step."""
+    """Angle of a simulated region from the central meridian, west positive, radians.
+
+    Args:
+        hours: of any shape, since the first step; the result has the same.
+
+    >>> np.degrees(disk_longitude(np.array([0.0, 120.0, 240.0]))).round()
+    array([-60.,   0.,  60.])
+    """
     return _LIMB_LONGITUDE * _disk_crossing(hours)
 
 
@@ -201,6 +208,9 @@ def simulate_region(ar_number: int, seed: int = 0, steps: int = 240) -> Timeline
 
     Raises:
         SolaredError: the number is that of a real region.
+
+    >>> simulate_region(90001).values.shape
+    (240, 6, 63)
     """
     split_of(ar_number)  # refuses the number of a real region
     bipole = emergence(ar_number, seed)

@@ -11,8 +11,8 @@ into timelines; what it has to find is known (`expected_timeline`). A patch span
   so that its power changes by `power_response`, exactly; as a line lies in one bin of a window of any start, its power
   has no noise of its own. Random modes would have a tile's power scatter by one over the root of bins times pixels,
   6 % with 9 pixels a tile, where a tile of HMI has 3136 pixels and published quiet tiles scatter by 1 %.
-- granulation: Gaussian noise, its density falling with frequency as Harvey's (1 + (f/f0)^2)^-1, f0 = 0.6 mHz and
-  105 m/s rms. It adds to the lines with any phase: this is the noise in the power.
+- granulation: Gaussian noise, its density falling with frequency as Harvey's (1 + (f/f0)^2)^-1 (ESA SP-235, 199,
+  1985), f0 = 0.6 mHz and 105 m/s rms. It adds to the lines with any phase: this is the noise in the power.
 - the Sun's rotation along the line of sight, which differs over the patch and drifts while the patch crosses the disk,
   and the satellite's orbit, 3 km/s in 24 h. Both are smooth, and gone after differencing.
 
@@ -130,6 +130,10 @@ def simulate_observations(ar_number: int, seed: int = 0, steps: int = 240, pixel
     Raises:
         SolaredError: the number is that of a real region.
         ValueError: there are too few steps or pixels.
+
+    >>> observations = simulate_observations(90001, steps=1, pixels=9)
+    >>> observations.velocity.shape, observations.magnetogram.shape
+    ((640, 9, 9), (1, 9, 9))
     """
     truth = _Truth(ar_number, seed, steps, pixels)
     random = np.random.default_rng([seed, ar_number, 3])
@@ -177,6 +181,10 @@ def expected_timeline(ar_number: int, seed: int = 0, steps: int = 240, pixels: i
 
     Returns:
         (steps, 6, 63) float64, after the correction of the background, in the channels and units of `schema`.
+
+    Raises:
+        SolaredError: the number is that of a real region.
+        ValueError: there are too few steps or pixels.
     """
     truth = _Truth(ar_number, seed, steps, pixels)
     at_hours = truth.power_ratios(truth.window_hours)

@@ -56,20 +56,30 @@ class Source(Protocol):
 
 
 class PublishedSource:
-    """The published `.npz` files; see `published`."""
+    """The published `.npz` files; see `published`.
+
+    Args:
+        folder: the folder that holds the AR<number> folders, or whose folder `data` does.
+        regions: the folders to read; by default all that `folder` holds.
+    """
 
     name = "published"
     shared_settings: ClassVar[dict] = {}
 
     def __init__(self, folder: Path | str, regions: Sequence[Path] | None = None):
-        """`regions` are the folders to read; by default all that `folder` holds."""
         self.folder = Path(folder)
         self._regions = regions
 
     def regions(self) -> list[Path]:
+        """Folders `AR<number>`, ascending.
+
+        Raises:
+            SolaredError: there is none.
+        """
         return find_regions(self.folder) if self._regions is None else list(self._regions)
 
     def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
+        """One outcome for each region, in their order; see `Source`."""
         regions = tqdm(self.regions(), desc="building", unit="region", file=sys.stderr, disable=not progress)
         for region in regions:
             ar_number = region_number(region)

@@ -13,7 +13,7 @@ _NORTHERN_SHARE = np.array([0, 2, 4, 6, 9, 12, 14, 16, 18]) / 18
 
 
 def tile_means(maps: np.ndarray, minimum_valid_fraction: float = 0.5) -> np.ndarray:
-    """Mean of each tile over its pixels that are not NaN.
+    """Mean of each tile over its pixels that are not NaN (arXiv 2402.08890).
 
     The patch is cut from its south-east corner into tiles of `size // 9` pixels a side; what is left over in the north
     and west is not used: 8 of 512 pixels, as published. Take the absolute value of a magnetogram before, not after.
@@ -64,6 +64,10 @@ def remove_latitude_background(tiles: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: the last axis is not 81 long.
+
+    >>> rows = np.repeat(np.arange(9.0), 9)  # grows from south to north
+    >>> remove_latitude_background(10 * rows).reshape(9, 9)[:, 0].round(1)
+    array([ 0. ,  1.1,  2.2,  3.3,  0. , -3.3, -2.2, -1.1,  0. ])
     """
     grid = _patch_tiles(tiles).reshape(*np.shape(tiles)[:-1], PATCH_ROWS, PATCH_COLUMNS)
     share = _NORTHERN_SHARE[:, None]
@@ -76,6 +80,9 @@ def keep_tiles(tiles: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: the last axis is not 81 long.
+
+    >>> keep_tiles(np.arange(81.0))[[0, -1]]
+    array([ 9., 71.])
     """
     return _patch_tiles(tiles)[..., KEPT_TILES]
 

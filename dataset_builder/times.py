@@ -72,13 +72,24 @@ def format_time(time: np.datetime64, digits: int = 0) -> str:
 
 
 def slot_of(time: np.datetime64 | np.ndarray) -> int | np.ndarray:
-    """The number of the 45 s slot since 1993-01-01T00:00:00 TAI that is nearest to a time, or to each of an array."""
+    """The number of the 45 s slot since 1993-01-01T00:00:00 TAI that is nearest to a time, or to each of an array.
+
+    Args:
+        time: naive TAI; of any shape, and int64 of the same shape comes back.
+
+    >>> slot_of(np.datetime64("1993-01-01T01:00:10"))
+    80
+    """
     slots = ((time - _EPOCH) / _MILLISECOND + _SLOT_MILLISECONDS / 2) // _SLOT_MILLISECONDS
     return slots.astype(np.int64) if np.ndim(slots) else int(slots)
 
 
 def slot_time(slot: int | np.ndarray) -> np.datetime64 | np.ndarray:
-    """When a slot is, naive TAI; the same of each of an array."""
+    """When a slot is, naive TAI in milliseconds; the same of each of an array, of any shape.
+
+    >>> slot_time(80)
+    np.datetime64('1993-01-01T01:00:00.000')
+    """
     return _EPOCH + np.multiply(slot, _SLOT_MILLISECONDS).astype("timedelta64[ms]")
 
 

@@ -100,7 +100,9 @@ class Pointing:
         """What an HMI header says: full disk, or a cutout, which differs in CRPIX and size alone.
 
         The time is T_OBS, to which CRLN_OBS, CRLT_OBS and DSUN_OBS belong. The radius is RSUN_REF, or HMI's 696.0 Mm.
-        The rotation is that of PCi_j or CDi_j where these are given, as FITS has it, and of CROTA2 otherwise.
+        The rotation is that of PCi_j or CDi_j where these are given, as FITS has it (Greisen and Calabretta, Astronomy
+        & Astrophysics 395, 1061, 2002, section 2.1), and of CROTA2 otherwise (Calabretta and Greisen, Astronomy &
+        Astrophysics 395, 1077, 2002, section 6.1).
 
         Args:
             header: an astropy header, or any mapping of keywords.
@@ -148,7 +150,8 @@ class Pointing:
         is on the near side of the limb.
 
         The turns by longitude and latitude and the projection are those of Thompson, Astronomy & Astrophysics 449, 791
-        (2006), and of FITS for TAN (Calabretta and Greisen, Astronomy & Astrophysics 395, 1077, 2002), as one product.
+        (2006), and of FITS for TAN (Calabretta and Greisen, Astronomy & Astrophysics 395, 1077, 2002, section 5.1.3),
+        as one product.
 
         Args:
             longitude: degrees Carrington.
@@ -171,10 +174,11 @@ class Pointing:
 class PatchMapper:
     """Takes images of the Sun to patches that move with a region, in Postel's azimuthal equidistant projection.
 
-    It is `ARC` of FITS. Row 0 is the south and column 0 the east; the region's centre lies in the middle, for an even
-    size where the four middle pixels meet. Where a pixel of the patch lies in an image is computed in float64; its
-    value comes from the 16 pixels around by cubic convolution with a = -1/2, as in JSOC's `mtrack` (Keys, IEEE
-    Transactions on Acoustics, Speech, and Signal Processing 29, 1153, 1981).
+    It is `ARC` of FITS (Calabretta and Greisen, Astronomy & Astrophysics 395, 1077, 2002, section 5.1.6). Row 0 is the
+    south and column 0 the east; the region's centre lies in the middle, for an even size where the four middle pixels
+    meet. Where a pixel of the patch lies in an image is computed in float64; its value comes from the 16 pixels around
+    by cubic convolution with a = -1/2, as in JSOC's `mtrack` (Keys, IEEE Transactions on Acoustics, Speech, and Signal
+    Processing 29, 1153, 1981).
 
     Args:
         trajectory: where the centre of the patch is at any time.
@@ -280,6 +284,12 @@ def track(
         frames: one a 45 s slot: image, pointing and first row as `PatchMapper.map` takes them, or None where the frame
             is missing or bad.
         mapper: of the region.
+
+    Yields:
+        For each slot the patch, (size, size) float32 in the unit of the images, and whether it was filled in.
+
+    Raises:
+        NothingObserved: all frames are missing.
     """
     return interpolate_missing(None if frame is None else mapper.map(*frame) for frame in frames)
 

@@ -1,4 +1,8 @@
-"""Forecasts without a trained network, which every model is measured against."""
+"""Forecasts without a trained network, which every model is measured against.
+
+Each is a `forecasting.Forecaster`: it takes N windows and gives continuum intensity in DN, (N, 63) float32 at their
+targets by `forecast`, (N, steps, 63) float32 at the steps after their last input steps by `trajectory`.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,18 +23,32 @@ class Baseline:
     longest_trajectory: float = math.inf
 
     def windows(self, timelines: Iterable[Timeline], require_target: bool = True) -> SolaredWindows:
+        """Windows of the default length and horizon, in physical units; the arguments are those of `SolaredWindows`.
+
+        Raises:
+            SolaredError: no window can be cut.
+        """
         return SolaredWindows(timelines, require_target=require_target)
 
 
 class Persistence(Baseline):
-    """The last observed intensity of each tile; 0 DN, the background, where the window has none."""
+    """The last observed intensity of each tile; 0 DN, the background, where the window has none.
+
+    >>> times = np.datetime64("2013-04-15T00:00") + np.arange(4) * np.timedelta64(1, "h")
+    >>> intensities = np.arange(4.0)[:, None, None] * np.ones((4, 6, 63))
+    >>> windows = SolaredWindows(Timeline(11726, times, intensities), input_steps=2, horizon=timedelta(hours=1))
+    >>> Persistence().forecast(windows)[:, 0], windows.observed_targets[:, 0]
+    (array([1., 2.], dtype=float32), array([2., 3.], dtype=float32))
+    """
 
     name = "persistence"
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        """(N, 63) float32, DN: the last intensity that was observed."""
         return np.stack([_last_observed(intensity) for intensity in windows.past_intensities()])
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        """(N, steps, 63) float32, DN: the forecast, repeated."""
         return np.repeat(self.forecast(windows)[:, None], steps, axis=1)
 
 
@@ -40,9 +58,11 @@ class Average(Baseline):
     name = "average"
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        """(N, 63) float32, DN: the mean of what was observed in the window."""
         return np.stack([_mean_observed(intensity) for intensity in windows.past_intensities()])
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        """(N, steps, 63) float32, DN: the forecast, repeated."""
         return np.repeat(self.forecast(windows)[:, None], steps, axis=1)
 
 
@@ -73,9 +93,11 @@ class Climatology(Baseline):
         return cls(_mean_observed(np.concatenate([timeline.intensity for timeline in timelines])))
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        """(N, 63) float32, DN: the same for every window."""
         return np.tile(self.mean_intensity, (len(windows), 1))
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        """(N, steps, 63) float32, DN: the same for every window and step."""
         return np.tile(self.mean_intensity, (len(windows), steps, 1))
 
 
@@ -127,9 +149,19 @@ class DampedPersistence(Baseline):
         return cls(climatology, products[:reached] / squares[:reached], cadence)
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        """(N, 63) float32, DN, by the factor of the windows' horizon.
+
+        Raises:
+            SolaredError: the windows have another cadence, or no factor reaches their horizon.
+        """
         return self._damped(windows, np.array([windows.horizon_steps]))[:, 0]
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        """(N, steps, 63) float32, DN, by the factor of each step.
+
+        Raises:
+            SolaredError: the windows have another cadence, or there are more steps than factors.
+        """
         return self._damped(windows, np.arange(1, steps + 1))
 
     def _damped(self, windows: SolaredWindows, leads: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, StrictDataclassError
@@ -85,9 +86,23 @@ class ModelForecaster:
         self.quantile_levels = tuple(getattr(model.config, "quantile_levels", ()))
 
     def windows(self, timelines: Iterable[Timeline], require_target: bool = True) -> SolaredWindows:
+        """Windows of the length and horizon that the model was trained with, as its processor normalises them.
+
+        Raises:
+            SolaredError: no window can be cut, or the regions have another cadence than the processor.
+        """
         return SolaredWindows(timelines, processor=self.processor, require_target=require_target)
 
     def forecast(self, windows: SolaredWindows, batch_size: int | None = None) -> np.ndarray:
+        """(N, 63) float32: continuum intensity at each window's target time, in DN.
+
+        Args:
+            windows: of any length and normalisation; the model sees them as its processor has it.
+            batch_size: windows at a time; 8 on a CPU and 64 on an accelerator by default.
+
+        Raises:
+            SolaredError: the model does not reach the windows' horizon, or cannot see them (`as_seen_by`).
+        """
         if self.longest_trajectory:
             check_reach(self, windows.horizon_steps)
             at_horizon = windows.horizon_steps - 1
@@ -96,6 +111,11 @@ class ModelForecaster:
         return self._outputs("prediction_outputs", windows.as_seen_by(self.processor, own_horizon), batch_size)
 
     def trajectory(self, windows: SolaredWindows, steps: int, batch_size: int | None = None) -> np.ndarray:
+        """(N, steps, 63) float32: continuum intensity at each step after the last input step, in DN.
+
+        Raises:
+            SolaredError: the model does not reach as far, or cannot see the windows.
+        """
         check_reach(self, steps)
         return self._outputs("trajectory_outputs", windows.as_seen_by(self.processor), batch_size, slice(steps))
 
@@ -138,8 +158,15 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
 
     Baselines that need no training are `persistence` and `average`; `committed_models` are those of the package.
 
+    Args:
+        model: name of a baseline or of a model of the package, folder, or repository `owner/name` on the Hub.
+        revision: branch, tag or commit of a repository; `main` by default.
+
     Raises:
         SolaredError: there is no such model, or it came without its processor.
+
+    >>> load_forecaster("persistence").name
+    'persistence'
     """
     if str(model) in BASELINES:
         return BASELINES[str(model)]()
@@ -201,6 +228,10 @@ def _model_folders() -> list[Path]:
 def forecast_table(windows: SolaredWindows, forecast: np.ndarray) -> pa.Table:
     """A forecast as a table, one row per window and tile.
 
+    Args:
+        windows: N windows.
+        forecast: (N, 63) in DN.
+
     Columns: `ar_number`, `last_input_time_tai`, `target_time_tai`, `tile` (0..62, row by row from the
     south-east), `row` (1..7) and `column` (0..8) of the 9 x 9 grid, `forecast_intensity` in DN, and
     `observed_intensity` in DN, null where the target was not observed.
@@ -223,3 +254,10 @@ def forecast_table(windows: SolaredWindows, forecast: np.ndarray) -> pa.Table:
         for name, array in columns.items()
     ]
     return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
+
+
+def forecast_file(windows: SolaredWindows, forecast: np.ndarray) -> bytes:
+    """`forecast_table` as the content of a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(forecast_table(windows, forecast), buffer, compression="zstd")
+    return buffer.getvalue().to_pybytes()

@@ -31,7 +31,13 @@ _REFERENCE = re.compile(r"(?![0-9a-f]{40}$)[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z
 
 @dataclass(frozen=True)
 class LargeFile:
-    """A file that is too large to be held in memory, as it was when its digest was taken."""
+    """A file that is too large to be held in memory, as it was when its digest was taken.
+
+    Args:
+        path: the file.
+        sha256: digest of its content, in hexadecimal.
+        state: its size in bytes, time of change and inode: what differs when it has changed.
+    """
 
     path: Path
     sha256: str
@@ -50,9 +56,15 @@ class LargeFile:
 
     @property
     def size(self) -> int:
+        """In bytes."""
         return self.state[0]
 
     def is_as_it_was(self) -> bool:
+        """Whether it has not changed since.
+
+        Raises:
+            OSError: it is there no longer.
+        """
         return _state(self.path) == self.state
 
 
@@ -107,8 +119,14 @@ class PushReport:
 def make_repository(repo_id: str, repo_type: str, *, private: bool | None = None, token: str | None = None) -> str:
     """Make a repository, or see whether one may push to it if it is there: before hours are spent on its content.
 
+    Args:
+        repo_id: `owner/name`, or a name alone.
+        repo_type: `dataset` or `model`.
+        private: make a new repository private; None leaves it to its owner's settings.
+        token: a token of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+
     Returns:
-        its whole name: `repo_id`, or that name among the user's own repositories if no owner is named.
+        Its whole name: `repo_id`, or that name among the user's own repositories if no owner is named.
 
     Raises:
         SolaredError: not logged in, no right to write there, it is public and shall be private, or the Hub cannot be

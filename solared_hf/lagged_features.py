@@ -30,6 +30,9 @@ def steps_per_hour(cadence: timedelta) -> int:
 
     Raises:
         SolaredError: the cadence does not divide it, so there is no step one hour ago.
+
+    >>> steps_per_hour(timedelta(minutes=12))
+    5
     """
     steps, remainder = divmod(timedelta(hours=1), cadence)
     if remainder:
@@ -50,6 +53,10 @@ def lagged_features(values: np.ndarray, first: np.ndarray, last: np.ndarray, ste
 
     Returns:
         (N, 63, features) float32 in physical units.
+
+    >>> values = np.zeros((60, 6, 63), np.float32)
+    >>> lagged_features(values, np.array([0, 11]), np.array([48, 59]), steps_per_hour=1).shape
+    (2, 63, 121)
     """
     past = _past_values(values, first, last, [hours * steps_per_hour for hours in _LAGS])
     past = dict(zip(_LAGS, past, strict=True))

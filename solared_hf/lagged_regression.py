@@ -22,7 +22,15 @@ _RIDGE_PENALTY = 0.1
 
 
 class RidgeRegression(Baseline):
-    """Linear regression of the change from the last observed intensity on lagged features, for leads up to 24 h."""
+    """Linear regression of the change from the last observed intensity on lagged features, for leads up to 24 h.
+
+    With a penalty on the squared coefficients (Hoerl and Kennard 1970, Technometrics 12, 55). `fit` makes it.
+
+    Args:
+        regression: of the changes in DN, (rows, leads), on `lagged_features`, (rows, features).
+        leads: how many steps ahead it reaches.
+        cadence: time of one step.
+    """
 
     name = "ridge regression"
 
@@ -46,9 +54,15 @@ class RidgeRegression(Baseline):
         return cls(regression, leads, cadence)
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        """(N, 63) float32, DN, at the windows' horizon; raises what `trajectory` does."""
         return self.trajectory(windows, windows.horizon_steps)[:, -1]
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
+        """(N, steps, 63) float32, DN, at each of the steps after the last input step.
+
+        Raises:
+            SolaredError: the windows have another cadence, or the regression does not reach as far.
+        """
         check_cadence(self, windows)
         check_reach(self, steps)
         changes = _predicted_changes(self.regression, windows, self.cadence)[..., :steps]
@@ -59,10 +73,13 @@ class GradientBoostedTrees(Baseline):
     """Gradient-boosted trees of the change from the last observed intensity on lagged features.
 
     Trees know one lead. Those for the horizon of the windows they are asked about are fitted then, which takes
-    seconds, and kept.
+    seconds, and kept. (Friedman 2001, Annals of Statistics 29, 1189; here scikit-learn's, over histograms.)
 
     Args:
         timelines: the train split.
+
+    Raises:
+        SolaredError: the regions' cadences differ, or none has one.
     """
 
     name = "gradient-boosted trees"
@@ -74,6 +91,12 @@ class GradientBoostedTrees(Baseline):
         self._by_steps: dict[int, HistGradientBoostingRegressor] = {}
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
+        """(N, 63) float32, DN, at the windows' horizon.
+
+        Raises:
+            SolaredError: the windows have another cadence than the train split; that one's does not divide an hour; or
+                no region of it is long enough for the horizon.
+        """
         check_cadence(self, windows)
         changes = _predicted_changes(self._trees(windows.horizon_steps), windows, self.cadence)
         return Persistence().forecast(windows) + changes

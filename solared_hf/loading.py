@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from datasets import IterableDataset, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -30,6 +32,19 @@ def load_timelines(dataset: str | Path, split: str, revision: str | None = None)
 
     Raises:
         SolaredError: there is no such dataset or split, or its schema is newer than this package.
+
+    Example, with a dataset of one simulated region:
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from dataset_builder.build import build_dataset
+    >>> from dataset_builder.simulate import write_simulated
+    >>> from dataset_builder.sources import PublishedSource
+    >>> with TemporaryDirectory() as folder:
+    ...     write_simulated(folder, [90010], steps=48)
+    ...     report = build_dataset(PublishedSource(folder), f"{folder}/dataset")
+    ...     (region,) = load_timelines(f"{folder}/dataset", "test")
+    >>> region.ar_number, region.values.shape, str(region.cadence)
+    (90010, (48, 6, 63), '1:00:00')
     """
     return timelines_from_dataset(_load(dataset, split, revision))
 
@@ -49,6 +64,22 @@ def load_region(dataset: str | Path, ar_number: int, revision: str | None = None
     raise SolaredError(
         f"The dataset {dataset} has no region AR{ar_number}; it has {', '.join(map(str, sorted(regions)))}."
     )
+
+
+def load_catalog(dataset: str | Path, revision: str | None = None) -> list[dict]:
+    """Rows of the `catalog` config (`schema.catalog_features`), one a region; the arguments are those of
+    `load_timelines`.
+
+    Raises:
+        SolaredError: there is no such dataset, or its catalog is damaged.
+    """
+    folder = _local_folder(dataset, revision)
+    try:
+        return pq.read_table(folder / CATALOG_PATH).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise SolaredError(
+            f"The catalog of the dataset {dataset} cannot be read ({reason_of(error)}); build the dataset again."
+        ) from error
 
 
 def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:

@@ -30,6 +30,10 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
     The card is the folder's own, but tells to load the repository. Code that the folder names and does not hold is
     that of the package: so it is with the models that come with it.
 
+    Args:
+        folder: a trained model.
+        repo_id: `owner/name` of the repository, for the card.
+
     Raises:
         SolaredError: the processor or the weights are missing, or a file is damaged.
     """

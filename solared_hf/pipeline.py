@@ -100,7 +100,7 @@ class SolarActiveRegionForecastingPipeline(Pipeline):
         return windows, self.forecaster.forecast(windows, batch_size)
 
     def postprocess(self, outputs: tuple[SolaredWindows, np.ndarray]) -> list[dict]:
-        """The forecasts of each region on their own."""
+        """The forecasts of each region on their own, as `__call__` returns them, from (N, 63) of all windows."""
         windows, intensities = outputs
         columns = {
             "last_input_time_tai": windows.by_region(windows.last_input_times),

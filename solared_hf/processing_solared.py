@@ -33,6 +33,14 @@ class SolaredProcessor(FeatureExtractionMixin):
 
     Raises:
         ValueError: statistics of a channel are missing, not finite, or leave no range.
+
+    >>> observed = np.array([[[0.0, 100.0]], [[200.0, np.nan]]])  # two steps of one channel in two tiles, in DN
+    >>> processor = SolaredProcessor.fit([observed], ["continuum_intensity"], input_steps=2)
+    >>> inputs = processor(observed)
+    >>> inputs["past_values"].ravel(), inputs["past_observed_mask"].ravel()
+    (array([0. , 0.5, 1. , 0. ], dtype=float32), array([ True,  True,  True, False]))
+    >>> processor.inverse(0.75)
+    150.0
     """
 
     # What register_for_auto_class sets; calling it would import the Auto classes. With it, saved folders carry this
@@ -182,7 +190,7 @@ def interpolate_in_time(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     last input step is known when a forecast is issued.
 
     Args:
-        values: (steps, channels, tiles) float32.
+        values: (steps, channels, tiles) float32, any unit.
         observed: the same shape, bool.
 
     >>> interpolate_in_time(np.array([[[0.0]], [[9.0]], [[4.0]]]), np.array([[[True]], [[False]], [[True]]])).ravel()

@@ -26,6 +26,12 @@ class Timeline:
 
     Raises:
         SolaredError: the arrays have other shapes, there is no step at all, or time does not increase.
+
+    Example:
+        >>> times = np.datetime64("2013-04-15T00:00") + np.array([0, 1, 2, 5]) * np.timedelta64(1, "h")
+        >>> timeline = Timeline(11726, times, np.zeros((4, 6, 63)))
+        >>> str(timeline.cadence), timeline.breaks, timeline.missing_steps
+        ('1:00:00', array([False, False,  True]), 2)
     """
 
     ar_number: int

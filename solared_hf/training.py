@@ -47,7 +47,7 @@ from solared_hf.windows import SolaredWindows, batch_of
 
 @dataclass
 class DataArguments:
-    """What a model is trained on."""
+    """What a model is trained on: the dataset, and the windows that are cut from it."""
 
     dataset: str = field(metadata={"help": "Folder written by `solared build`, or a dataset repository on the Hub."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a repository."})
@@ -61,7 +61,11 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """Which model is trained."""
+    """Which model is trained.
+
+    Raises:
+        SolaredError: `model_config` is neither a mapping nor the JSON of one.
+    """
 
     model_type: str = field(
         metadata={"help": "quantile_trajectory, solared_lstm, spatio_temporal_attention or spatio_temporal_resnet."}
@@ -85,7 +89,11 @@ class ModelArguments:
 
 @dataclass
 class SolaredTrainingArguments(TrainingArguments):
-    """`TrainingArguments` whose defaults suit the task: evaluate and save every epoch, keep the best."""
+    """`TrainingArguments` whose defaults suit the task: evaluate and save every epoch, keep the best.
+
+    Raises:
+        SolaredError: checkpoints are to be pushed to the Hub.
+    """
 
     # Without it the Trainer finds no labels, and evaluation silently has neither loss nor metrics.
     label_names: list[str] | None = field(default_factory=lambda: ["future_values"])
@@ -135,6 +143,11 @@ def parse_arguments(command_line: Sequence[str]) -> Arguments:
 
     Raises:
         SolaredError: the file is not there or no YAML mapping, or an argument is unknown, missing or wrong.
+
+    >>> model = ["--model_type", "quantile_trajectory", "--model_config", '{"num_members": 4}']
+    >>> data, model, training = parse_arguments([*model, "--dataset", "solared", "--output_dir", "runs/first"])
+    >>> data.input_steps, model.model_config, training.label_names
+    (120, {'num_members': 4}, ['future_values'])
     """
     option = _Parser([], add_help=False, allow_abbrev=False)
     option.add_argument("--config", help="YAML file with any of these arguments; the command line wins.")
@@ -159,7 +172,14 @@ def parse_arguments(command_line: Sequence[str]) -> Arguments:
 def train(arguments: Arguments) -> dict:
     """Train, keep the checkpoint with the best validation loss, and write model, processor, metrics and card.
 
-    Every process of a distributed run calls it; the main process writes. Returns the content of `metrics.json`.
+    Every process of a distributed run calls it; the main process writes.
+
+    Args:
+        arguments: `parse_arguments` makes them.
+
+    Returns:
+        The content of `metrics.json`: errors in normalised units and in DN on the validation split, those of the
+        baselines beside them, the Trainer's log, and what the run was.
 
     Raises:
         SolaredError: the dataset, the model or an argument is not usable, or `output_dir` holds another run.
@@ -310,7 +330,12 @@ def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str,
 
 
 class ValidationMetrics:
-    """What the Trainer's evaluation reports: errors in normalised and physical units, skill against persistence."""
+    """What the Trainer's evaluation reports: errors in normalised and physical units, skill against persistence.
+
+    Args:
+        windows: the N windows of the validation split, in the order in which they are evaluated.
+        processor: gives the forecasts back in DN.
+    """
 
     def __init__(self, windows: SolaredWindows, processor: SolaredProcessor):
         self.processor = processor
@@ -318,6 +343,7 @@ class ValidationMetrics:
         self.persistence = Persistence().forecast(windows)
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metrics of what the model predicted: (N, 63), normalised."""
         return self.of_forecast(self.processor.inverse(prediction.predictions))
 
     def of_forecast(self, forecast: np.ndarray) -> dict[str, float]:

@@ -68,6 +68,16 @@ class SolaredWindows(TorchDataset):
 
     Raises:
         SolaredError: there is nothing to cut a window from, or an argument is none of the above.
+
+    Example:
+        >>> times = np.datetime64("2013-04-15T00:00") + np.delete(np.arange(40), 20) * np.timedelta64(1, "h")
+        >>> windows = SolaredWindows(
+        ...     Timeline(11726, times, np.zeros((39, 6, 63))), input_steps=4, horizon=timedelta(hours=2)
+        ... )
+        >>> print(*windows.report())
+        AR11726: 29 windows from 39 steps, 5 dropped (5 spans a gap)
+        >>> tuple(windows[0]["past_values"].shape), tuple(windows.batch([0, 1])["future_values"].shape)
+        ((4, 6, 63), (2, 63))
     """
 
     def __init__(

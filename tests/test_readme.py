@@ -1,24 +1,44 @@
 """README as a newcomer reads it: after the quickstart, every snippet runs as written."""
 
 import importlib
+import json
 import re
+import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import sunpy.data.test
+import torch
+from accelerate.commands.accelerate_cli import main as accelerate
 from huggingface_hub import HfApi
 from matplotlib.image import imread
 
 from solared_hf.cli import main
+from solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet import SpatioTemporalResnetConfig
+from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import SpatioTemporalResnetForPrediction
+from solared_hf.schema import CHANNELS
 from tests.dataset_builder.jsoc.case import HELD, REGION, write_catalog
 from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
 from tests.hub.loopback import TOKEN
+from tests.models.test_convert_original import OriginalAttention
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
+# The published recipes take hours here: a single step, and the smallest network of each family that there is.
+ONE_STEP = shlex.split(
+    "--max_steps 1 --per_device_train_batch_size 2 --input_steps 6 --eval_strategy no --save_strategy no "
+    "--load_best_model_at_end false --early_stopping_patience 0 --use_cpu true"
+)
+SMALLEST = {
+    "quantile_trajectory": {"num_members": 1, "hidden_size": 8},
+    "sta": {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_spatial_layers": 1},
+    "stresnet": {},
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -31,6 +51,35 @@ def solared(command: str) -> int:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     return stopped.value.code
+
+
+def one_step(command: str) -> list[str]:
+    """A command that trains, here, for one step."""
+    recipe = re.search(r"scripts/configs/(\w+).yaml", command)[1]
+    words = shlex.split(on_this_hub(command).replace("scripts/", f"{REPOSITORY}/scripts/"))
+    return [*words, *ONE_STEP, "--model_config", json.dumps(SMALLEST[recipe])]
+
+
+def save_original(family: str, path: Path) -> None:
+    """A checkpoint as the original repository saves it."""
+    if family == "spatio_temporal_attention":
+        network = OriginalAttention()
+    else:  # whose names are ours
+        network = SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig(input_channels=CHANNELS[:5]))
+    torch.save({"epoch": 1, "model_state_dict": network.state_dict()}, path)
+
+
+def assert_trained(newcomer: Path, command: str) -> None:
+    """What training leaves is in the folder that the recipe names, or on the Hub as well."""
+    recipe = re.search(r"scripts/configs/(\w+).yaml", command)[1]
+    made = newcomer / "runs" / recipe
+    metrics = json.loads((made / "metrics.json").read_text())
+    assert metrics["requested"]["max_steps"] == 1
+    files = {path.name for path in made.iterdir()}
+    assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} <= files
+    if "--push_to_hub" in command:
+        assert HfApi().file_exists("astronomer/sta", "model.safetensors")
+    shutil.rmtree(made)
 
 
 def on_this_hub(text: str) -> str:
@@ -110,8 +159,11 @@ def test_python_snippets(newcomer, snippet, capsys):
 @pytest.mark.parametrize("command", [line for block in blocks("console") for line in block.splitlines()])
 def test_commands(newcomer, simulated_published, request, monkeypatch, command):
     if command.startswith("make "):
-        target = command.split()[1]
-        assert f"\n{target}:" in (REPOSITORY / "Makefile").read_text()
+        # Only what it would do: the fixture's quickstart is this one, and these are the tests.
+        would = subprocess.run([*command.split(), "--dry-run"], cwd=REPOSITORY, capture_output=True, text=True)
+        assert would.returncode == 0
+        runs = {"make quickstart": "bin/solared quickstart", "make test": "bin/python -m pytest "}
+        assert runs.get(command, "") in would.stdout
     elif command.startswith("solared build --source published"):
         # The published files are not here; simulated ones have the same form.
         assert solared(command.replace("DIR", str(simulated_published))) == 0
@@ -144,16 +196,27 @@ def test_commands(newcomer, simulated_published, request, monkeypatch, command):
         assert solared(command) == 0
         assert ours in (newcomer / "benchmark.json").read_text()
     elif command.startswith("solared train"):
-        # Only that it is understood: a published recipe takes hours here.
-        _, _, arguments = command.partition("solared train ")
-        from solared_hf.training import parse_arguments
-
-        parse_arguments(shlex.split(arguments.replace("scripts/", f"{REPOSITORY}/scripts/")))
+        assert solared(shlex.join(one_step(command))) == 0
+        assert_trained(newcomer, command)
     elif command.startswith("solared "):
         assert solared(on_this_hub(command)) == 0
     elif command.startswith("accelerate launch"):
-        script = command.split()[2]
-        assert (REPOSITORY / script).is_file()
+        # It starts a process of its own for the script.
+        monkeypatch.setattr(sys, "argv", one_step(command))
+        accelerate()
+        assert_trained(newcomer, command)
+    elif command == "python scripts/walkthrough.py":
+        # tests/scripts/test_walkthrough.py runs it.
+        assert (REPOSITORY / command.split()[1]).is_file()
     else:
-        module = re.fullmatch(r"python -m (\S+) ORIGINAL.pth OUT", command)[1]
-        assert (REPOSITORY / module.replace(".", "/")).with_suffix(".py").is_file()
+        python, _, module, checkpoint, output = command.split()
+        family = module.split(".")[2]
+        save_original(family, newcomer / checkpoint)
+        monkeypatch.setattr(sys, "argv", [python, checkpoint, output])
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module(module, run_name="__main__")
+        assert stopped.value.code == 0
+        assert json.loads((newcomer / output / "config.json").read_text())["model_type"] == family
+        # The next command writes there too.
+        shutil.rmtree(newcomer / output)

@@ -210,7 +210,7 @@ def cutout(trajectory: Trajectory, slots: np.ndarray) -> dict[str, dict[str, str
 
     Args:
         trajectory: of the region.
-        slots: ascending, of its timeline.
+        slots: (n,) int64, ascending, of its timeline.
     """
     earth = _earth_about(trajectory.t0)
     middle = (int(slots[0]) + int(slots[-1])) // 2
@@ -262,7 +262,7 @@ def frame_path(output: Path, ar_number: int, observable: str, slot: int) -> Path
 
 
 def without_file(output: Path, ar_number: int, observable: str, slots: np.ndarray) -> np.ndarray:
-    """Those of some slots whose frame is not there yet."""
+    """Those of some slots, (n,) int64, whose frame is not there yet: (m,) int64 in their order."""
     here = [frame_path(output, ar_number, observable, slot).exists() for slot in slots.tolist()]
     return slots[~np.array(here, dtype=bool)]
 

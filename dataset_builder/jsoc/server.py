@@ -132,7 +132,10 @@ class Jsoc:
 
         Args:
             observable: one of `SERIES`.
-            slots: some that have a frame.
+            slots: (n,) int64, some that have a frame.
+
+        Raises:
+            SolaredError: the server does not answer, or not as JSOC does.
         """
         if observable in self._bytes:
             return self._bytes[observable]
@@ -150,9 +153,12 @@ class Jsoc:
 
         Args:
             observable: one of `SERIES`.
-            slots: a chunk as `chunks` makes them.
+            slots: (n,) int64, a chunk as `chunks` makes them.
             email: a registered address.
             process: what the server does with the images, as drms takes it, or None.
+
+        Raises:
+            SolaredError: the server does not answer, or refuses the order.
         """
         query = f"{record_set(observable, slots)}{{{SERIES[observable][1]}}}"
         deadline = time.monotonic() + self.patience.wait_s
@@ -259,7 +265,7 @@ class Jsoc:
 
 
 def chunks(slots: np.ndarray, most: int = FRAMES_AN_EXPORT) -> Iterator[np.ndarray]:
-    """Cut slots into chunks of at most `most` that one query can name, in order."""
+    """Cut slots, (n,) int64 ascending, into chunks of at most `most` that one query can name, in order."""
     chunk: list[int] = []
     ranges = 0
     for first, count, stride in _ranges(slots):
@@ -277,7 +283,11 @@ def chunks(slots: np.ndarray, most: int = FRAMES_AN_EXPORT) -> Iterator[np.ndarr
 
 
 def record_set(observable: str, slots: np.ndarray) -> str:
-    """The query for exactly these slots.
+    """The query for exactly these slots, in the language of JSOC's record sets.
+
+    Args:
+        observable: one of `SERIES`.
+        slots: (n,) int64, ascending.
 
     >>> record_set("magnetogram", np.array([0, 80, 160, 161]))
     'hmi.M_45s[1993.01.01_00:00:00_TAI/10800s@3600s,1993.01.01_02:00:45_TAI]'

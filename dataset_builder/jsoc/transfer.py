@@ -161,7 +161,11 @@ def check_frame(path: Path, slot: int, largest_arcsec: float | None = None) -> N
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Makes a sentence of what the operating system says when `path` cannot be written."""
+    """Makes a sentence of what the operating system says when `path` cannot be written.
+
+    Raises:
+        SolaredError: it could not be.
+    """
     try:
         yield
     except OSError as error:

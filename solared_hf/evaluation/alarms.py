@@ -124,10 +124,13 @@ def lagged_trajectories(windows: SolaredWindows, forecasts: np.ndarray) -> np.nd
 
     Args:
         windows: N windows.
-        forecasts: (N, 63) at the windows' target times.
+        forecasts: (N, 63) at the windows' target times, DN.
 
     Returns:
-        (N, horizon steps, 63), NaN where no window spoke of the step.
+        (N, horizon steps, 63), in the unit of the forecasts, NaN where no window spoke of the step.
+
+    Raises:
+        SolaredError: there is not one forecast for each window, or the regions' cadences differ.
     """
     steps, cadence = windows.horizon_steps, np.timedelta64(windows.cadence, "ms")
     parts = windows.by_region(windows.last_input_times), windows.by_region(forecasts)

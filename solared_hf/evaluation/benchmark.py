@@ -118,7 +118,11 @@ def benchmark(
 
 
 def trained_models() -> tuple[list[Forecaster], dict[str, str]]:
-    """The trained models that come with the package, and why others of its model folders are not among them."""
+    """The trained models that come with the package, and why others of its model folders are not among them.
+
+    Raises:
+        SolaredError: one of them is damaged.
+    """
     models = [load_forecaster(name) for name in committed_models()]
     reason = "its weights are too large to come with the package; train it as its card says, and name it with --model"
     return models, dict.fromkeys(folders_without_weights(), reason)

@@ -73,6 +73,7 @@ class Benchmark(TabledResult):
     """Why, by name of the forecaster."""
 
     def table(self) -> RenderableType:
+        """Tables of scores, of errors by emergence and lead, of warnings, and by the published protocol."""
         protocol = [self._protocol_table()] if any(one.protocol for one in self.results) else []
         notes = [Text(f"Left out: {name}: {reason}") for name, reason in self.left_out.items()]
         return Group(self._scores_table(), self._breakdown_table(), self._warnings_table(), *protocol, *notes)

@@ -14,7 +14,7 @@ def rmse_by_tile(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """(63,) root mean squared error of each tile over all windows; NaN where a tile was never observed.
 
     Args:
-        forecast, observed: (N, 63).
+        forecast, observed: (N, 63), DN; NaN where not observed, here as below.
     """
     return root_mean_squared_error(forecast, observed, axis=0)
 
@@ -67,7 +67,7 @@ def observed_trajectories(windows: SolaredWindows, steps: int) -> np.ndarray:
     for region in windows.regions:
         intensity = region.timeline.intensity
         first = region.starts + windows.input_steps
-        gap_after = np.array(region.gap_after)[first - 1]
+        gap_after = region.timeline.gap_after[first - 1]
         ahead = first[:, None] + np.arange(steps)
         known = intensity[np.minimum(ahead, len(intensity) - 1)]
         trajectories.append(np.where((ahead < gap_after[:, None])[..., None], known, np.float32(np.nan)))

@@ -20,7 +20,10 @@ def mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | t
 
 
 def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | tuple[int, ...] | None = None):
-    """Root mean squared error, in the unit of the arguments, which are those of `mean_squared_error`.
+    """Root mean squared error, in the unit of the arguments.
+
+    Args:
+        forecast, observed, axis: as of `mean_squared_error`, and so is the shape of what is returned.
 
     >>> root_mean_squared_error(np.array([1.0, 2.0, 5.0]), np.array([4.0, 5.0, np.nan]))
     3.0
@@ -29,7 +32,10 @@ def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: in
 
 
 def mean_absolute_error(forecast: np.ndarray, observed: np.ndarray) -> float:
-    """Mean absolute error over everything observed, in the unit of the arguments, which share one shape.
+    """Mean absolute error over everything observed, in the unit of the arguments.
+
+    Args:
+        forecast, observed: one shape; NaN where not observed.
 
     >>> mean_absolute_error(np.array([1.0, 2.0, 5.0]), np.array([1.0, 5.0, np.nan]))
     1.5
@@ -42,6 +48,9 @@ def skill_score(forecast: np.ndarray, reference: np.ndarray, observed: np.ndarra
 
     1 is perfect, 0 no better than the reference, below 0 worse (Murphy 1988, Monthly Weather Review 116, 2417). NaN
     where the reference makes no error.
+
+    Args:
+        forecast, reference, observed: one shape and unit; NaN where not observed.
 
     >>> skill_score(np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     0.75

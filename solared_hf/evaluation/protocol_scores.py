@@ -29,6 +29,7 @@ class ProtocolScores(TabledResult):
     published: list[PublishedScore]
 
     def table(self) -> Table:
+        """A row a region and a column a forecaster, with the publications' own scores beside them."""
         table = Table(
             title="published protocol: RMSE in units of each region's intensity range",
             caption=f"brackets: 90 % over the regions, which are only {len(PROTOCOL_TILES)}; recalibrated: shifted to "
@@ -52,6 +53,11 @@ class ProtocolScores(TabledResult):
 
 def score_by_published_protocol(forecaster: Forecaster, dataset: str, revision: str | None = None) -> ProtocolScores:
     """Score a forecaster and persistence on the test split of a dataset by the published protocol.
+
+    Args:
+        forecaster: what is scored.
+        dataset: folder, or repository on the Hub, with the five regions of `published_protocol.PROTOCOL_TILES`.
+        revision: branch, tag or commit of a repository; `main` by default.
 
     Raises:
         SolaredError: there is no such dataset, it has no test split with the five regions, or they are not hourly.

@@ -70,6 +70,10 @@ def reliability(quantiles: np.ndarray, levels: Sequence[float], observed: np.nda
 
     Raises:
         SolaredError: there is not one quantile for each level.
+
+    >>> quantiles = np.array([[[-10.0, -10.0], [10.0, 10.0]]])  # one window, two levels, two tiles
+    >>> reliability(quantiles, [0.1, 0.9], np.array([[0.0, 20.0]]))
+    array([0. , 0.5])
     """
     _check_levels(quantiles, levels)
     observed = np.expand_dims(observed, -2)

@@ -44,6 +44,11 @@ def forecast_errors(
     Args:
         forecast, reference, observed: one shape, in DN; NaN where not observed.
         target_range: DN of one normalised unit, `SolaredProcessor.target_range`.
+
+    >>> observed, persistence, forecast = np.array([0.0, -800.0]), np.array([0.0, 0.0]), np.array([0.0, -400.0])
+    >>> errors = forecast_errors(forecast, persistence, observed, target_range=10_000)
+    >>> round(errors["rmse_dn"]), errors["mae_normalised"], errors["skill"]
+    (283, 0.02, 0.75)
     """
     rmse, mae = root_mean_squared_error(forecast, observed), mean_absolute_error(forecast, observed)
     return {
@@ -86,7 +91,7 @@ def score_forecasts(
 def skill_interval(
     forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray
 ) -> tuple[float, float] | None:
-    """90 % interval of a forecast's skill against a reference, over regions; None with a single region.
+    """90 % interval of a forecast's skill against a reference, over regions (`region_interval`); None with one region.
 
     Args:
         forecast, reference, observed: (N, 63) in DN; NaN where not observed.

@@ -28,6 +28,7 @@ class SplitScores(TabledResult):
     scores: list[Score]
 
     def table(self) -> Table:
+        """A row a forecaster, with errors in normalised units and in DN, and skill."""
         rows = [_cells(score) for score in self.scores]
         climatology = f", {_SKILL_CLIMATOLOGY}: of the climatology's" if _SKILL_CLIMATOLOGY in rows[0] else ""
         table = Table(
@@ -47,6 +48,12 @@ def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: s
 
     Normalised units are those of the model's processor; a baseline is given one fitted on the train split, or on the
     split itself where there is none. The climatology is fitted on the train split, and left out where there is none.
+
+    Args:
+        forecaster: what is scored.
+        dataset: folder, or repository on the Hub.
+        split: `train`, `validation` or `test`.
+        revision: branch, tag or commit of a repository; `main` by default.
 
     Raises:
         SolaredError: the dataset or split is not there, or gives no window.

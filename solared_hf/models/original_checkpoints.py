@@ -28,7 +28,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             `state_dict`. The prefix that `DistributedDataParallel` puts before every name is removed.
 
     Returns:
-        Name to tensor, on the CPU.
+        Name to tensor, of any shape and the dtype it was saved with, on the CPU.
 
     Raises:
         SolaredError: the file is missing, is no checkpoint, or needs more than tensors to be read; or a tensor is

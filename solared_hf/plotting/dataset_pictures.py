@@ -7,14 +7,13 @@ import numpy as np
 
 from solared_hf.errors import SolaredError
 from solared_hf.plotting.regions import (
-    WITHIN_COLOURS,
     plot_availability,
     plot_distributions,
     plot_latitudes,
     plot_lifetimes,
     plot_timeline,
 )
-from solared_hf.plotting.style import Picture, Pictures, mark_as_simulated
+from solared_hf.plotting.style import WITHIN_COLOURS, Picture, Pictures, mark_as_simulated
 from solared_hf.schema import CHANNELS
 from solared_hf.splits import SPLITS
 from solared_hf.timelines import Timeline

@@ -1,8 +1,10 @@
-"""Pictures of the forecast of a region, against what was observed."""
+"""Pictures of the forecast of a region or of one of its tiles, against what was observed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -19,6 +21,7 @@ from solared_hf.plotting.style import (
     WIDTH,
     broken_at_gaps,
     label_days,
+    minute,
     styled,
     tile_name,
 )
@@ -27,12 +30,17 @@ from solared_hf.timelines import Timeline
 
 # Moments that a picture can mark, as its legend calls them.
 ONSET, ALARM, NOAA = "onset observed", "alarm issued", "first reported by NOAA (UTC)"
+PERSISTENCE_ALARM = "alarm by persistence"
 _MARKS = {
     ONSET: {"color": BLACK, "linestyle": "--"},
     ALARM: {"color": VERMILION, "linestyle": "-"},
+    PERSISTENCE_ALARM: {"color": ORANGE, "linestyle": ":"},
     NOAA: {"color": GREEN, "linestyle": "-."},
 }
 _FORECAST_COLOURS = (BLUE, ORANGE, PURPLE, GREY)
+# Where the axes of `plot_tile` are: left, bottom, width and height as parts of the picture.
+TILE_AXES = 0.15, 0.14, 0.84, 0.58
+_SMALL = 9.5  # points
 _BEFORE = np.timedelta64(24, "h")
 # DN; axes that reach less far would make noise look like an emergence.
 _SMALLEST_SPAN = 2_000.0
@@ -80,8 +88,7 @@ def plot_forecast(
         marks: (63,) datetime64[ms] by name (`ONSET`, `ALARM` or `NOAA`): when it happened in each tile, NaT where not.
     """
     marks = marks or {}
-    observed = timeline.intensity
-    targets = _values_at(target_times, timeline.times, observed)
+    targets = values_at(target_times, timeline.times, timeline.intensity)
     name, forecast = next(iter(forecasts.items()))
     known = targets[:, tiles] if np.isfinite(targets[:, tiles]).any() else forecast[:, tiles]
     darkest = np.unravel_index(np.nanargmin(known), known.shape)[0]
@@ -91,26 +98,16 @@ def plot_forecast(
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.4, 1 + 1.2 * len(tiles)])
     maps = {"observed": targets[darkest], name: forecast[darkest]}
     _draw_maps(top, {label: values for label, values in maps.items() if np.isfinite(values).any()}, tiles)
-    top.supxlabel(f"maps at {_minute(target_times[darkest])} TAI", fontsize="medium")
+    top.supxlabel(f"maps at {minute(target_times[darkest])} TAI", fontsize="medium")
 
     panels = bottom.subplots(len(tiles), 1, sharex=True, squeeze=False)[:, 0]
     for axes, tile in zip(panels, tiles, strict=True):
-        axes.plot(*broken_at_gaps(timeline.times, observed[:, tile]), color=BLACK, linewidth=1.8, label="observed")
-        for colour, (label, values) in zip(_FORECAST_COLOURS, forecasts.items(), strict=False):
-            axes.plot(*broken_at_gaps(target_times, values[:, tile]), color=colour, linewidth=1.4, label=label)
-        if band is not None:
-            times, ends = broken_at_gaps(target_times, np.stack([end[:, tile] for end in band], axis=1))
-            axes.fill_between(times, *ends.T, color=BLUE, alpha=0.25, linewidth=0, label="80 % interval")
-        for label, times in marks.items():
-            if not np.isnat(times[tile]):
-                axes.axvline(times[tile], linewidth=1.8, **_MARKS[label])
+        _draw_tile(axes, tile, timeline, target_times, forecasts, band, marks)
         axes.set_title(tile_name(tile), loc="left")
         if np.isfinite(targets[:, tile]).any():
             errors = {label: root_mean_squared_error(of[:, tile], targets[:, tile]) for label, of in forecasts.items()}
             text = ", ".join(f"{label} {error:.0f} DN" for label, error in errors.items())
             axes.set_title(f"RMSE: {text}", loc="right", fontsize="small")
-        middle, half = np.mean(axes.get_ylim()), np.ptp(axes.get_ylim()) / 2
-        axes.set_ylim(middle - max(half, _SMALLEST_SPAN / 2), middle + max(half, _SMALLEST_SPAN / 2))
 
     happened = {label: times[list(tiles)] for label, times in marks.items() if not np.isnat(times[list(tiles)]).all()}
     first = min([target_times[0], *(np.nanmin(times) for times in happened.values())])
@@ -118,10 +115,81 @@ def plot_forecast(
     axes.set_xlabel("time (TAI)")
     label_days(axes)
     bottom.supylabel("continuum intensity (DN)")
-    handles, labels = axes.get_legend_handles_labels()
-    handles += [Line2D([], [], linewidth=1.8, **_MARKS[label]) for label in happened]
-    bottom.legend(handles, [*labels, *happened], loc="outside upper center", ncols=3)
+    bottom.legend(*_legend(axes, happened), loc="outside upper center", ncols=3)
     return figure
+
+
+@styled()
+def plot_tile(
+    tile: int,
+    timeline: Timeline,
+    target_times: np.ndarray,
+    forecasts: Mapping[str, np.ndarray],
+    band: tuple[np.ndarray, np.ndarray] | None,
+    marks: Mapping[str, np.ndarray],
+    span: tuple[np.datetime64, np.datetime64],
+) -> Figure:
+    """Intensity of one tile against time, small enough for a telephone and drawn fast enough to follow a click.
+
+    The arguments are those of `plot_forecast`; marks may be `PERSISTENCE_ALARM` too. Without any forecast the observed
+    intensity is shown alone. `span` is where the time axis begins and ends.
+    """
+    # Every size is given: to fit them to the text would take longer than to draw.
+    figure = Figure(figsize=(4.6, 4), layout="none")
+    axes = figure.add_axes(TILE_AXES)
+    _draw_tile(axes, tile, timeline, target_times, forecasts, band, marks)
+    happened = [label for label, times in marks.items() if not np.isnat(times[tile])]
+    axes.set_xlim(*span)
+    axes.set_xlabel("time (TAI)", loc="left", fontsize=_SMALL)
+    axes.set_title("continuum intensity (DN)", loc="left", fontsize=_SMALL)
+    axes.tick_params(labelsize=_SMALL)
+    label_days(axes)
+    axes.xaxis.offsetText.set_fontsize(_SMALL)
+    legend = {"fontsize": _SMALL, "borderaxespad": 0, "columnspacing": 1, "handlelength": 1.8, "labelspacing": 0.3}
+    figure.legend(*_legend(axes, happened), loc="upper left", bbox_to_anchor=(0.01, 0.99), ncols=2, **legend)
+    return figure
+
+
+def values_at(wanted: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N, ...) the values at the wanted times, NaN where there is no step.
+
+    Args:
+        wanted: (N,) datetime64.
+        times: (T,) datetime64, increasing.
+        values: (T, ...) floats.
+    """
+    steps = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
+    return np.where((times[steps] == wanted)[:, None], values[steps], np.float32(np.nan))
+
+
+def _draw_tile(
+    axes: Axes,
+    tile: int,
+    timeline: Timeline,
+    target_times: np.ndarray,
+    forecasts: Mapping[str, np.ndarray],
+    band: tuple[np.ndarray, np.ndarray] | None,
+    marks: Mapping[str, np.ndarray],
+) -> None:
+    """Observed intensity, forecasts, interval and marks of one tile."""
+    observed = broken_at_gaps(timeline.times, timeline.intensity[:, tile])
+    axes.plot(*observed, color=BLACK, linewidth=1.8, label="observed")
+    for colour, (label, values) in zip(_FORECAST_COLOURS, forecasts.items(), strict=False):
+        axes.plot(*broken_at_gaps(target_times, values[:, tile]), color=colour, linewidth=1.4, label=label)
+    if band is not None:
+        times, ends = broken_at_gaps(target_times, np.stack([end[:, tile] for end in band], axis=1))
+        axes.fill_between(times, *ends.T, color=BLUE, alpha=0.25, linewidth=0, label="80 % interval")
+    for label, times in marks.items():
+        if not np.isnat(times[tile]):
+            axes.axvline(times[tile], linewidth=1.8, **_MARKS[label])
+    middle, half = np.mean(axes.get_ylim()), np.ptp(axes.get_ylim()) / 2
+    axes.set_ylim(middle - max(half, _SMALLEST_SPAN / 2), middle + max(half, _SMALLEST_SPAN / 2))
+
+
+def _legend(axes: Axes, happened: Iterable[str]) -> tuple[list[Artist], list[str]]:
+    """Handles and labels of what `_draw_tile` drew, and of the marks that some tile has."""
+    handles, labels = axes.get_legend_handles_labels()
+    return [*handles, *(Line2D([], [], linewidth=1.8, **_MARKS[mark]) for mark in happened)], [*labels, *happened]
 
 
 def _draw_maps(figure: SubFigure, maps: Mapping[str, np.ndarray], tiles: Sequence[int]) -> None:
@@ -140,13 +208,3 @@ def _draw_maps(figure: SubFigure, maps: Mapping[str, np.ndarray], tiles: Sequenc
         axes.set_xticks(range(TILE_COLUMNS))
         axes.set_yticks(range(TILE_ROWS), range(1, TILE_ROWS + 1))
     figure.colorbar(image, ax=list(panels), label="continuum\nintensity (DN)")
-
-
-def _values_at(wanted: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(N, ...) the values at the wanted times, NaN where there is no step."""
-    steps = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
-    return np.where((times[steps] == wanted)[:, None], values[steps], np.float32(np.nan))
-
-
-def _minute(time: np.datetime64) -> str:
-    return str(time.astype("datetime64[m]")).replace("T", " ")

@@ -19,6 +19,7 @@ from solared_hf.plotting.style import (
     SPLIT_MARKERS,
     VERMILION,
     WIDTH,
+    channel_colours,
     label_days,
     styled,
 )
@@ -27,7 +28,6 @@ from solared_hf.timelines import Timeline
 
 _DAY = np.timedelta64(1, "D")
 _INCHES_A_REGION = 0.19
-WITHIN_COLOURS = 99.5  # percent
 
 
 @styled()
@@ -141,20 +141,19 @@ def plot_timeline(timeline: Timeline, title: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 8))
     figure.suptitle(title)
     panels = figure.subplots(2, 1, sharex=True)
-    intensity, flux = (values[:, CHANNELS.index(name)] for name in ("continuum_intensity", "unsigned_magnetic_flux"))
-    scales = (
-        (intensity, "continuum intensity (DN)", "RdBu_r", -1),
-        (flux, "unsigned magnetic flux (G)", "viridis", 0),
-    )
-    for axes, (channel, label, colours, lowest) in zip(panels, scales, strict=True):
-        # A spot is so strong that nothing else would be seen if the colours reached as far.
-        largest = np.nanpercentile(np.abs(channel), WITHIN_COLOURS)
+    shown = {
+        "continuum_intensity": "continuum intensity (DN)",
+        "unsigned_magnetic_flux": "unsigned magnetic flux (G)",
+    }
+    for axes, (name, label) in zip(panels, shown.items(), strict=True):
+        channel = values[:, CHANNELS.index(name)]
+        colours, lowest, largest = channel_colours(name, channel)
         mesh = axes.pcolormesh(
             edges,
             np.arange(NUM_TILES + 1),
             channel.T,
             cmap=colormaps[colours].with_extremes(bad=LIGHT_GREY),
-            vmin=lowest * largest,
+            vmin=lowest,
             vmax=largest,
             rasterized=True,
         )

@@ -1,7 +1,7 @@
-"""What all pictures share: fonts, colours, the way to a PNG file, and time axes with gaps."""
+"""What all pictures share: fonts, colours, the way to a file or into a page, and time axes with gaps."""
 
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, StringIO
 
 import numpy as np
 from matplotlib import rc_context
@@ -26,6 +26,8 @@ STYLE = {
     "legend.fontsize": "medium",
     "legend.frameon": False,
     "savefig.dpi": 150,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "solared",
 }
 
 # The colours of Okabe and Ito (2008), which colour-blind readers tell apart; their yellow is too pale on white.
@@ -36,6 +38,9 @@ GREY, LIGHT_GREY = "#888888", "#D9D9D9"
 
 SPLIT_COLOURS = {"train": BLUE, "validation": ORANGE, "test": GREEN}
 SPLIT_MARKERS = {"train": "o", "validation": "s", "test": "^"}
+
+# A spot is so strong that nothing else would be seen if the colours reached as far.
+WITHIN_COLOURS = 99.5  # percent
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,36 @@ def as_png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+@styled()
+def as_svg(figure: Figure) -> str:
+    """A picture as an element of an HTML page: what is black takes the colour of the page's text, the rest is clear.
+
+    Screen readers pass over it; what it shows is told by the element around it.
+    """
+    content = StringIO()
+    # Without the date of the drawing, and with names that are not random, the same figure gives the same text.
+    figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
+    _, _, drawing = content.getvalue().replace(BLACK, "currentColor").partition("<svg ")
+    return f'<svg aria-hidden="true" fill="currentColor" {drawing}'
+
+
+def channel_colours(channel: str, values: np.ndarray) -> tuple[str, float, float]:
+    """Colours that colour-blind readers can read for the values of a channel.
+
+    Args:
+        channel: one of `schema.CHANNELS`.
+        values: those that will be shown, of any shape, NaN where not observed; `WITHIN_COLOURS` % of them are within
+            the colours.
+
+    Returns:
+        Name of a colour map of matplotlib, and the values at its two ends. Flux begins at 0; the other channels are
+        differences from a background, and their colours part at 0.
+    """
+    observed = np.abs(values[~np.isnan(values)])
+    largest = float(np.percentile(observed, WITHIN_COLOURS)) if observed.any() else 1.0
+    return ("viridis", 0.0, largest) if channel == "unsigned_magnetic_flux" else ("RdBu_r", -largest, largest)
+
+
 def mark_as_simulated(figure: Figure) -> None:
     """Say at the foot of a picture that its regions are simulated."""
     figure.supxlabel("Simulated Sun: nothing here was observed.", fontsize="medium")
@@ -80,6 +115,15 @@ def tile_name(tile: int) -> str:
     'row 5, column 1'
     """
     return f"row {tile // TILE_COLUMNS + 1}, column {tile % TILE_COLUMNS}"
+
+
+def minute(time: np.datetime64) -> str:
+    """A time as people write it.
+
+    >>> minute(np.datetime64("2013-04-15T14:59:37.500"))
+    '2013-04-15 14:59'
+    """
+    return str(time.astype("datetime64[m]")).replace("T", " ")
 
 
 def broken_at_gaps(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -141,7 +141,7 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
         return round(self.horizon_hours / self.step_hours)
 
     def validate_channels(self):
-        """Part of `@strict`: the input channels are named, once each, and the target is one of them."""
+        """Part of `@strict`: a ValueError unless the inputs are named, once each, and the target is one of them."""
         if len(set(self.input_channels)) != len(self.input_channels):
             raise ValueError(
                 f"input_channels must name each channel only once, got {self.input_channels}; remove the duplicates."
@@ -160,7 +160,7 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
             )
 
     def validate_sizes(self):
-        """Part of `@strict`: there is a network, and its patch can be shifted."""
+        """Part of `@strict`: a ValueError unless there is a network, and its patch can be shifted."""
         sizes = ("num_members", "hidden_size", "num_neighbour_features", "num_modes", "num_tile_rows")
         for name in (*sizes, "num_tile_columns"):
             if getattr(self, name) < 1:
@@ -174,18 +174,18 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
             )
 
     def validate_quantile_levels(self):
-        """Part of `@strict`: the quantiles rise about the median."""
+        """Part of `@strict`: a ValueError unless the quantiles rise about the median."""
         levels = self.quantile_levels
         if 0.5 not in levels or sorted(set(levels)) != levels or not 0 < levels[0] <= levels[-1] < 1:
             raise ValueError(f"quantile_levels={levels} must rise, lie between 0 and 1, and hold the median, 0.5.")
 
     def validate_lag_edges(self):
-        """Part of `@strict`: the past is cut at rising steps."""
+        """Part of `@strict`: a ValueError unless the past is cut at rising steps."""
         if not self.lag_edges or sorted(set(self.lag_edges)) != self.lag_edges or self.lag_edges[0] < 1:
             raise ValueError(f"lag_edges={self.lag_edges} must be rising numbers of steps, the first at least 1.")
 
     def validate_steps(self):
-        """Part of `@strict`: there is an input, and the trajectory has a step at the horizon."""
+        """Part of `@strict`: a ValueError unless there is an input, and the trajectory has a step at the horizon."""
         if self.input_steps < 1:
             raise ValueError(f"input_steps={self.input_steps} must be at least 1.")
         # NaN fails these too.

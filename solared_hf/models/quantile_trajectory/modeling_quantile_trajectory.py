@@ -25,7 +25,8 @@ class QuantileTrajectoryOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, returned when a target is given):
-            Squared error in units of the forecast's own spread, plus the pinball loss of the quantiles, in float32.
+            Squared error in units of the forecast's own spread, plus the pinball loss of the quantiles (Koenker and
+            Bassett 1978, Econometrica 46, 33), in float32.
         prediction_outputs (`torch.FloatTensor` of shape `(batch_size, num_tiles)`):
             Expected target channel of each tile `horizon_hours` after the last step, in the (normalised) unit of the
             targets.
@@ -91,6 +92,7 @@ class QuantileTrajectoryBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, hidden_size, rows, columns)` to the same shape."""
         # Each tile by itself: what a patch does elsewhere says nothing of the scale here.
         normalised = self.norm(hidden_states.movedim(1, -1)).movedim(-1, 1)
         update = self.mix(nn.functional.gelu(self.neighbours(normalised)))

@@ -99,7 +99,7 @@ class SolaredLstmConfig(PreTrainedConfig):
         return round(self.horizon_hours / self.step_hours)
 
     def validate_channels(self):
-        """Part of `@strict`: the input channels are named, once each."""
+        """Part of `@strict`: a ValueError unless the input channels are named, once each."""
         if not self.input_channels or len(set(self.input_channels)) != len(self.input_channels):
             raise ValueError(
                 f"input_channels must name at least one channel and each only once, got {self.input_channels}; "
@@ -107,7 +107,7 @@ class SolaredLstmConfig(PreTrainedConfig):
             )
 
     def validate_layers(self):
-        """Part of `@strict`: there is a network, and its dropout lies between two layers."""
+        """Part of `@strict`: a ValueError unless there is a network, and its dropout lies between two layers."""
         if self.hidden_size < 1 or self.num_layers < 1:
             raise ValueError(f"hidden_size={self.hidden_size} and num_layers={self.num_layers} must be at least 1.")
         if self.dropout and self.num_layers == 1:
@@ -117,7 +117,7 @@ class SolaredLstmConfig(PreTrainedConfig):
             )
 
     def validate_steps(self):
-        """Part of `@strict`: there is an input, and the trajectory has a step at the horizon."""
+        """Part of `@strict`: a ValueError unless there is an input, and the trajectory has a step at the horizon."""
         if self.input_steps < 1:
             raise ValueError(f"input_steps={self.input_steps} must be at least 1.")
         # NaN fails these too.

@@ -193,7 +193,7 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
 
 
 def mean_squared_error(predictions: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
-    """Mean squared error over what was observed, in float32; 0 where nothing was.
+    """Mean squared error over what was observed, in the squared unit of the arguments; 0 where nothing was.
 
     Args:
         predictions (`torch.Tensor`): Any shape and floating dtype.

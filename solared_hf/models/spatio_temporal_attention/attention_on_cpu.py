@@ -6,6 +6,8 @@ on the way back all but the attention's output is computed again. The file impor
 neighbour, because it travels with saved weights.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -40,16 +42,18 @@ class _AddedAttention(torch.autograd.Function):
             rows = hidden[start:stop].view(-1, width)
             its = slice(start, stop) if is_kept else slice(stop - start)
             heads = _heads(rows, qkv_weight, qkv_bias, length, num_heads)
-            attended_heads = _by_head(attended[its], num_heads)
-            for part in _parts(stop - start, part_groups):
-                query, key, value = heads[:, part].flatten(1, 2)
+            attended_heads, block_sums = _by_head(attended[its], num_heads), sums[its].view(-1, length, 1)
+            for part, sequences in _parts(stop - start, part_groups, num_heads):
+                query, key, value = heads[:, sequences]
                 weights, part_sums, shift = _exponentials(query, key, scores[: len(query)])
                 if kept is not None:
                     drop(weights, spread(kept[len(shifts)], buffer), out=weights)
-                mixed = torch.bmm(weights, value).div_(part_sums * (1 - attention_dropout))
-                attended_heads[part] = mixed.unflatten(0, (-1, num_heads))
-                sums[its][part] = part_sums.unflatten(0, (-1, num_heads))
+                mixed = torch.bmm(weights, value).div_(part_sums)
+                attended_heads[part] = mixed.view(-1, num_heads, length, width // num_heads)
+                block_sums[sequences] = part_sums
                 shifts.append(shift)
+            if kept is not None:
+                attended[its].div_(1 - attention_dropout)
             added = torch.addmm(out_bias, attended[its].view(-1, width), out_weight.t())
             if output_kept is not None:
                 drop(added, spread(output_kept[block], buffer), out=added)
@@ -88,12 +92,13 @@ class _AddedAttention(torch.autograd.Function):
             means = products.sum(-1).transpose(1, 2).unsqueeze(-1) / sums[its]
             mixed_gradients = _by_head(attended_gradient.view(-1, length, width), num_heads)
             mixed_gradients = mixed_gradients / (sums[its] * ctx.keep_attention)
+            mixed_gradients, means = mixed_gradients.flatten(0, 1), means.flatten(0, 1)
             heads = _heads(rows, qkv_weight, qkv_bias, length, num_heads)
             qkv_gradient = qkv_buffer[: stop - start]
             head_gradients = _by_head(qkv_gradient.unflatten(-1, (3, -1)).movedim(2, 0), num_heads)
-            for part in _parts(stop - start, part_groups):
-                query, key, value = heads[:, part].flatten(1, 2)
-                mixed_gradient = mixed_gradients[part].flatten(0, 1)
+            for part, sequences in _parts(stop - start, part_groups, num_heads):
+                query, key, value = heads[:, sequences]
+                mixed_gradient = mixed_gradients[sequences]
                 weights, weight_gradients, dropped_weights = scores[:, : len(query)]
                 torch.bmm(query, key.mT, out=weights)
                 weights = weights.exp_() if ctx.shifts[done] is None else weights.sub_(ctx.shifts[done]).exp_()
@@ -105,7 +110,7 @@ class _AddedAttention(torch.autograd.Function):
                     drop(weight_gradients, mask, out=weight_gradients)
                     drop(weights, mask, out=dropped_weights)
                 done += 1
-                weight_gradients.sub_(means[part].flatten(0, 1)).mul_(weights)
+                weight_gradients.sub_(means[sequences]).mul_(weights)
                 # Products with a short first factor are twice as quick as those with a short second one.
                 gradients = (
                     torch.bmm(weight_gradients, key),
@@ -126,7 +131,8 @@ def _exponentials(query, key, out):
     """Exponentials of the scores, their sums over the keys, and what was taken off the scores before, if anything."""
     weights = torch.bmm(query, key.mT, out=out).exp_()
     sums = weights.sum(-1, keepdim=True)
-    if sums.min() > _SMALLEST_SUM and sums.max() < _LARGEST_SUM:
+    smallest, largest = (one.item() for one in sums.aminmax())
+    if smallest > _SMALLEST_SUM and largest < _LARGEST_SUM:
         return weights, sums, None
     weights = torch.bmm(query, key.mT, out=out)
     shift = weights.amax(-1, keepdim=True)
@@ -135,11 +141,11 @@ def _exponentials(query, key, out):
 
 
 def _heads(rows, weight, bias, length, num_heads):
-    """(3, groups, num_heads, length, head_dim): scaled queries, keys and values of (groups * length, width) states."""
+    """(3, groups * num_heads, length, head_dim): queries, scaled, keys and values of (positions, width) rows."""
     qkv = torch.addmm(bias, rows, weight.t()).view(-1, length, 3, rows.shape[-1])
     heads = _by_head(qkv.movedim(2, 0), num_heads).clone(memory_format=torch.contiguous_format)
     heads[0].mul_(_scaling(rows.shape[-1], num_heads))
-    return heads
+    return heads.flatten(1, 2)
 
 
 def _scaling(width: int, num_heads: int) -> float:
@@ -158,8 +164,11 @@ def _blocks(groups: int, num_heads: int, length: int) -> tuple[list[tuple[int, i
     return [(start, min(start + size, groups)) for start in range(0, groups, size)], min(part, groups)
 
 
-def _parts(groups: int, part_groups: int) -> list[slice]:
-    return [slice(start, start + part_groups) for start in range(0, groups, part_groups)]
+def _parts(groups: int, part_groups: int, num_heads: int) -> Iterator[tuple[slice, slice]]:
+    """Groups of each part of a block, and their sequences, one a head."""
+    for start in range(0, groups, part_groups):
+        stop = min(start + part_groups, groups)
+        yield slice(start, stop), slice(start * num_heads, stop * num_heads)
 
 
 def _mask_buffer(scores: torch.Tensor, groups: int, length: int, width: int) -> torch.Tensor:

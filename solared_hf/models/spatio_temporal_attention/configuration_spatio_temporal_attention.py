@@ -106,7 +106,7 @@ class SpatioTemporalAttentionConfig(PreTrainedConfig):
         return len(self.input_channels)
 
     def validate_channels(self):
-        """Part of `@strict`: the input channels are named, once each."""
+        """Part of `@strict`: a ValueError unless the input channels are named, once each."""
         if not self.input_channels or len(set(self.input_channels)) != len(self.input_channels):
             raise ValueError(
                 f"input_channels must name at least one channel and each only once, got {self.input_channels}; "
@@ -114,7 +114,7 @@ class SpatioTemporalAttentionConfig(PreTrainedConfig):
             )
 
     def validate_hidden_size(self):
-        """Part of `@strict`: the heads share the hidden size evenly, and every sine has its cosine."""
+        """Part of `@strict`: a ValueError unless heads share the hidden size evenly and every sine has its cosine."""
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}; "
@@ -127,7 +127,7 @@ class SpatioTemporalAttentionConfig(PreTrainedConfig):
             )
 
     def validate_steps(self):
-        """Part of `@strict`: the model can read the windows it is meant for."""
+        """Part of `@strict`: a ValueError unless the model can read the windows it is meant for."""
         if not 1 <= self.input_steps <= self.max_position_embeddings:
             raise ValueError(
                 f"input_steps={self.input_steps} must lie between 1 and "

@@ -81,7 +81,7 @@ class SpatioTemporalResnetConfig(PreTrainedConfig):
         return len(self.input_channels)
 
     def validate_channels(self):
-        """Part of `@strict`: the input channels are named, once each."""
+        """Part of `@strict`: a ValueError unless the input channels are named, once each."""
         if not self.input_channels or len(set(self.input_channels)) != len(self.input_channels):
             raise ValueError(
                 f"input_channels must name at least one channel and each only once, got {self.input_channels}; "
@@ -89,7 +89,7 @@ class SpatioTemporalResnetConfig(PreTrainedConfig):
             )
 
     def validate_layout(self):
-        """Part of `@strict`: the tiles fill the grid."""
+        """Part of `@strict`: a ValueError unless the tiles fill the grid."""
         if self.spatial_layout == "grid" and self.num_tiles != GRID_ROWS * GRID_COLUMNS:
             raise ValueError(
                 f"spatial_layout='grid' lays out {GRID_ROWS} x {GRID_COLUMNS} tiles, but num_tiles={self.num_tiles}; "
@@ -97,7 +97,7 @@ class SpatioTemporalResnetConfig(PreTrainedConfig):
             )
 
     def validate_steps(self):
-        """Part of `@strict`: there is a past, and the target comes after it."""
+        """Part of `@strict`: a ValueError unless there is a past, and the target comes after it."""
         if self.input_steps < 1:
             raise ValueError(f"input_steps={self.input_steps} must be at least 1; a forecast needs a past.")
         if not 0 < self.horizon_hours < float("inf"):  # NaN fails this too.

@@ -146,8 +146,9 @@ class SpatioTemporalResnetPreTrainedModel(PreTrainedModel):
 
 class SpatioTemporalResnetForPrediction(SpatioTemporalResnetPreTrainedModel):
     r"""
-    Forecasts the target channel of every tile with `torchvision.models.video.r3d_18` (Tran et al. 2018), the past of
-    the patch being the clip, its channels the colours and its tiles the pixels (arXiv 2508.14107).
+    Forecasts the target channel of every tile with `torchvision.models.video.r3d_18` (Tran et al. 2018, arXiv
+    1711.11248), the past of the patch being the clip, its channels the colours and its tiles the pixels (arXiv
+    2508.14107).
 
     Args:
         config ([`SpatioTemporalResnetConfig`]): The layout, and the task the weights are for.

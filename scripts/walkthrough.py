@@ -1,0 +1,488 @@
+# %% [markdown]
+# # From the Sun to a forecast
+#
+# Solar active regions surface within hours. SOLARED asks a model to forecast, twelve hours ahead, how bright each tile
+# around an emerging region will be: before the region darkens. This walk-through goes the whole way with the functions
+# of `solared-hf`: from FITS files, as a telescope writes them, to a forecast with its uncertainty and its alarms.
+#
+# **The Sun here is simulated: nothing below was observed.** The simulation has the amplitudes, the noise and the gaps
+# of the published observations, so that every step works as on real data, without a download. But its regions all
+# emerge alike, so a forecast is easier than on the real Sun, and the scores say nothing about it.
+#
+# Run the cells one after another as a notebook (VS Code, Spyder, or Jupyter with jupytext open this file as one), or
+# all of them with `python scripts/walkthrough.py`: one to two minutes on two cores, offline. Figures and files go to
+# `runs/walkthrough`.
+
+# %%
+import json
+import shutil
+from dataclasses import replace
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from datasets import load_dataset
+from distributed import LocalCluster
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dataset_builder.acoustic_power import BAND_EDGES_MHZ, band_power
+from dataset_builder.build import build_dataset
+from dataset_builder.fits_source import FitsSource
+from dataset_builder.interpolation import interpolate_missing
+from dataset_builder.observations import collect, find_files, read_image, read_planes, scan_files
+from dataset_builder.region_file import OBSERVABLES, RegionFile, read_region_file, write_region_file
+from dataset_builder.simulate import emergence
+from dataset_builder.simulate_fits import fits_files, write_observations
+from dataset_builder.simulate_observations import FIELD_FRAME, FRAMES_PER_STEP, simulate_observations
+from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.times import WINDOW_FRAMES, format_time, slot_of
+from dataset_builder.tracking import PatchMapper, Pointing, track
+from solared_hf import SolaredWindows, load_forecaster, load_timelines
+from solared_hf.evaluation.alarms import add_up, alarm_scale, forecast_trajectories, issue_alarms, score_alarms
+from solared_hf.evaluation.emergence import observed_onsets
+from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent
+from solared_hf.evaluation.split_scores import score_on_split
+from solared_hf.forecasting import committed_models
+from solared_hf.plotting.region_forecast import plot_region_forecast
+from solared_hf.plotting.regions import plot_timeline
+from solared_hf.plotting.style import STYLE, as_png, mark_as_simulated
+from solared_hf.schema import AVAILABILITY_DELAY, CHANNELS, PATCH_COLUMNS, PATCH_ROWS, TILE_COLUMNS, TILE_ROWS, UNITS
+from solared_hf.training import parse_arguments, train
+
+OUTPUT = Path("runs/walkthrough")
+# Simulated regions have numbers that NOAA will not reach for decades. Of every ten, six train, two validate, two test.
+REGIONS = range(90001, 90011)
+# How long each is observed, with a step an hour.
+HOURS = 240
+# The region, and the step of its timeline, that are looked at closely.
+REGION, STEP = 90009, 130
+# Of the model: how many networks are averaged, and how often they see the train split.
+NETWORKS, EPOCHS = 4, 3
+
+OUTPUT.mkdir(parents=True, exist_ok=True)
+rcParams.update(STYLE)
+
+
+def show(figure, name):
+    """Save a figure, marked as simulated, and display it where this runs as a notebook."""
+    mark_as_simulated(figure)
+    path = OUTPUT / f"{name}.png"
+    path.write_bytes(as_png(figure))
+    if "get_ipython" in globals():
+        from IPython.display import Image, display
+
+        display(Image(filename=str(path), width=900))
+    else:
+        print(f"figure: {path}")
+
+
+# %% [markdown]
+# ## What a telescope writes
+#
+# HMI on board SDO takes, every 45 seconds, a *dopplergram* (velocity along the line of sight, m/s), a *magnetogram*
+# (field along the line of sight, G) and an image of the *continuum intensity* (DN). We observe one simulated region
+# for ten days, and take the eight hours around one moment out of it, 640 frames. The first hour of dopplergrams, and
+# the magnetogram and the continuum image of the moment, are written as images of the whole Sun, small ones of 256 x
+# 256 pixels. `region.json` says where on the Sun the region is.
+
+# %%
+observations = simulate_observations(REGION, steps=HOURS)
+frames = slice(FRAMES_PER_STEP * STEP, FRAMES_PER_STEP * STEP + WINDOW_FRAMES)
+eight_hours = replace(
+    observations,
+    magnetogram=observations.magnetogram[STEP : STEP + 1],
+    continuum=observations.continuum[STEP : STEP + 1],
+    **{
+        name: getattr(observations, name)[frames]
+        for name in ("times", "velocity", "orbital_velocity", "missing", "bad")
+    },
+)
+raw = OUTPUT / "full_disk" / f"AR{REGION}"
+shutil.rmtree(raw, ignore_errors=True)
+write_region_file(raw, RegionFile(REGION, observations.trajectory))
+for observable in OBSERVABLES:
+    (raw / observable).mkdir()
+    for name, content in islice(fits_files(eight_hours, observable, "full_disk"), FRAMES_PER_STEP):
+        (raw / observable / name).write_bytes(content)
+
+# %% [markdown]
+# The builder trusts neither names nor order of files: it scans the headers, and a frame belongs to the 45 s slot that
+# its header states. What is bad, by the keyword QUALITY, is set aside and counted.
+
+# %%
+observed = {
+    observable: collect(raw / observable, scan_files(find_files(raw / observable))) for observable in OBSERVABLES
+}
+for observable, of_observable in observed.items():
+    print(f"{observable}: {len(of_observable.frames)} frames of the form {of_observable.form!r}")
+
+first = {observable: next(iter(of_observable.frames.values())) for observable, of_observable in observed.items()}
+with fits.open(first["dopplergram"].file.path) as hdus:
+    header = hdus[-1].header
+for keyword in ("T_OBS", "QUALITY", "CTYPE1", "CDELT1", "CRPIX1", "CROTA2", "CRLN_OBS", "CRLT_OBS", "DSUN_OBS"):
+    print(f"{keyword:8} = {header[keyword]}")
+
+# %% [markdown]
+# ## From images of the Sun to patches
+#
+# From the header follows where each point of the Sun lies in the image: `Pointing`. With it, `PatchMapper` cuts a
+# square patch of 30 degrees about the region out of every image: a map in Postel's projection, north up, that moves
+# with the region as the Sun rotates. (Real patches have 512 x 512 pixels; 27 x 27 do for images this small.)
+#
+# The images are upside down, as HMI's are: CROTA2 is near 180 degrees. In the dopplergram everything recedes at some 2
+# km/s, because the satellite does, on its orbit. Only the patch is simulated; what lies around it continues its edge.
+
+# %%
+mapper = PatchMapper(read_region_file(raw).trajectory, size=27, degrees_per_pixel=1.12)
+
+figure = Figure(figsize=(9, 7))
+panels = figure.subplots(2, 3)
+scales = {
+    "dopplergram": ("RdBu_r", 4500, "m/s"),
+    "magnetogram": ("gray", 300, "G"),
+    "continuum": ("inferno", None, "DN"),
+}
+for (above, below), (observable, (colours, limit, unit)) in zip(panels.T, scales.items(), strict=True):
+    with fits.open(first[observable].file.path) as hdus:
+        image, pointing = hdus[-1].data, Pointing.from_header(hdus[-1].header)
+    colouring = {"origin": "lower", "cmap": colours, "vmin": limit and -limit, "vmax": limit}
+    drawn = above.imshow(image, **colouring)
+    columns, rows = mapper.pixel_coordinates(pointing)
+    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        above.plot(columns[edge], rows[edge], color="black" if observable == "dopplergram" else "cyan")
+    below.imshow(mapper.map(image, pointing), **colouring | {"vmin": drawn.norm.vmin, "vmax": drawn.norm.vmax})
+    above.set(title=f"{observable}\n{format_time(pointing.time)}", xticks=[], yticks=[])
+    below.set(title="tracked: north up, east left", xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=below, location="bottom", label=unit, ticks=MaxNLocator(3))
+show(figure, "1_tracking")
+
+# %% [markdown]
+# `track` does this for a stream of images, one for each 45 s slot, and fills what is missing between its neighbours.
+
+
+# %%
+def image_at(slot):
+    """The rows of a dopplergram that the patch needs, its pointing and its first row; None where it is missing."""
+    frame = observed["dopplergram"].frames.get(slot)
+    if frame is None:
+        return None
+    pixels, header = read_image(frame.file, lambda header: mapper.rows(Pointing.from_header(header)))
+    pointing = Pointing.from_header(header)
+    return pixels, pointing, mapper.rows(pointing).start
+
+
+start = slot_of(eight_hours.times[0])
+patches = list(track((image_at(slot) for slot in range(start, start + FRAMES_PER_STEP)), mapper))
+print(f"{len(patches)} patches of {patches[0][0].shape}, {sum(filled for _, filled in patches)} of them filled in")
+
+# %% [markdown]
+# ## From patches to acoustic power
+#
+# Tracking ten days of ten regions would take longer than this walk-through. The simulation also writes patches as they
+# are when they are tracked, a day of frames a file, and the builder reads these too. Here are the 640 of our eight
+# hours.
+
+# %%
+SUN = OUTPUT / "simulated_sun"
+write_observations(SUN, REGIONS, steps=HOURS)
+
+
+def patches_of(observable):
+    """All patches of the region, by 45 s slot; a plane without a value is a missing frame."""
+    patches = {}
+    for file in scan_files(find_files(SUN / f"AR{REGION}" / observable)):
+        patches |= zip(file.slots, read_planes(file, slice(None)), strict=True)
+    return patches
+
+
+dopplergrams = patches_of("dopplergram")
+patches = list(interpolate_missing(dopplergrams[slot] for slot in range(start, start + WINDOW_FRAMES)))
+velocity = np.stack([patch for patch, _ in patches])
+print(f"velocity {velocity.shape} m/s, {sum(filled for _, filled in patches)} frames filled in")
+
+# %% [markdown]
+# Sound waves make the surface of the Sun swing, mostly between 2 and 6 mHz. A magnetic field absorbs them, and it has
+# been reported to do so before it surfaces (arXiv 2402.08890): that is why we look at them. Here it does so three
+# hours before.
+#
+# `band_power` takes the differences of neighbouring frames, which removes the rotation of the Sun and the motion of
+# the satellite, and sums their power spectrum in four bands, pixel by pixel. The hole is the region. In the highest
+# band, weak field around it is brighter than the quiet Sun: the acoustic halo.
+
+# %%
+power = band_power(velocity)
+print(f"power {power.shape} (m/s)^2 per Hz, summed over bins")
+
+figure = Figure(figsize=(9, 3.2))
+for axes, (low, high), band in zip(figure.subplots(1, 4), BAND_EDGES_MHZ, power, strict=True):
+    drawn = axes.imshow(band / 1e6, origin="lower", cmap="viridis")
+    axes.set(title=f"{low}-{high} mHz", xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=axes, location="bottom", ticks=MaxNLocator(4, prune="both"))
+figure.suptitle("Acoustic power of eight hours (10⁶ (m/s)² per Hz, summed over bins)")
+show(figure, "2_power_maps")
+
+# %% [markdown]
+# ## From maps to 63 tiles
+#
+# A patch becomes 9 x 9 tiles, row 0 in the south, column 0 in the east. What remains is a background that depends on
+# latitude, because we look at the north and the south of the patch from the side: in every column, a line between the
+# southern and the northern row is taken away. Those two rows are then 0, and 63 tiles in 7 rows are kept.
+#
+# Of the magnetogram the absolute value is taken first, pixel by pixel: opposite polarities in a tile must not cancel.
+
+# %%
+magnetogram, continuum = (patches_of(name)[start + FIELD_FRAME] for name in ("magnetogram", "continuum"))
+maps = np.concatenate([power, np.abs(magnetogram)[np.newaxis], continuum[np.newaxis]])
+tiles = tile_means(maps)
+kept = keep_tiles(remove_latitude_background(tiles))
+print(f"maps {maps.shape} -> tiles {tiles.shape} -> without background {kept.shape}")
+
+shown = CHANNELS.index("power_3_4mhz")
+pictures = {
+    "a map of 27 x 27 pixels": maps[shown],
+    "means over 9 x 9 tiles": tiles[shown].reshape(PATCH_ROWS, PATCH_COLUMNS),
+    "background removed, 63 tiles": kept[shown].reshape(TILE_ROWS, TILE_COLUMNS),
+}
+figure = Figure(figsize=(9, 3.8))
+panels = figure.subplots(1, 3)
+for axes, (title, values) in zip(panels, pictures.items(), strict=True):
+    drawn = axes.imshow(values / 1e6, origin="lower", cmap="viridis")
+    axes.set(title=title, xticks=range(PATCH_COLUMNS))
+    axes.grid(visible=False)
+    figure.colorbar(drawn, ax=axes, location="bottom")
+for edge in 3 * np.arange(1, PATCH_ROWS) - 0.5:
+    panels[0].axhline(edge, color="white", linewidth=0.5)
+    panels[0].axvline(edge, color="white", linewidth=0.5)
+panels[0].set(xticks=[], yticks=[])
+panels[1].set(xlabel="column, east to west", ylabel="row, south to north", yticks=range(PATCH_ROWS))
+panels[2].set_yticks(range(TILE_ROWS), range(1, TILE_ROWS + 1))
+figure.suptitle("Acoustic power at 3-4 mHz (10⁶ (m/s)² per Hz, summed over bins)")
+show(figure, "3_tiles")
+
+# %% [markdown]
+# ## The dataset
+#
+# The same, for every hour of ten days, for ten regions. Run this cell again, and only what is left is done.
+#
+# The work is cut into pieces for a Dask cluster. `FitsSource(folder)` starts one, a process a core, in a notebook or
+# below `if __name__ == "__main__":`; with `scheduler` it uses a cluster of yours. So that these cells run as a plain
+# script too, the cluster here is a single thread of this process: some twenty seconds.
+
+# %%
+with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    source = FitsSource(SUN, scheduler=cluster.scheduler_address)
+    report = build_dataset(source, OUTPUT / "dataset", progress=True)
+print(f"{report.regions} regions, {report.rows} rows, {report.bytes:,} bytes of Parquet in {report.folder}")
+
+manifest = json.loads((OUTPUT / "dataset" / "manifest.json").read_text())
+for region in manifest["regions"]:
+    number, filled, lost = region["ar_number"], region["interpolated_frames"], region["unobserved"]
+    why = f": {lost[0]['reasons'][0]}" if lost else ""
+    print(f"AR{number}: {region['steps']} steps, frames filled in for {len(filled)}, {len(lost)} lost{why}")
+
+# %% [markdown]
+# The folder is what goes to the Hugging Face Hub, and `load_dataset` reads it from either. One row is one step of one
+# region: its time and six lists of 63 values, physical, NaN where nothing was observed.
+
+# %%
+dataset = str(OUTPUT / "dataset")
+rows = load_dataset(dataset, split="test")
+print(rows)
+for name in CHANNELS:
+    print(f"{name:24} {UNITS[name]}")
+catalog = load_dataset(dataset, "catalog", split="regions").to_pandas()
+print(catalog[["ar_number", "split", "steps", "gaps", "nan_steps"]].to_string(index=False))
+
+# %% [markdown]
+# Is the step in the dataset the one that we made by hand?
+
+# %%
+timelines = {timeline.ar_number: timeline for timeline in load_timelines(dataset, "test")}
+timeline = timelines[REGION]
+for name, ours, theirs in zip(CHANNELS, kept, timeline.values[STEP], strict=True):
+    print(f"{name:24} differs by {np.abs(ours - theirs).max() / np.abs(theirs).max():.0e} of its largest value")
+
+# %% [markdown]
+# ## Why a forecast is possible
+#
+# The timeline of the region: nothing, and within a day an active region. All tiles first, then the darkest of them
+# alone. As the region is simulated, we know when its flux began to rise through the surface.
+
+# %%
+show(plot_timeline(timeline, f"AR{REGION}"), "4_timeline")
+
+truth = emergence(REGION)
+tile = int(np.nanmin(timeline.intensity, axis=0).argmin())
+hours = (timeline.times - timeline.times[0]) / np.timedelta64(1, "h")
+onset = (observed_onsets(timeline)[tile] - timeline.times[0]) / np.timedelta64(1, "h")
+
+figure = Figure(figsize=(9, 7))
+panels = figure.subplots(3, 1, sharex=True)
+of_tile = dict(zip(CHANNELS, timeline.values[:, :, tile].T, strict=True))
+for name, (low, high) in zip(CHANNELS, BAND_EDGES_MHZ, strict=False):
+    panels[0].plot(hours, of_tile[name] / 1e6, label=f"{low}-{high} mHz")
+panels[1].plot(hours, of_tile["unsigned_magnetic_flux"])
+panels[2].plot(hours, of_tile["continuum_intensity"])
+for axes, label in zip(panels, ("power\n(10⁶ (m/s)² per Hz)", "unsigned flux (G)", "intensity (DN)"), strict=True):
+    axes.set_ylabel(label)
+    axes.axvline(truth.onset_hours, color="black", linestyle="--", label="flux surfaces")
+    axes.axvline(onset, color="black", linestyle=":", label="onset: intensity falls")
+panels[0].legend(*(entries[:4] for entries in panels[0].get_legend_handles_labels()), loc="lower left")
+panels[2].legend(loc="lower left")
+panels[2].set(xlabel="hours since the first step", xlim=(truth.onset_hours - 36, truth.onset_hours + 84))
+figure.suptitle(f"AR{REGION}, tile {tile}: power falls, flux grows, and only then the intensity falls")
+show(figure, "5_why")
+print(f"tile {tile}: flux surfaces at {truth.onset_hours:.0f} h, the onset in intensity is at {onset:.0f} h")
+
+# %% [markdown]
+# The power falls first, as the waves meet the field before it surfaces, and as each step stands for the eight hours
+# around it. Flux follows, and the intensity falls last, when the flux is dense enough for pores and spots. So the past
+# of the first five channels says something about the future of the sixth.
+#
+# The *onset* is the published definition: the smoothed intensity falls by more than 1 % of the region's range an hour,
+# for four hours or more.
+#
+# ## Windows, gaps and splits
+#
+# A model sees 48 steps and is asked for the intensity of all tiles 12 h after the last of them. `SolaredWindows` cuts
+# such windows. None spans a gap, none has an invented target, and the report says what each region gave and why not
+# more. A torch `DataLoader` takes them as they are.
+#
+# Splits go by region: windows of one region overlap, so none of a test region may be in training. The normalisation,
+# too, comes from the train split alone.
+
+# %%
+INPUT_STEPS, HORIZON = 48, timedelta(hours=12)
+windows = SolaredWindows(load_dataset(dataset, split="train"), input_steps=INPUT_STEPS, horizon=HORIZON)
+print(f"{len(windows)} windows for training", *windows.report(), sep="\n")
+print({name: tuple(values.shape) for name, values in windows.batch(range(8)).items()})
+
+# %% [markdown]
+# ## A model
+#
+# What is to be beaten is *persistence*: the last intensity, repeated. It is hard to beat while nothing happens, and
+# always too late when something does. A model that loses to it is not a forecast.
+#
+# We train the family of `solared-quantile-trajectory`, which comes with the package: it forecasts how each tile will
+# change from its last intensity, 1 to 24 h ahead, with quantiles. Arguments are those of transformers' `Trainer`; on
+# the command line it would be `solared train --config scripts/configs/quantile_trajectory.yaml --dataset FOLDER`. On
+# two cores it takes half a minute.
+
+# %%
+model = str(OUTPUT / "model")
+options = {
+    "model_type": "quantile_trajectory",
+    "model_config": json.dumps({"num_members": NETWORKS}),
+    "dataset": dataset,
+    "output_dir": model,
+    "input_steps": INPUT_STEPS,
+    "horizon_hours": HORIZON / timedelta(hours=1),
+    "num_train_epochs": EPOCHS,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 64,
+    "learning_rate": 3e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.15,
+    "weight_decay": 0.1,
+    "load_best_model_at_end": False,
+    "report_to": "none",
+    # A run that was interrupted goes on, and one that is finished is not trained again.
+    "resume_from_checkpoint": "last",
+}
+metrics = train(parse_arguments([part for name, value in options.items() for part in (f"--{name}", str(value))]))
+print(
+    f"{metrics['parameters']:,} parameters, skill on the validation split {metrics['validation']['eval_skill']:+.2f}"
+)
+
+# %% [markdown]
+# ## Scores
+#
+# Always beside persistence, in DN, and with an interval: regions are drawn again and again, as the windows of one
+# region are not independent. With two regions it only hints at what another region could bring. Skill is the share of
+# persistence's squared error that is removed; below 0 there is none.
+#
+# On the real Sun, leave the test split alone until everything is decided.
+
+# %%
+forecaster = load_forecaster(model)
+scores = score_on_split(forecaster, dataset, "test")
+scores.print()
+
+# %% [markdown]
+# How honest is its uncertainty? Of what was observed, 80 % should lie between the quantiles 0.1 and 0.9.
+
+# %%
+of_region = forecaster.windows([timeline])
+quantiles = forecaster.quantiles(of_region, of_region.horizon_steps)[:, -1]
+low, high = interval_of_80_percent(quantiles, forecaster.quantile_levels)
+print(f"within the 80 % interval: {coverage(low, high, of_region.observed_targets):.0%} of AR{REGION}")
+
+# %% [markdown]
+# ## The forecast of a region
+#
+# Each line is made of forecasts 12 h after the last step that the model had seen. A step stands for the eight hours
+# around it, so a forecast can be issued four hours after its last step: 8 h ahead, really. The model's alarm for a
+# tile is the first forecast on whose path there is an onset; it counts from the moment it could be issued.
+
+# %%
+scale = alarm_scale(load_timelines(dataset, "train"))
+show(plot_region_forecast(forecaster, timeline, scale), "6_forecast")
+
+# %% [markdown]
+# What would it have warned of, in the test regions? A hit is an alarm up to 24 h before the onset; one at the onset or
+# later is late.
+
+# %%
+windows = forecaster.windows(timelines.values(), require_target=False)
+for name, one in {"model": forecaster, "persistence": load_forecaster("persistence")}.items():
+    alarms = issue_alarms(windows, forecast_trajectories(one, windows), scale)
+    score = add_up(score_alarms(windows, alarms).values())
+    lead = f", {np.median(score.lead_hours):.0f} h ahead in the median" if score.lead_hours else ""
+    print(
+        f"{name}: {score.hits} of {score.onsets} onsets warned of{lead}; {score.late} late, {score.missed} missed, "
+        f"{score.false_alarms} false alarms"
+    )
+
+# %% [markdown]
+# ## The forecast of the hour
+#
+# In operation nobody knows the target. With `require_target=False` the windows go up to the latest step. Here, the
+# forecast that could have been issued four hours before the onset of the darkest tile, or as soon as there was one.
+#
+# Compare it with what came. Intervals are right on average, over tiles that are quiet most of the time; where the
+# intensity falls they tend to be too narrow, and the fall is steeper than forecast.
+
+# %%
+windows = forecaster.windows([timeline], require_target=False)
+issued = windows.last_input_times + np.timedelta64(AVAILABILITY_DELAY)
+before = observed_onsets(timeline)[tile] - np.timedelta64(4, "h")
+now = max(np.searchsorted(issued, before, side="right") - 1, 0)
+last = np.searchsorted(timeline.times, windows.last_input_times[now])
+print(f"issued {format_time(issued[now])} for tile {tile}, last seen at {timeline.intensity[last, tile]:.0f} DN")
+path = forecaster.quantiles(windows, 24)[now, :, :, tile]
+for ahead in (6, 12, 18, 24):
+    low, middle, high = (path[ahead - 1, forecaster.quantile_levels.index(level)] for level in (0.1, 0.5, 0.9))
+    came = timeline.intensity[last + ahead, tile]
+    print(f"{ahead:2} h later: {middle:6.0f} DN, 80 % interval {low:6.0f} to {high:6.0f} DN; came: {came:6.0f} DN")
+
+# %% [markdown]
+# ## From here
+#
+# - **The real data**: `solared import nasa-impact/ar_emergence --output solared` fetches the published files and
+#   builds this very kind of folder from them. From "Windows, gaps and splits" on, everything works on it too.
+# - **Regions of your own**: `solared select`, `solared download` and `solared build --source fits`.
+# - **Trained models** come with the package, with a card each. `load_forecaster("solared-quantile-trajectory")` takes
+#   one by name, and `solared benchmark` sets it beside baselines that are hard to beat, on the real Sun.
+# - **Longer training, more GPUs**: `accelerate launch scripts/train.py --config
+#   scripts/configs/quantile_trajectory.yaml`.
+# - **Share**: `solared push FOLDER --repo-id you/name` brings a dataset or a model to the Hub, with its card.
+#
+# README has the commands, and each of its snippets is tested.
+
+# %%
+for name, folder in committed_models().items():
+    print(f"{name}: {folder}")
