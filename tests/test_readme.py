@@ -198,6 +198,13 @@ def test_commands(newcomer, simulated_published, request, monkeypatch, command):
     elif command.startswith("solared train"):
         assert solared(shlex.join(one_step(command))) == 0
         assert_trained(newcomer, command)
+    elif command == "solared app":
+        # Until somebody stops it. What is on the page has tests of its own.
+        page = [sys.executable, "-m", "solared_hf", "app", "--port", "0"]
+        with subprocess.Popen(page, stdout=subprocess.PIPE, text=True) as process:
+            said = process.stdout.readline()
+            process.terminate()
+        assert said.startswith("The page is at http://127.0.0.1:")
     elif command.startswith("solared "):
         assert solared(on_this_hub(command)) == 0
     elif command.startswith("accelerate launch"):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
+from solared_hf.cli.app import show_page
 from solared_hf.cli.benchmark import benchmark
 from solared_hf.cli.build import build
 from solared_hf.cli.download import download
@@ -17,6 +18,9 @@ from solared_hf.cli.quickstart import quickstart
 from solared_hf.cli.select import select
 from solared_hf.cli.train import train
 from solared_hf.errors import SolaredError
+
+# What the extra of that name brings, and commands import where they need it.
+_BUILDER = {"astropy", "dask", "distributed", "drms", "sunpy"}
 
 app = typer.Typer(
     help="Make SOLARED data, train on them, forecast emerging solar active regions and score the forecasts.",
@@ -34,14 +38,24 @@ app.command()(predict)
 app.command()(evaluate)
 app.command()(benchmark)
 app.add_typer(plot, name="plot")
+app.command("app")(show_page)
 app.command()(push)
 app.command("import")(import_dataset)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what a user can mend is one line on standard error and exit code 2."""
+    """Run a command; what a user can mend is one line on standard error and exit code 2.
+
+    Raises:
+        ModuleNotFoundError: a package is missing that is in no extra.
+    """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="solared")
     except SolaredError as error:
         print(f"solared: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in _BUILDER:
+            raise
+        print(f"solared: {error.name} is missing; run `pip install 'solared-hf[builder]'`.", file=sys.stderr)
         sys.exit(2)

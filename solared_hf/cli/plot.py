@@ -27,7 +27,7 @@ def forecast(
     from solared_hf.evaluation.alarms import alarm_scale
     from solared_hf.files import write_atomically
     from solared_hf.forecasting import load_forecaster
-    from solared_hf.loading import dataset_identity, load_region, load_timelines, pinned_revision
+    from solared_hf.loading import dataset_identity, load_catalog, load_region, load_timelines, pinned_revision
     from solared_hf.plotting.region_forecast import plot_region_forecast
     from solared_hf.plotting.style import as_png, mark_as_simulated
 
@@ -36,7 +36,7 @@ def forecast(
     forecaster = load_forecaster(model, model_revision)
     revision = pinned_revision(dataset, dataset_revision)
     region = load_region(dataset, ar, revision)
-    (facts,) = (row for row in _catalog(dataset, revision) if row["ar_number"] == ar)
+    (facts,) = (row for row in load_catalog(dataset, revision) if row["ar_number"] == ar)
     try:
         train = load_timelines(dataset, "train", revision)
     except SolaredError as error:
@@ -78,43 +78,18 @@ def dataset(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """What is in a dataset: latitudes, lifetimes, distributions, one region's timeline, and what was observed."""
-    from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
+    from solared_hf.loading import dataset_identity, load_catalog, load_timelines, pinned_revision
     from solared_hf.plotting.dataset_pictures import dataset_pictures
 
     revision = pinned_revision(dataset, dataset_revision)
     simulated = dataset_identity(dataset, revision)["simulated"]
-    catalog = _catalog(dataset, revision)
+    catalog = load_catalog(dataset, revision)
     timelines = [
         timeline
         for split in sorted({row["split"] for row in catalog})
         for timeline in load_timelines(dataset, split, revision)
     ]
     _write(dataset_pictures(catalog, timelines, simulated, ar), output)
-
-
-def _catalog(dataset: str, revision: str | None) -> list[dict]:
-    """Rows of the dataset's catalog, one a region.
-
-    Args:
-        revision: what `pinned_revision` gives, so a repository is on this machine by now.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from huggingface_hub import hf_hub_download
-
-    from solared_hf.schema import CATALOG_PATH
-
-    try:
-        path = (
-            Path(dataset) / CATALOG_PATH
-            if revision is None
-            else hf_hub_download(dataset, CATALOG_PATH, repo_type="dataset", revision=revision, local_files_only=True)
-        )
-        return pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise SolaredError(
-            f"The catalog of the dataset {dataset} cannot be read ({reason_of(error)}); build the dataset again."
-        ) from error
 
 
 def _write(pictures, folder: Path) -> None:

@@ -19,21 +19,16 @@ def predict(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """Forecast a region's tiles in physical units: every window of its timeline, the latest included."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from solared_hf.files import write_atomically
-    from solared_hf.forecasting import forecast_table, load_forecaster
+    from solared_hf.forecasting import forecast_file, load_forecaster
     from solared_hf.loading import load_region
 
     forecaster = load_forecaster(model, model_revision)
     windows = forecaster.windows([load_region(dataset, ar, dataset_revision)], require_target=False)
-    table = forecast_table(windows, forecaster.forecast(windows))
+    content = forecast_file(windows, forecaster.forecast(windows))
     if output.is_dir():
         raise SolaredError(f"{output} is a folder; name a file for --output, such as {output / 'forecast.parquet'}.")
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    write_atomically(output, buffer.getvalue().to_pybytes())
+    write_atomically(output, content)
     print(
         f"{output}: {len(windows)} forecasts of AR{ar} by {forecaster.name}, for {windows.target_times[0]} to "
         f"{windows.target_times[-1]} TAI, each {windows.horizon / timedelta(hours=1):g} h after its last input step."

@@ -230,3 +230,17 @@ def test_a_full_disk_keeps_the_old_forecast(model, simulated_dataset, tmp_path):
 def test_weights_are_safetensors(model):
     assert load_file(model / "model.safetensors")
     assert not list(model.glob("*.bin"))
+
+
+def test_a_command_without_its_extra_says_how_to_get_it(tmp_path):
+    # What an environment without the extra answers to the import.
+    missing = "import sys; sys.modules['distributed'] = None; from solared_hf.cli import main; main(sys.argv[1:])"
+    finished = subprocess.run(
+        [sys.executable, "-c", missing, "quickstart", "--output", str(tmp_path / "made")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 2
+    assert finished.stderr == "solared: distributed is missing; run `pip install 'solared-hf[builder]'`.\n"
+    assert not (tmp_path / "made").exists()

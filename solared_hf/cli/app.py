@@ -1,0 +1,37 @@
+"""`solared app`: the forecasts in the browser, or the folder of a Space that shows them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from solared_hf.cli.options import DatasetRevisionOption, ModelRevisionOption
+
+
+def show_page(
+    model: Annotated[
+        str, typer.Option(help="Model folder or repository, one of the package, or `persistence` or `average`.")
+    ] = "solared-quantile-trajectory",
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset folder or repository.", show_default="the embedded simulated Sun")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, show_default="7860")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the folder of a Space of the Hub instead: new, or of an earlier export.")
+    ] = None,
+    model_revision: ModelRevisionOption = None,
+    dataset_revision: DatasetRevisionOption = None,
+) -> None:
+    """Show forecasts in the browser: the map of every tile, observed and forecast intensity, alarms and uploads."""
+    from solared_hf.app.serving import check_installed, load, serve
+
+    if export is None:
+        serve(model, dataset, port, model_revision, dataset_revision)
+        return
+    check_installed()
+    from solared_hf.app.space import export_space
+
+    # What cannot be shown here could not be shown there.
+    load(model, dataset, model_revision, dataset_revision)
+    export_space(export, model, dataset, model_revision, dataset_revision)
+    print(f"{export}: a Space; push it with `hf upload you/solared {export} --repo-type space`, or run its app.py.")
