@@ -3,8 +3,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
+EXTRAS := app,builder,release,test
 
-.PHONY: quickstart test install style bench
+.PHONY: quickstart test install style bench release
 
 quickstart: $(INSTALLED)
 	$(VENV)/bin/solared quickstart $(if $(DATA),--data '$(DATA)')
@@ -20,12 +21,19 @@ style: $(INSTALLED)
 bench: $(INSTALLED)
 	@set -e; for benchmark in scripts/benchmarks/*.py; do echo "== $$benchmark"; $(VENV)/bin/python $$benchmark; done
 
+# Builds the package and tries it in an empty environment, some minutes and 9 GB; publishes nothing.
+release: $(INSTALLED)
+	$(VENV)/bin/python scripts/release.py
+
 install: $(INSTALLED)
 
+# uv is several times as quick; pip knows mirrors and settings that uv does not.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[builder,test]'
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python --editable '.[$(EXTRAS)]' || \
+		$(VENV)/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@

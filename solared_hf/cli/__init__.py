@@ -8,6 +8,7 @@ import typer
 from solared_hf.cli.app import show_page
 from solared_hf.cli.benchmark import benchmark
 from solared_hf.cli.build import build
+from solared_hf.cli.doctor import doctor
 from solared_hf.cli.download import download
 from solared_hf.cli.evaluate import evaluate
 from solared_hf.cli.import_dataset import import_dataset
@@ -41,6 +42,7 @@ app.add_typer(plot, name="plot")
 app.command("app")(show_page)
 app.command()(push)
 app.command("import")(import_dataset)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
