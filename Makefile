@@ -34,6 +34,6 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet uv
-	$(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python --editable '.[$(EXTRAS)]' || \
+	$(VENV)/bin/python -m uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --editable '.[$(EXTRAS)]' || \
 		$(VENV)/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
