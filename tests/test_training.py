@@ -3,11 +3,8 @@
 import json
 import math
 import os
-import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -324,42 +321,3 @@ def test_unusable_arguments_are_refused_before_anything_is_written(simulated_dat
     with pytest.raises(SolaredError, match=message):
         run(simulated_dataset, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
-
-
-def test_two_processes_train_like_one_with_twice_the_batch(simulated_dataset, tmp_path):
-    """Real launchers: torchrun with gloo, which really runs two, and accelerate launch with one."""
-    scripts = str(REPOSITORY / "scripts" / "train.py")
-    launchers = {
-        "one": ("4", ["accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]),
-        "two": ("2", ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]),
-    }
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps({**TINY, "learning_rate": "5e-3", "load_best_model_at_end": False}))
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", *launcher, scripts, "--config", str(config)),
-                *("--dataset", str(simulated_dataset), "--output_dir", str(tmp_path / name)),
-                *("--per_device_train_batch_size", batch),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for name, (batch, launcher) in launchers.items()
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output[-4000:]
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in launchers)
-    assert one["train"]["world_size"] == 1
-    assert two["train"]["world_size"] == 2
-    assert [len(metrics["hardware"]["devices"]) for metrics in (one, two)] == [1, 2]
-    assert one["best_step"] is None
-    assert re.search(r"\| 2 x cpu \(\w+\), 2 processes, \d+ CPUs \|", (tmp_path / "two" / "README.md").read_text())
-    losses = [[entry["loss"] for entry in metrics["log"] if "loss" in entry] for metrics in (one, two)]
-    assert len(losses[0]) == 6
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[0][0] != pytest.approx(losses[0][5], rel=1e-2)
-    assert two["validation"]["eval_rmse_dn"] == pytest.approx(one["validation"]["eval_rmse_dn"], rel=1e-4)

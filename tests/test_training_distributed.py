@@ -147,8 +147,11 @@ def runs(simulated_dataset, tmp_path_factory) -> Path:
 
 
 def test_two_machines_train_like_one_process_with_twice_the_batch(runs):
-    metrics = json.loads((runs / "two" / "metrics.json").read_text())
-    assert metrics["train"]["world_size"] == 2
+    one, two = (json.loads((runs / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert [metrics["train"]["world_size"] for metrics in (one, two)] == [1, 2]
+    assert [len(metrics["hardware"]["devices"]) for metrics in (one, two)] == [1, 2]
+    assert re.search(r"\| 2 x cpu \(\w+\), 2 processes, \d+ CPUs \|", (runs / "two" / "README.md").read_text())
+    assert two["validation"]["eval_rmse_dn"] == pytest.approx(one["validation"]["eval_rmse_dn"], rel=1e-4)
     assert losses(runs / "two") == pytest.approx(losses(runs / "one"), rel=1e-4)
 
 
