@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch.autograd.function import once_differentiable
 
-from .dropout_on_cpu import draw_kept, drop, spread
+from .dropout_on_cpu import draw_kept, drop, drop_, mask_buffer, spread
 
 # Positions of a block: fewer make the products with the weights slow.
 _POSITIONS = 2048
@@ -34,7 +34,7 @@ class _AddedAttention(torch.autograd.Function):
         sums = hidden.new_empty(kept_groups, num_heads, length, 1)
         shifts, output = [], torch.empty_like(hidden)
         scores = hidden.new_empty(part_groups * num_heads, length, length)
-        buffer = _mask_buffer(scores, block_groups, length, width)
+        buffer = mask_buffer(max(scores.numel(), block_groups * length * width))
         kept = draw_kept(-(-groups // part_groups), scores.numel(), attention_dropout)
         output_kept = draw_kept(len(blocks), block_groups * length * width, dropout)
 
@@ -46,8 +46,7 @@ class _AddedAttention(torch.autograd.Function):
             for part, sequences in _parts(stop - start, part_groups, num_heads):
                 query, key, value = heads[:, sequences]
                 weights, part_sums, shift = _exponentials(query, key, scores[: len(query)])
-                if kept is not None:
-                    drop(weights, spread(kept[len(shifts)], buffer), out=weights)
+                drop_(weights, kept, len(shifts), buffer)
                 mixed = torch.bmm(weights, value).div_(part_sums)
                 attended_heads[part] = mixed.view(-1, num_heads, length, width // num_heads)
                 block_sums[sequences] = part_sums
@@ -55,8 +54,7 @@ class _AddedAttention(torch.autograd.Function):
             if kept is not None:
                 attended[its].div_(1 - attention_dropout)
             added = torch.addmm(out_bias, attended[its].view(-1, width), out_weight.t())
-            if output_kept is not None:
-                drop(added, spread(output_kept[block], buffer), out=added)
+            drop_(added, output_kept, block, buffer)
             torch.add(rows, added, alpha=1 / (1 - dropout), out=output[start:stop].view(-1, width))
         ctx.save_for_backward(hidden, qkv_weight, qkv_bias, out_weight, attended, sums)
         ctx.shifts, ctx.kept, ctx.output_kept = shifts, kept, output_kept
@@ -73,7 +71,7 @@ class _AddedAttention(torch.autograd.Function):
         parameter_gradients = [torch.zeros_like(one) for one in (qkv_weight, qkv_bias, out_weight, qkv_bias[:width])]
         qkv_weight_gradient, qkv_bias_gradient, out_weight_gradient, out_bias_gradient = parameter_gradients
         scores = hidden.new_empty(3, part_groups * num_heads, length, length)
-        buffer = _mask_buffer(scores[0], blocks[0][1], length, width)
+        buffer = mask_buffer(max(scores[0].numel(), blocks[0][1] * length * width))
         qkv_buffer = hidden.new_empty(blocks[0][1], length, 3 * width)
 
         done = 0
@@ -81,8 +79,7 @@ class _AddedAttention(torch.autograd.Function):
             its = slice(start, stop)
             rows, attended_rows, gradient_rows = (one[its].view(-1, width) for one in (hidden, attended, gradient))
             added_gradient = gradient_rows / ctx.keep_output
-            if ctx.output_kept is not None:
-                drop(added_gradient, spread(ctx.output_kept[block], buffer), out=added_gradient)
+            drop_(added_gradient, ctx.output_kept, block, buffer)
             out_weight_gradient.addmm_(added_gradient.t(), attended_rows)
             out_bias_gradient.add_(added_gradient.sum(0))
             attended_gradient = torch.mm(added_gradient, out_weight)
@@ -169,11 +166,6 @@ def _parts(groups: int, part_groups: int, num_heads: int) -> Iterator[tuple[slic
     for start in range(0, groups, part_groups):
         stop = min(start + part_groups, groups)
         yield slice(start, stop), slice(start * num_heads, stop * num_heads)
-
-
-def _mask_buffer(scores: torch.Tensor, groups: int, length: int, width: int) -> torch.Tensor:
-    """Room for `spread` to write any mask of a block to, whole words of it."""
-    return torch.empty(max(scores.numel(), groups * length * width) + 31, dtype=torch.int32)
 
 
 def add_attention(

@@ -64,7 +64,7 @@ def spread(kept: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
 
     Args:
         kept: (words,) int32, a row of what `draw_kept` gives.
-        buffer: at least 32 * words int32, overwritten.
+        buffer: at least 32 * words int32, such as `mask_buffer` gives; overwritten.
 
     Returns:
         (32 * words,) int32, a view of the buffer.
@@ -85,6 +85,24 @@ def drop(values: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.T
     mask = mask[: values.numel()].view(values.shape)
     torch.bitwise_and(values.view(torch.int32), mask, out=out.view(torch.int32))
     return out
+
+
+def drop_(values: torch.Tensor, kept: torch.Tensor | None, index: int, buffer: torch.Tensor) -> None:
+    """Put 0 in the place of the values that one of the masks of `draw_kept` drops; without masks, do nothing.
+
+    Args:
+        values: contiguous float32.
+        kept: what `draw_kept` gives.
+        index: of the mask.
+        buffer: what `mask_buffer` gives for as many elements.
+    """
+    if kept is not None:
+        drop(values, spread(kept[index], buffer), out=values)
+
+
+def mask_buffer(size: int) -> torch.Tensor:
+    """Room for `spread` to write masks of up to `size` elements to, in whole words."""
+    return torch.empty(-(-size // _WORD) * _WORD, dtype=torch.int32)
 
 
 def is_for_cpu(values: torch.Tensor) -> bool:

@@ -6,7 +6,7 @@ The file imports nothing of the package but its neighbour, because it travels wi
 import torch
 from torch.autograd.function import once_differentiable
 
-from .dropout_on_cpu import draw_kept, drop, spread
+from .dropout_on_cpu import draw_kept, drop_, mask_buffer
 
 # Positions of a block.
 _POSITIONS = 2048
@@ -20,7 +20,7 @@ class _AddedFeedForward(torch.autograd.Function):
         output = torch.empty_like(hidden)
         # Without a way back, a block of the widest values is enough.
         activated = hidden.new_empty(positions if is_kept else min(positions, _POSITIONS), inner)
-        buffer = _mask_buffer(max(width, inner))
+        buffer = mask_buffer(_POSITIONS * max(width, inner))
         starts = range(0, positions, _POSITIONS)
         kept = draw_kept(len(starts), _POSITIONS * inner, dropout)
         output_kept = draw_kept(len(starts), _POSITIONS * width, dropout)
@@ -30,11 +30,9 @@ class _AddedFeedForward(torch.autograd.Function):
             rows = hidden[start : start + _POSITIONS]
             activated_rows = activated[start : start + _POSITIONS] if is_kept else activated[: len(rows)]
             torch.addmm(bias1, rows, weight1.t(), out=activated_rows).clamp_min_(0)
-            if kept is not None:
-                drop(activated_rows, spread(kept[block], buffer), out=activated_rows)
+            drop_(activated_rows, kept, block, buffer)
             added = torch.addmm(bias2, activated_rows, weight2_scaled)
-            if output_kept is not None:
-                drop(added, spread(output_kept[block], buffer), out=added)
+            drop_(added, output_kept, block, buffer)
             torch.add(rows, added, alpha=1 / (1 - dropout), out=output[start : start + _POSITIONS])
         ctx.save_for_backward(hidden, weight1, weight2, activated)
         ctx.output_kept, ctx.keep = output_kept, 1 - dropout
@@ -48,14 +46,13 @@ class _AddedFeedForward(torch.autograd.Function):
         gradient, hidden_gradient = gradient.contiguous(), torch.empty_like(hidden)
         weight1_gradient, weight2_gradient = torch.zeros_like(weight1), torch.zeros_like(weight2)
         bias1_gradient, bias2_gradient = hidden.new_zeros(inner), hidden.new_zeros(width)
-        buffer, activated_buffer = _mask_buffer(width), hidden.new_empty(min(positions, _POSITIONS), inner)
+        buffer, activated_buffer = mask_buffer(_POSITIONS * width), hidden.new_empty(min(positions, _POSITIONS), inner)
         weight2_scaled = weight2 / ctx.keep
 
         for block, start in enumerate(range(0, positions, _POSITIONS)):
             its = slice(start, start + _POSITIONS)
             added_gradient = gradient[its] / ctx.keep
-            if ctx.output_kept is not None:
-                drop(added_gradient, spread(ctx.output_kept[block], buffer), out=added_gradient)
+            drop_(added_gradient, ctx.output_kept, block, buffer)
             weight2_gradient.addmm_(added_gradient.t(), activated[its])
             bias2_gradient.add_(added_gradient.sum(0))
             inner_gradient = torch.mm(added_gradient, weight2_scaled, out=activated_buffer[: len(added_gradient)])
@@ -67,11 +64,6 @@ class _AddedFeedForward(torch.autograd.Function):
         # The scale of the first dropout went with the weights on the way there.
         weight2_gradient.div_(ctx.keep)
         return hidden_gradient, weight1_gradient, bias1_gradient, weight2_gradient, bias2_gradient, None, None
-
-
-def _mask_buffer(width: int) -> torch.Tensor:
-    """Room for `spread` to write a mask of a block to, whole words of it."""
-    return torch.empty(_POSITIONS * width + 31, dtype=torch.int32)
 
 
 def add_feed_forward(
