@@ -5,17 +5,18 @@ from typing import Annotated
 
 import typer
 
+from solared_hf.app.serving import DEFAULT_MODEL, DEFAULT_PORT, check_installed, load, serve
 from solared_hf.cli.options import DatasetRevisionOption, ModelRevisionOption
 
 
 def show_page(
     model: Annotated[
         str, typer.Option(help="Model folder or repository, one of the package, or `persistence` or `average`.")
-    ] = "solared-quantile-trajectory",
+    ] = DEFAULT_MODEL,
     dataset: Annotated[
         str | None, typer.Option(help="Dataset folder or repository.", show_default="the embedded simulated Sun")
     ] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, show_default="7860")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, show_default=str(DEFAULT_PORT))] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write the folder of a Space of the Hub instead: new, or of an earlier export.")
     ] = None,
@@ -23,8 +24,6 @@ def show_page(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """Show forecasts in the browser: the map of every tile, observed and forecast intensity, alarms and uploads."""
-    from solared_hf.app.serving import check_installed, load, serve
-
     if export is None:
         serve(model, dataset, port, model_revision, dataset_revision)
         return
