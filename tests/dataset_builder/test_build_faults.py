@@ -3,11 +3,9 @@
 import fcntl
 import json
 import multiprocessing
-import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -195,7 +193,7 @@ def test_killed_at_any_moment_then_resumed(simulated_published, simulated_datase
         while assert_whole(output, shards(output)) < kill_after and process.is_alive():
             pass
         time.sleep(chance.uniform(0, 0.02))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         seen.append(assert_whole(output, shards(output)))
         report = build_dataset(PublishedSource(simulated_published), output)

@@ -1,6 +1,5 @@
 """`solared import`: the published repository, laid out as it is on the Hub, becomes the dataset that a build gives."""
 
-import os
 import pickle
 import re
 import resource
@@ -180,7 +179,7 @@ def test_a_killed_import_goes_on(hub, published, sun, solared_import, tmp_path):
     def kill(method, path):
         # The client takes eight files at a time, so three of twelve have arrived when it asks for the eleventh.
         if len(fetched(hub)) >= 11:
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
 
     hub.before = kill
     command = [sys.executable, "-m", "solared_hf", "import", published, "--output", str(output)]

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -224,7 +223,7 @@ def test_killed_in_the_middle_of_a_file_then_resumed(jsoc, catalog, download, tm
         while not (part.exists() and part.stat().st_size):
             assert process.poll() is None
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         killed.set()
     raw = tmp_path / "raw"
