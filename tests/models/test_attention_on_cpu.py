@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from solared_hf.models.spatio_temporal_attention.attention_on_cpu import add_attention
-from solared_hf.models.spatio_temporal_attention.dropout_on_cpu import draw_kept, drop, spread
+from solared_hf.models.spatio_temporal_attention.dropout_on_cpu import draw_dropped, drop, spread
 from solared_hf.models.spatio_temporal_attention.feed_forward_on_cpu import add_feed_forward
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
     SpatioTemporalAttentionConfig,
@@ -156,7 +156,7 @@ def test_masks_drop_as_often_as_they_say_and_independently(probability):
     torch.manual_seed(3)
     # More than the generators give at once, and no whole number of words.
     num_masks, size = 2, 3_000_001
-    kept = draw_kept(num_masks, size, probability)
+    kept = draw_dropped(num_masks, size, probability)
     buffer = torch.empty(size + 31, dtype=torch.int32)
     first, second = (drop(torch.ones(size), spread(mask, buffer), out=torch.empty(size)) for mask in kept)
     variance = probability * (1 - probability)
@@ -174,7 +174,7 @@ def test_masks_drop_as_often_as_they_say_and_independently(probability):
 
 def test_nothing_is_drawn_where_nothing_is_dropped():
     before = torch.get_rng_state()
-    assert draw_kept(2, 100, 0.0) is None
+    assert draw_dropped(2, 100, 0.0) is None
     assert torch.equal(torch.get_rng_state(), before)
 
 

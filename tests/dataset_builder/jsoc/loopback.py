@@ -85,7 +85,7 @@ class LoopbackJsoc:
     most_connections: int = 0
 
     def __enter__(self):
-        self._lock, self._connections = threading.Lock(), 0
+        self._turn, self._connections = threading.Condition(), 0
         handler = type("Handler", (_Handler,), {"jsoc": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -100,9 +100,13 @@ class LoopbackJsoc:
         self._server.server_close()
 
     def connected(self, by: int) -> None:
-        with self._lock:
+        with self._turn:
+            if by > 0:
+                # A client may have read an error's status and be back before we have counted the error as sent.
+                self._turn.wait_for(lambda: not self._connections, timeout=5)
             self._connections += by
             self.most_connections = max(self.most_connections, self._connections)
+            self._turn.notify_all()
 
     def records(self, record_set: str) -> tuple[str, list[int]]:
         """Series and slots of a query such as hmi.V_45s[2013.04.15_00:00:00_TAI/1d@1h,2013.04.16_TAI]{Dopplergram}."""
