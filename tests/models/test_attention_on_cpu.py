@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from solared_hf.models.spatio_temporal_attention.attention_on_cpu import add_attention
-from solared_hf.models.spatio_temporal_attention.dropout_on_cpu import draw_dropped, drop, spread
+from solared_hf.models.spatio_temporal_attention.dropout_on_cpu import draw_dropped, drop_, mask_buffer, spread
 from solared_hf.models.spatio_temporal_attention.feed_forward_on_cpu import add_feed_forward
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
     SpatioTemporalAttentionConfig,
@@ -54,8 +54,8 @@ def assert_same_with_gradients(ours, theirs, inputs, tolerance):
         assert (mine - exact).abs().max() <= tolerance * max(1, exact.abs().max())
 
 
-# Of the last sizes, several parts and several blocks are needed, and the last ones are shorter.
-@pytest.mark.parametrize(("groups", "length"), [(1, 1), (3, 7), (5, 300), (150, 40)])
+# Of the last sizes, several blocks are needed, and the last one is shorter.
+@pytest.mark.parametrize(("groups", "length"), [(1, 1), (3, 7), (7, 300), (400, 40)])
 @pytest.mark.parametrize("scale", [1.0, 12.0])
 def test_attention_is_that_of_torch(groups, length, scale):
     inputs = attention_inputs(groups, length, 16, scale)
@@ -90,7 +90,7 @@ def test_attention_weights_are_dropped_at_random_and_what_is_left_is_scaled():
     torch.testing.assert_close(added, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("positions", [5, 2048, 5000])
+@pytest.mark.parametrize("positions", [5, 4096, 5000])
 def test_feed_forward_is_that_of_torch(positions):
     inputs = feed_forward_inputs(positions, 8, 12)
     assert_same_with_gradients(lambda *given: add_feed_forward(*given, 0.0), torch_feed_forward, inputs, 1e-5)
@@ -100,7 +100,7 @@ def test_feed_forward_is_that_of_torch(positions):
 def test_what_a_half_adds_is_dropped_at_random_and_what_is_left_is_scaled(half):
     torch.manual_seed(1)
     if half == "attention":
-        hidden, *weights = attention_inputs(50, 100, 16)
+        hidden, *weights = attention_inputs(80, 100, 16)
         dropped = add_attention(hidden, *weights, 2, 0.0, 0.1) - hidden
         full = torch_attention(hidden, *weights) - hidden
     else:
@@ -129,10 +129,10 @@ def test_inner_values_are_dropped_at_random_and_what_is_left_is_scaled():
 def test_gradients_know_what_was_dropped(half):
     """The derivative along a direction, against differences of the function with the same masks."""
     if half == "attention":
-        inputs = attention_inputs(150, 40, 16)
+        inputs = attention_inputs(400, 40, 16)
         function = lambda *given: add_attention(*given, 2, 0.3, 0.2)  # noqa: E731
     else:
-        inputs = feed_forward_inputs(3000, 8, 12)
+        inputs = feed_forward_inputs(5000, 8, 12)
         function = lambda *given: add_feed_forward(*given, 0.3)  # noqa: E731
     weights = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(2))
 
@@ -156,9 +156,10 @@ def test_masks_drop_as_often_as_they_say_and_independently(probability):
     torch.manual_seed(3)
     # More than the generators give at once, and no whole number of words.
     num_masks, size = 2, 3_000_001
-    kept = draw_dropped(num_masks, size, probability)
-    buffer = torch.empty(size + 31, dtype=torch.int32)
-    first, second = (drop(torch.ones(size), spread(mask, buffer), out=torch.empty(size)) for mask in kept)
+    dropped = draw_dropped(num_masks, size, probability)
+    first, second = torch.ones(num_masks, size)
+    for index, values in enumerate((first, second)):
+        drop_(values, spread(dropped, index, mask_buffer(size)))
     variance = probability * (1 - probability)
     for mask in (first, second):
         assert set(mask.unique().tolist()) == {0.0, 1.0}
@@ -166,10 +167,20 @@ def test_masks_drop_as_often_as_they_say_and_independently(probability):
         assert mask.mean().item() == pytest.approx(1 - probability, abs=4.5 * (variance / size) ** 0.5)
     # Neighbours in memory, those of one word, those of one generator, and those of another mask.
     for one, other in [
-        *((first[lag:], first[:-lag]) for lag in (1, kept.shape[1], 1 << 16)),
+        *((first[lag:], first[:-lag]) for lag in (1, dropped.shape[1], 1 << 16)),
         (first[:-64], second[64:]),
     ]:
         assert abs(np.corrcoef(one, other)[0, 1]) < 4.5 / size**0.5
+
+
+def test_a_default_device_elsewhere_is_nothing_to_a_model_on_the_cpu():
+    hidden, *weights = attention_inputs(3, 7, 16)
+    _, *feed_forward_weights = feed_forward_inputs(1, 16, 4)
+    with torch.device("meta"):
+        attended = add_attention(hidden.requires_grad_(), *weights, 2, 0.1, 0.1)
+        output = add_feed_forward(attended.view(-1, 16), *feed_forward_weights, 0.1)
+        output.sum().backward()
+    assert hidden.grad.isfinite().all()
 
 
 def test_nothing_is_drawn_where_nothing_is_dropped():

@@ -1,4 +1,4 @@
-"""Dropout on a CPU for ten random bits an element, remembered as one bit an element.
+"""Dropout on a CPU for nine random bits an element, remembered as one bit an element.
 
 torch draws a number of its generator for every element, one after the other, which costs more than the arithmetic of
 this family. The file imports nothing of the package, because it travels with saved weights.
@@ -10,19 +10,21 @@ import numpy as np
 import torch
 
 _WORD = 32  # bits, as many as a float32 has
-_BITS_OF_A_WORD = torch.arange(_WORD, dtype=torch.int32)[:, None]
+# Said wherever something is made: torch's default device may be another one.
+_CPU = torch.device("cpu")
+_BITS_OF_A_WORD = torch.arange(_WORD, dtype=torch.int32, device=_CPU)[:, None]
 # Binary digits of the probability that random bits are compared with.
-_DIGITS = 10
+_DIGITS = 9
 # Generators side by side: half a megabyte of states.
 _GENERATORS = 1 << 16
 # Of congruential generators modulo 2**64: L'Ecuyer (1999), Mathematics of Computation 68, 249.
 _MULTIPLIER = 1181783497276652981
 
 
-def draw_kept(num_masks: int, size: int, probability: float) -> torch.Tensor | None:
-    """Random masks, in which each bit is set unless its element is dropped, independently of all others.
+def draw_dropped(num_masks: int, size: int, probability: float) -> torch.Tensor | None:
+    """Random masks, in which each bit is set where its element is dropped, independently of all others.
 
-    Ten random bits decide in steps of 1/1024. The rest of the probability comes from a Poisson process of points over
+    Nine random bits decide in steps of 1/512. The rest of the probability comes from a Poisson process of points over
     the elements: any point drops its element, and the numbers of points of different elements are independent of each
     other. torch's generator gives the seeds, so seeds, and the states that checkpointing restores, mean what they
     always do.
@@ -37,10 +39,11 @@ def draw_kept(num_masks: int, size: int, probability: float) -> torch.Tensor | N
     """
     if not probability:
         return None
-    words = torch.empty(num_masks, -(-size // _WORD), dtype=torch.int32)
-    states = torch.randint(-(2**63), 2**63 - 1, (min(words.numel(), _GENERATORS),)).bitwise_or_(1)
+    words = torch.empty(num_masks, -(-size // _WORD), dtype=torch.int32, device=_CPU)
+    size_of_states = (min(words.numel(), _GENERATORS),)
+    states = torch.randint(-(2**63), 2**63 - 1, size_of_states, device=_CPU).bitwise_or_(1)
     dropped = torch.empty_like(states)
-    random = np.random.default_rng(int(torch.randint(2**62, ())))
+    random = np.random.default_rng(int(torch.randint(2**62, (), device=_CPU)))
     threshold = int(2**_DIGITS * probability)
     drawn = threshold / 2**_DIGITS
     points_an_element = -math.log1p(-(probability - drawn) / (1 - drawn))
@@ -53,56 +56,47 @@ def draw_kept(num_masks: int, size: int, probability: float) -> torch.Tensor | N
             dropped.bitwise_or_(states) if threshold >> digit & 1 else dropped.bitwise_and_(states)
         # Random are the upper halves of such generators' states.
         part.copy_(dropped.view(torch.int32)[1 : 2 * len(part) : 2])
-        points = random.integers(_WORD * len(part), size=random.poisson(points_an_element * _WORD * len(part)))
-        bits = np.left_shift(1, points % _WORD).astype(np.uint32).view(np.int32)
-        np.bitwise_or.at(part.numpy(), points // _WORD, bits)
-    return words.bitwise_not_()
+    elements = _WORD * words.numel()
+    points = random.integers(elements, size=random.poisson(points_an_element * elements))
+    bits = np.left_shift(1, points % _WORD).astype(np.uint32).view(np.int32)
+    np.bitwise_or.at(words.view(-1).numpy(), points // _WORD, bits)
+    return words
 
 
-def spread(kept: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
-    """A mask for `drop`: all bits of an element where it is kept, none where it is dropped.
+def spread(dropped: torch.Tensor | None, index: int, buffer: torch.Tensor) -> torch.Tensor | None:
+    """The mask for `drop_`, negative where an element is dropped.
 
     Args:
-        kept: (words,) int32, a row of what `draw_kept` gives.
-        buffer: at least 32 * words int32, such as `mask_buffer` gives; overwritten.
+        dropped: what `draw_dropped` gives.
+        index: of the mask.
+        buffer: what `mask_buffer` gives for as many elements; overwritten.
 
     Returns:
-        (32 * words,) int32, a view of the buffer.
+        (32 * words,) int32, a view of the buffer, or None where nothing is dropped.
     """
-    mask = buffer[: _WORD * len(kept)].view(_WORD, -1)
-    # Each element's bit becomes the sign, which a shift to the right repeats.
-    torch.bitwise_left_shift(kept, _BITS_OF_A_WORD, out=mask)
-    return mask.bitwise_right_shift_(_WORD - 1).view(-1)
+    if dropped is None:
+        return None
+    mask = buffer[: _WORD * dropped.shape[1]].view(_WORD, -1)
+    # Each element's bit becomes the sign.
+    return torch.bitwise_left_shift(dropped[index], _BITS_OF_A_WORD, out=mask).view(-1)
 
 
-def drop(values: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Write values to `out`, 0 in the place of those that are dropped; returns `out`.
-
-    Args:
-        values, out: contiguous float32 tensors of one shape, maybe the same.
-        mask: what `spread` gives, for at least as many elements.
-    """
-    mask = mask[: values.numel()].view(values.shape)
-    torch.bitwise_and(values.view(torch.int32), mask, out=out.view(torch.int32))
-    return out
-
-
-def drop_(values: torch.Tensor, kept: torch.Tensor | None, index: int, buffer: torch.Tensor) -> None:
-    """Put 0 in the place of the values that one of the masks of `draw_kept` drops; without masks, do nothing.
+def drop_(values: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Put 0 in the place of the values that are dropped.
 
     Args:
         values: contiguous float32.
-        kept: what `draw_kept` gives.
-        index: of the mask.
-        buffer: what `mask_buffer` gives for as many elements.
+        mask: what `spread` gives, for at least as many elements.
     """
-    if kept is not None:
-        drop(values, spread(kept[index], buffer), out=values)
+    if mask is not None:
+        values = values.view(torch.int32)
+        # With a threshold of -1 this writes 0 where the mask is negative and the values' own bits elsewhere, at once.
+        torch.ops.aten.threshold_backward(values, mask[: values.numel()].view(values.shape), -1, grad_input=values)
 
 
 def mask_buffer(size: int) -> torch.Tensor:
     """Room for `spread` to write masks of up to `size` elements to, in whole words."""
-    return torch.empty(-(-size // _WORD) * _WORD, dtype=torch.int32)
+    return torch.empty(-(-size // _WORD) * _WORD, dtype=torch.int32, device=_CPU)
 
 
 def is_for_cpu(values: torch.Tensor) -> bool:
