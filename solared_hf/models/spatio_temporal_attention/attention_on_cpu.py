@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from .dropout_on_cpu import draw_dropped, drop_, mask_buffer, spread
 
-# Scores of a head in a block, two megabytes: fewer pay more for starting operations than for memory.
-_SCORES = 1 << 19
+# Scores of a head in a block, 1.5 megabytes: fewer pay more for starting operations than for memory.
+_SCORES = 3 << 17
 # Between these, sums of exponentials have neither overflowed nor lost digits of their largest terms.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-25, 1e35
 

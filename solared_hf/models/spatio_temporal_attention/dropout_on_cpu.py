@@ -91,7 +91,9 @@ def drop_(values: torch.Tensor, mask: torch.Tensor | None) -> None:
     if mask is not None:
         values = values.view(torch.int32)
         # With a threshold of -1 this writes 0 where the mask is negative and the values' own bits elsewhere, at once.
-        torch.ops.aten.threshold_backward(values, mask[: values.numel()].view(values.shape), -1, grad_input=values)
+        torch.ops.aten.threshold_backward.grad_input(
+            values, mask[: values.numel()].view(values.shape), -1, grad_input=values
+        )
 
 
 def mask_buffer(size: int) -> torch.Tensor:
