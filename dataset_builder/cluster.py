@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
@@ -25,7 +25,7 @@ def connect(workers: int | None = None, scheduler: str | None = None) -> Iterato
             under the same paths and have `solared-hf[builder]` installed.
 
     Raises:
-        SolaredError: both are given, or the scheduler does not answer.
+        SolaredError: both are given, the scheduler does not answer, or the processes do not start.
     """
     if scheduler is not None and workers is not None:
         raise SolaredError("A scheduler has its own workers; give --workers or --scheduler, not both.")
@@ -42,15 +42,21 @@ def connect(workers: int | None = None, scheduler: str | None = None) -> Iterato
         with client:
             yield client
         return
-    # What workers spill to disk, which is next to nothing, must not land in the user's folder.
-    with (
-        tempfile.TemporaryDirectory(prefix="solared-dask-") as scratch,
-        LocalCluster(
-            n_workers=workers or max(1, min(CPU_COUNT, int(MEMORY_LIMIT / _WORKER_MEMORY))),
-            threads_per_worker=1,
-            dashboard_address=None,
-            local_directory=scratch,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with ExitStack() as stack:
+        # What workers spill to disk, which is next to nothing, must not land in the user's folder.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="solared-dask-"))
+        try:
+            cluster = LocalCluster(
+                n_workers=workers or max(1, min(CPU_COUNT, int(MEMORY_LIMIT / _WORKER_MEMORY))),
+                threads_per_worker=1,
+                dashboard_address=None,
+                local_directory=scratch,
+            )
+        except RuntimeError as error:
+            # Each process runs the script again up to here, where Python refuses it processes of its own.
+            raise SolaredError(
+                "The processes of the build did not start; if a script of yours builds the dataset, put its "
+                'statements under `if __name__ == "__main__":`.'
+            ) from error
+        stack.enter_context(cluster)
+        yield stack.enter_context(Client(cluster))

@@ -118,6 +118,20 @@ def test_a_killed_build_goes_on_with_what_is_left(raw, uninterrupted, cluster, t
     assert tree(output) == tree(uninterrupted)
 
 
+def test_a_script_whose_statements_every_process_would_repeat_is_told_how_to_write_them(twelve_steps, tmp_path, tree):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from dataset_builder.build import build_dataset\n"
+        "from dataset_builder.fits_source import FitsSource\n"
+        f"build_dataset(FitsSource(Path({str(twelve_steps.parent)!r}), workers=1), Path({str(tmp_path / 'out')!r}))\n"
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert 'under `if __name__ == "__main__":`' in result.stderr.splitlines()[-1]
+    assert tree(tmp_path / "out") == {}
+
+
 def test_a_second_build_on_one_output_refuses(raw, cluster, tmp_path):
     output = tmp_path / "out"
     first = threading.Thread(target=build_dataset, args=(FitsSource(raw, scheduler=cluster), output))
