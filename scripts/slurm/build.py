@@ -9,12 +9,16 @@ Input and output must be on storage that all nodes see. When a job ends early, i
 this process ends early, the same command goes on with the regions that are left.
 """
 
+import asyncio
+import sys
 from typing import Annotated
 
 import typer
 from dask_jobqueue import SLURMCluster
+from distributed import Status
 
 from solared_hf.cli import main
+from solared_hf.errors import SolaredError
 
 
 def build(
@@ -35,7 +39,33 @@ def build(
         scheduler_options={"dashboard_address": None},
     ) as cluster:
         cluster.scale(jobs=jobs)
+        try:
+            cluster.sync(_submitted, cluster, jobs)
+        except SolaredError as error:
+            print(f"build.py: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
         main(["build", "--source", "fits", *context.args, "--scheduler", cluster.scheduler_address])
+
+
+async def _submitted(cluster: SLURMCluster, jobs: int) -> None:
+    """Wait until Slurm has taken the jobs: dask-jobqueue tells nobody when it has not, and would wait for ever.
+
+    Raises:
+        SolaredError: Slurm does not take a job, the second time neither.
+    """
+    while len(cluster.workers) < jobs:
+        await asyncio.sleep(0.1)
+    for job in cluster.workers.values():
+        try:
+            # Submits it once more if that has failed.
+            await job
+        except (OSError, RuntimeError, ValueError) as error:
+            # The cluster cannot be closed while it takes one of its jobs for still to be submitted.
+            for other in cluster.workers.values():
+                other.status = Status.failed if other.status == Status.created else other.status
+            raise SolaredError(
+                f"Slurm does not take the job; mend what it says and run this again. {error}"
+            ) from error
 
 
 if __name__ == "__main__":

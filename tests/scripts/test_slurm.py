@@ -95,3 +95,30 @@ def test_dask_workers_in_slurm_jobs_build_a_dataset(tmp_path):
     assert "#SBATCH -p solar" in job
     assert "#SBATCH --cpus-per-task=2" in job
     assert "--nworkers 2" in job
+
+
+def test_what_slurm_says_of_a_job_that_it_does_not_take_is_told(tmp_path):
+    (tmp_path / "sbatch").write_text(
+        "#!/bin/bash\necho 'sbatch: error: invalid partition specified: moon' >&2; exit 1\n"
+    )
+    (tmp_path / "sbatch").chmod(0o755)
+    command = [
+        sys.executable,
+        str(REPOSITORY / "scripts" / "slurm" / "build.py"),
+        "--jobs",
+        "2",
+        "--partition",
+        "moon",
+    ]
+    finished = subprocess.run(
+        [*command, "--input", "raw", "--output", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 2
+    assert "build.py: Slurm does not take the job; mend what it says and run this again." in finished.stderr
+    assert "invalid partition specified: moon" in finished.stderr
+    assert not (tmp_path / "out").exists()
