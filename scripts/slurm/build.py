@@ -55,7 +55,7 @@ async def _submitted(cluster: SLURMCluster, jobs: int) -> None:
     """
     while len(cluster.workers) < jobs:
         await asyncio.sleep(0.1)
-    for job in cluster.workers.values():
+    for job in list(cluster.workers.values()):
         try:
             # Submits it once more if that has failed.
             await job
