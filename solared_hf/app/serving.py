@@ -1,5 +1,6 @@
 """Starting the page: the model and the regions are loaded, the first forecast is made, and then users may come."""
 
+import gc
 import os
 import signal
 import socket
@@ -49,6 +50,8 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = temporary
         collection, forecasts = load(model, dataset, model_revision, dataset_revision)
         server = page_server(collection, forecasts, Uploads())
+        # Collections of garbage leave alone what stays: to go through it would keep a click waiting for half a second.
+        gc.freeze()
         host, port = listening.getsockname()
         print(f"The page is at http://{host}:{port}; Ctrl-C stops it.", flush=True)
         # Whoever stops the process otherwise than by Ctrl-C leaves no files behind either.
@@ -56,6 +59,7 @@ def serve(
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
         signal.signal(signal.SIGTERM, before)
+        gc.unfreeze()
 
 
 def check_installed() -> None:
