@@ -37,7 +37,7 @@ class _AddedAttention(torch.autograd.Function):
             mixed, sums = _attend(heads, shifts, dropped, masks, scores, buffer)
             smallest, largest = (one.item() for one in sums.aminmax())
             if not (smallest > _SMALLEST_SUM and largest < _LARGEST_SUM):
-                shifts = torch.stack([_largest_scores(query, key) for query, key in zip(*heads[:2], strict=True)])
+                shifts = (heads[0].mT @ heads[1]).amax(-1, keepdim=True)
                 mixed, sums = _attend(heads, shifts, dropped, masks, scores, buffer)
             attended = hidden.new_empty(width, len(rows))
             torch.div(mixed, sums.mT * (1 - attention_dropout), out=_by_head(attended, num_heads, length))
@@ -79,7 +79,7 @@ class _AddedAttention(torch.autograd.Function):
             weights, weight_gradients = scores[:, : len(means[0])]
             by_head = zip(*heads, mixed_gradients, means, *head_gradients, strict=True)
             for head, (query, key, value, mixed_gradient, mean, *into) in enumerate(by_head):
-                _exponentials(query, key, shifts if shifts is None else shifts[head], out=weights)
+                _exponentials(query, key, shifts, head, out=weights)
                 torch.bmm(mixed_gradient.mT, value, out=weight_gradients)
                 mask = spread(dropped, block * num_heads + head, buffer)
                 drop_(weight_gradients, mask)
@@ -103,23 +103,19 @@ def _attend(heads, shifts, dropped, first_mask, scores, buffer):
     sums = heads.new_empty(*mixed.shape[:2], mixed.shape[-1], 1)
     weights = scores[: mixed.shape[1]]
     for head, (query, key, value, its_mixed, its_sums) in enumerate(zip(*heads, mixed, sums, strict=True)):
-        _exponentials(query, key, shifts if shifts is None else shifts[head], out=weights)
+        _exponentials(query, key, shifts, head, out=weights)
         torch.sum(weights, -1, keepdim=True, out=its_sums)
         drop_(weights, spread(dropped, first_mask + head, buffer))
         torch.bmm(value, weights.mT, out=its_mixed)
     return mixed, sums
 
 
-def _exponentials(query, key, shift, out):
-    """Exponentials of a head's (groups, length, length) scores, less a shift for each query if there is one."""
+def _exponentials(query, key, shifts, head, out):
+    """Exponentials of a head's (groups, length, length) scores, less a shift for each query if there are any."""
     torch.bmm(query.mT, key, out=out)
-    if shift is not None:
-        out.sub_(shift)
+    if shifts is not None:
+        out.sub_(shifts[head])
     out.exp_()
-
-
-def _largest_scores(query, key):
-    return torch.bmm(query.mT, key).amax(-1, keepdim=True)
 
 
 def _heads(rows, weight, bias, num_heads, length, out):
