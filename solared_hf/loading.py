@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -80,6 +81,22 @@ def load_catalog(dataset: str | Path, revision: str | None = None) -> list[dict]
         raise SolaredError(
             f"The catalog of the dataset {dataset} cannot be read ({reason_of(error)}); build the dataset again."
         ) from error
+
+
+def load_catalogued_timelines(
+    dataset: str | Path, catalog: Iterable[Mapping], revision: str | None = None
+) -> list[Timeline]:
+    """The timelines of all splits, one split after the other.
+
+    Args:
+        dataset, revision: as of `load_timelines`.
+        catalog: what `load_catalog` gives.
+
+    Raises:
+        SolaredError: the dataset cannot be loaded.
+    """
+    splits = sorted({row["split"] for row in catalog})
+    return [timeline for split in splits for timeline in load_timelines(dataset, split, revision)]
 
 
 def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:

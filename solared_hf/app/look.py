@@ -63,7 +63,7 @@ STYLE_SHEET = """
 @media (max-width: 640px) {
   .gradio-container > .main { padding: .8rem !important; }
   .gradio-container .html-container { padding: 0 !important; }
-.gradio-container .prose h1 { font-size: 1.25rem; }
+  .gradio-container .prose h1 { font-size: 1.25rem; }
   .prose th, .prose td { padding-right: .4rem; font-size: .8rem; }
 }
 """

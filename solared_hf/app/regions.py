@@ -12,7 +12,7 @@ from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region, split_o
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.alarms import alarm_scale
 from solared_hf.forecasting import Forecaster
-from solared_hf.loading import dataset_identity, load_catalog, load_timelines, pinned_revision
+from solared_hf.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
 from solared_hf.schema import NUM_TILES
 from solared_hf.timelines import Timeline
 
@@ -98,9 +98,7 @@ def regions_of_dataset(dataset: str | Path, revision: str | None, forecaster: Fo
     identity = dataset_identity(dataset, revision)
     catalog = load_catalog(dataset, revision)
     splits = {row["ar_number"]: row["split"] for row in catalog}
-    timelines = [
-        timeline for split in sorted(set(splits.values())) for timeline in load_timelines(dataset, split, revision)
-    ]
+    timelines = load_catalogued_timelines(dataset, catalog, revision)
     noaa = {row["ar_number"]: row["noaa_emergence_time"] for row in catalog}
     return _collection(identity["dataset"], identity["simulated"], forecaster, timelines, splits, noaa)
 

@@ -78,17 +78,13 @@ def dataset(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """What is in a dataset: latitudes, lifetimes, distributions, one region's timeline, and what was observed."""
-    from solared_hf.loading import dataset_identity, load_catalog, load_timelines, pinned_revision
+    from solared_hf.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
     from solared_hf.plotting.dataset_pictures import dataset_pictures
 
     revision = pinned_revision(dataset, dataset_revision)
     simulated = dataset_identity(dataset, revision)["simulated"]
     catalog = load_catalog(dataset, revision)
-    timelines = [
-        timeline
-        for split in sorted({row["split"] for row in catalog})
-        for timeline in load_timelines(dataset, split, revision)
-    ]
+    timelines = load_catalogued_timelines(dataset, catalog, revision)
     _write(dataset_pictures(catalog, timelines, simulated, ar), output)
 
 
