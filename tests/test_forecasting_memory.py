@@ -26,7 +26,7 @@ random = np.random.default_rng(0)
 timelines = [Timeline(90001 + i, times, random.standard_normal((360, 6, 63), np.float32)) for i in range(31)]
 settings = {"input_steps": 8, "horizon_hours": 24.0}
 config = QuantileTrajectoryConfig(
-    **settings, forecast_steps=24, quantile_levels=[0.5], lag_edges=[1, 2], hidden_size=4, num_neighbour_features=2,
+    **settings, forecast_steps=24, quantile_levels=[0.5], lag_hours=[1, 2], hidden_size=4, num_neighbour_features=2,
     num_layers=0, num_members=1, num_modes=2,
 )
 processor = SolaredProcessor.fit([timelines[0].values], CHANNELS, **settings)

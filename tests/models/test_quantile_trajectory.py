@@ -1,5 +1,7 @@
 """The quantile trajectory family: changes from the last value, and quantiles that never cross."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ SMALL = {
     "num_members": 2,
     "hidden_size": 8,
     "num_neighbour_features": 4,
-    "lag_edges": [2, 4, 8],
+    "lag_hours": [2.0, 4.0, 8.0],
     "input_steps": STEPS,
     "forecast_steps": AHEAD,
     "horizon_hours": 3.0,
@@ -254,6 +256,48 @@ def test_the_trainer_lowers_the_loss(tmp_path):
     assert np.abs(predictions - [row["future_values"] for row in rows]).mean() < 0.3
 
 
+def test_hours_are_resolved_by_the_cadence():
+    hourly, fast = QuantileTrajectoryConfig(), QuantileTrajectoryConfig(step_hours=0.2, input_steps=360)
+    assert hourly.lag_steps == [3, 6, 9, 12, 18, 24, 36, 72]
+    assert fast.lag_steps == [15, 30, 45, 60, 90, 120, 180, 360]
+    # 24 h of forecasts, and the same horizon.
+    assert (hourly.forecast_steps, hourly.horizon_steps) == (24, 12)
+    assert (fast.forecast_steps, fast.horizon_steps) == (120, 60)
+    # Hours that share a step at a coarse cadence are cut there once.
+    assert QuantileTrajectoryConfig(step_hours=6.0).lag_steps == [1, 2, 3, 4, 6, 12]
+
+
+def test_at_twelve_minutes_the_whole_of_72_hours_is_used():
+    config = {**SMALL, "lag_hours": [3.0, 24.0, 72.0], "step_hours": 0.2, "input_steps": 360, "forecast_steps": 30}
+    model = QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(**config)).eval()
+    with torch.no_grad():
+        for member in model.members:
+            member.linear.weight.normal_()
+    past = torch.zeros(1, 370, len(CHANNELS), TILES)
+    before = outputs(model, past).trajectory_outputs
+    for step, counts in ((0, False), (9, False), (10, True), (300, True), (369, True)):
+        changed = past.clone()
+        changed[:, step] = 10.0
+        assert torch.equal(outputs(model, changed).trajectory_outputs, before) != counts
+
+
+@pytest.mark.parametrize(("step_hours", "lag_hours"), [(1.0, [2.0, 4.0, 8.0]), (0.5, [1.0, 2.0, 4.0])])
+def test_configurations_with_lags_in_steps_are_read_with_their_own_cadence(tmp_path, step_hours, lag_hours):
+    """As they were saved before lags were in hours: the same pieces, and so the same forecasts."""
+    model, (past, _) = small_model(step_hours=step_hours, lag_hours=lag_hours), small_batch()
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved.pop("lag_hours") == lag_hours
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "lag_edges": [2, 4, 8]}))
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    assert (loaded.config.lag_hours, loaded.config.lag_steps) == (lag_hours, [2, 4, 8])
+    torch.testing.assert_close(outputs(loaded, past).quantile_outputs, outputs(model, past).quantile_outputs)
+    loaded.save_pretrained(tmp_path)
+    assert "lag_edges" not in json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"lag_edges=\[2\] steps of 1.0 h contradict lag_hours=\[3\]; leave"):
+        QuantileTrajectoryConfig(lag_hours=[3], lag_edges=[2])
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -269,10 +313,17 @@ def test_the_trainer_lowers_the_loss(tmp_path):
         ({"quantile_levels": [0.1, 0.9]}, "hold the median"),
         ({"quantile_levels": [0.5, 0.1]}, "must rise"),
         ({"quantile_levels": [0.5, 1.0]}, "between 0 and 1"),
-        ({"lag_edges": []}, "rising numbers of steps"),
-        ({"lag_edges": [3, 3]}, "rising numbers of steps"),
+        ({"lag_hours": []}, "rising numbers of hours"),
+        ({"lag_hours": [3, 3]}, "rising numbers of hours"),
+        ({"lag_hours": [0, 3]}, "rising numbers of hours above 0"),
+        ({"lag_hours": [float("nan")]}, "rising numbers of hours"),
+        ({"lag_hours": [1.0, float("inf")]}, "rising numbers of hours"),
         ({"horizon_hours": 12.5}, "whole number of steps"),
-        ({"horizon_hours": 48}, "raise forecast_steps"),
+        ({"horizon_hours": 48}, r"forecast_steps to 48 or more: .* `--model_config '{\"forecast_steps\": 48}'`"),
+        (
+            {"step_hours": 0.2, "forecast_steps": 24},
+            "12.0 is 60 steps of 0.2 h ahead, beyond the 24 of forecast_steps",
+        ),
         ({"input_steps": 0}, "must be at least 1"),
         ({"step_hours": 0.0}, "must be positive"),
     ],

@@ -34,7 +34,7 @@ def test_horizon_in_steps(horizon_hours, step_hours, forecast_steps, steps):
     ("fields", "sentence"),
     [
         ({"horizon_hours": 12.5}, "horizon_hours=12.5 must be a whole number of steps of 1.0 h"),
-        ({"horizon_hours": 25}, "at most the 24 of forecast_steps; choose such a horizon or raise forecast_steps"),
+        ({"horizon_hours": 25}, r"raise forecast_steps to 25 or more: .* `--model_config '{\"forecast_steps\": 25}'`"),
         ({"horizon_hours": 0.2}, "whole number of steps"),
         ({"forecast_steps": 0}, "raise forecast_steps"),
         ({"horizon_hours": -1.0}, "horizon_hours=-1.0 and step_hours=1.0 must be positive"),

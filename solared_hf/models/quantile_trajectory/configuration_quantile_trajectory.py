@@ -17,6 +17,9 @@ CHANNELS = (
     "continuum_intensity",
 )
 
+LAG_HOURS = (3, 6, 9, 12, 18, 24, 36, 72)
+FORECAST_HOURS = 24
+
 
 @strict
 class QuantileTrajectoryConfig(PreTrainedConfig):
@@ -36,18 +39,19 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
             logarithmic.
         input_steps (`int`, *optional*, defaults to 120):
             Number of steps windows are cut to. The model accepts any number of steps, and uses the latest
-            `lag_edges[-1]` of them.
+            `lag_hours[-1]` hours of them.
         horizon_hours (`float`, *optional*, defaults to 12.0):
             Time from the last input step to the target, in hours: a whole number of steps, `config.horizon_steps`.
         step_hours (`float`, *optional*, defaults to 1.0):
             Spacing of the steps, in hours.
-        forecast_steps (`int`, *optional*, defaults to 24):
+        forecast_steps (`int`, *optional*, defaults to the steps of 24 h):
             Number of steps after the last input step that the model forecasts.
         quantile_levels (`list[float]`, *optional*, defaults to `[0.1, 0.25, 0.5, 0.75, 0.9]`):
             Levels of the quantiles, rising and within 0 and 1, with the median among them.
-        lag_edges (`list[int]`, *optional*, defaults to `[3, 6, 9, 12, 18, 24, 36, 72]`):
-            Steps back from the end of the input at which the past is cut. The model sees the mean of each piece; the
-            first of them is "now".
+        lag_hours (`list[float]`, *optional*, defaults to `[3, 6, 9, 12, 18, 24, 36, 72]`):
+            Hours back from the end of the input at which the past is cut, each at the nearest step, see
+            `config.lag_steps`. The model sees the mean of each piece; the first piece is "now". Configurations that
+            were saved before there was this field hold `lag_edges`, the same in steps, which is still read.
         num_tile_rows (`int`, *optional*, defaults to 7), num_tile_columns (`int`, *optional*, defaults to 9):
             The grid of tiles, numbered row by row.
         num_members (`int`, *optional*, defaults to 8):
@@ -77,9 +81,11 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
 
     ```python
     >>> from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
-    >>> config = QuantileTrajectoryConfig(horizon_hours=6)
-    >>> config.num_channels, config.num_tiles, config.horizon_steps
-    (6, 63, 6)
+    >>> config = QuantileTrajectoryConfig(horizon_hours=6, step_hours=0.2)
+    >>> config.num_channels, config.num_tiles, config.horizon_steps, config.forecast_steps
+    (6, 63, 30, 120)
+    >>> config.lag_steps
+    [15, 30, 45, 60, 90, 120, 180, 360]
 
     ```
     """
@@ -95,9 +101,9 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
     input_steps: int = 120
     horizon_hours: float | int = 12.0
     step_hours: float | int = 1.0
-    forecast_steps: int = 24
+    forecast_steps: int | None = None
     quantile_levels: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5, 0.75, 0.9])
-    lag_edges: list[int] = field(default_factory=lambda: [3, 6, 9, 12, 18, 24, 36, 72])
+    lag_hours: list[float | int] | None = None
     num_tile_rows: int = 7
     num_tile_columns: int = 9
     num_members: int = 8
@@ -117,6 +123,9 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
         self.step_hours = float(self.step_hours)
         self.input_zero = [0.0] * self.num_channels if self.input_zero is None else self.input_zero
         self.input_scale = [1.0] * self.num_channels if self.input_scale is None else self.input_scale
+        if self.forecast_steps is None and self.step_hours > 0:
+            self.forecast_steps = max(round(FORECAST_HOURS / self.step_hours), 1)
+        self._set_lags(kwargs.pop("lag_edges", None))
         num_channels = kwargs.pop("num_channels", self.num_channels)
         if num_channels != self.num_channels:
             raise ValueError(
@@ -124,6 +133,18 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
                 "num_channels out and pass input_channels with one name per channel."
             )
         super().__post_init__(**kwargs)
+
+    def _set_lags(self, lag_edges: list[int] | None):
+        """Fill in `lag_hours`; `lag_edges` is what older configurations hold instead, in steps."""
+        if lag_edges is not None:
+            lag_hours = [edge * self.step_hours for edge in lag_edges]
+            if self.lag_hours not in (None, lag_hours):
+                raise ValueError(
+                    f"lag_edges={lag_edges} steps of {self.step_hours} h contradict lag_hours={self.lag_hours}; leave "
+                    "lag_edges out."
+                )
+            self.lag_hours = lag_hours
+        self.lag_hours = list(map(float, LAG_HOURS if self.lag_hours is None else self.lag_hours))
 
     @property
     def num_channels(self) -> int:
@@ -139,6 +160,14 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
     def horizon_steps(self) -> int:
         """`int`: The number of steps from the last input step to the target."""
         return round(self.horizon_hours / self.step_hours)
+
+    @property
+    def lag_steps(self) -> list[int]:
+        """`list[int]`: The steps back from the end of the input at which the past is cut.
+
+        They are those of `lag_hours`, rounded; hours within one step of each other share a step.
+        """
+        return sorted({max(round(hours / self.step_hours), 1) for hours in self.lag_hours})
 
     def validate_channels(self):
         """Part of `@strict`: a ValueError unless the inputs are named, once each, and the target is one of them."""
@@ -179,10 +208,12 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
         if 0.5 not in levels or sorted(set(levels)) != levels or not 0 < levels[0] <= levels[-1] < 1:
             raise ValueError(f"quantile_levels={levels} must rise, lie between 0 and 1, and hold the median, 0.5.")
 
-    def validate_lag_edges(self):
-        """Part of `@strict`: a ValueError unless the past is cut at rising steps."""
-        if not self.lag_edges or sorted(set(self.lag_edges)) != self.lag_edges or self.lag_edges[0] < 1:
-            raise ValueError(f"lag_edges={self.lag_edges} must be rising numbers of steps, the first at least 1.")
+    def validate_lag_hours(self):
+        """Part of `@strict`: a ValueError unless the past is cut at rising times."""
+        hours = self.lag_hours
+        # NaN and infinity fail these too.
+        if not hours or sorted(set(hours)) != hours or not 0 < hours[0] <= hours[-1] < float("inf"):
+            raise ValueError(f"lag_hours={hours} must be rising numbers of hours above 0, such as {list(LAG_HOURS)}.")
 
     def validate_steps(self):
         """Part of `@strict`: a ValueError unless there is an input, and the trajectory has a step at the horizon."""
@@ -195,10 +226,17 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
                 "forecast speaks about times after its input."
             )
         steps = self.horizon_hours / self.step_hours
-        if not (1 <= self.horizon_steps <= self.forecast_steps and math.isclose(steps, self.horizon_steps)):
+        if self.horizon_steps < 1 or not math.isclose(steps, self.horizon_steps):
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} must be a whole number of steps of {self.step_hours} h, and at "
-                f"most the {self.forecast_steps} of forecast_steps; choose such a horizon or raise forecast_steps."
+                f"horizon_hours={self.horizon_hours} must be a whole number of steps of {self.step_hours} h; choose "
+                "such a horizon."
+            )
+        if self.horizon_steps > self.forecast_steps:
+            raise ValueError(
+                f"horizon_hours={self.horizon_hours} is {self.horizon_steps} steps of {self.step_hours} h ahead, "
+                f"beyond the {self.forecast_steps} of forecast_steps; choose a shorter horizon, or raise "
+                f"forecast_steps to {self.horizon_steps} or more: `forecast_steps={self.horizon_steps}` in Python, "
+                f"`--model_config '{{\"forecast_steps\": {self.horizon_steps}}}'` for `solared train`."
             )
 
 

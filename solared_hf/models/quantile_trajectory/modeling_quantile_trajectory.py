@@ -53,7 +53,7 @@ class QuantileTrajectoryFeatures(nn.Module):
 
     def __init__(self, config: QuantileTrajectoryConfig):
         super().__init__()
-        self.edges = list(config.lag_edges)
+        self.edges = config.lag_steps
         # Plain numbers: as buffers they would be rounded with the weights in half precision.
         self.zero, self.scale = list(config.input_zero), list(config.input_scale)
         self.grid = (config.num_tile_rows, config.num_tile_columns)
@@ -247,9 +247,9 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         """
         self._check_inputs(past_values, past_observed_mask, future_values, future_trajectory)
         # Sums of forecast and change lose minutes of the forecast in half precision, so it is float32 throughout.
-        past_values = past_values[:, -self.config.lag_edges[-1] :].float()
+        past_values = past_values[:, -self.features.edges[-1] :].float()
         if past_observed_mask is not None:
-            observed = past_observed_mask[:, -self.config.lag_edges[-1] :].bool()
+            observed = past_observed_mask[:, -self.features.edges[-1] :].bool()
             past_values = self._hold_last_observed(past_values, observed)
         features, restore = self._vary(self.features(past_values))
         features = features.to(self.members[0].own.weight.dtype)

@@ -127,10 +127,17 @@ class SolaredLstmConfig(PreTrainedConfig):
                 "forecast speaks about times after its input."
             )
         steps = self.horizon_hours / self.step_hours
-        if not (1 <= self.horizon_steps <= self.forecast_steps and math.isclose(steps, self.horizon_steps)):
+        if self.horizon_steps < 1 or not math.isclose(steps, self.horizon_steps):
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} must be a whole number of steps of {self.step_hours} h, and at "
-                f"most the {self.forecast_steps} of forecast_steps; choose such a horizon or raise forecast_steps."
+                f"horizon_hours={self.horizon_hours} must be a whole number of steps of {self.step_hours} h; choose "
+                "such a horizon."
+            )
+        if self.horizon_steps > self.forecast_steps:
+            raise ValueError(
+                f"horizon_hours={self.horizon_hours} is {self.horizon_steps} steps of {self.step_hours} h ahead, "
+                f"beyond the {self.forecast_steps} of forecast_steps; choose a shorter horizon, or raise "
+                f"forecast_steps to {self.horizon_steps} or more: `forecast_steps={self.horizon_steps}` in Python, "
+                f"`--model_config '{{\"forecast_steps\": {self.horizon_steps}}}'` for `solared train`."
             )
 
 
