@@ -8,6 +8,7 @@ from datetime import timedelta
 import numpy as np
 
 from solared_hf.errors import SolaredError
+from solared_hf.step_times import MOST_JITTER, nearest_steps
 from solared_hf.timelines import Timeline
 
 # Why a window is not given, in the order in which the reasons are looked for.
@@ -72,14 +73,13 @@ def cut_region(
         return _region(timeline, starts[:0], starts[:0], {TOO_SHORT: 1})
     stops = starts + input_steps
     target_times = timeline.times[stops - 1] + np.timedelta64(horizon, "ms")
-    target_steps = np.searchsorted(timeline.times, target_times)
-    target_steps[~np.isin(target_times, timeline.times)] = -1
+    target_steps = nearest_steps(timeline.times, target_times, np.timedelta64(timeline.cadence))
 
     breaks = count_before(timeline.breaks)
     has_value = count_before(observed.any(axis=(1, 2)))
     reasons = {SPANS_GAP: breaks[starts + span - 1] > breaks[starts]}
     if require_target:
-        reasons[TARGET_NOT_OBSERVED] = np.isnan(timeline.intensity).any(axis=1)[target_steps]
+        reasons[TARGET_NOT_OBSERVED] = (target_steps < 0) | np.isnan(timeline.intensity).any(axis=1)[target_steps]
     reasons[INPUT_NOT_OBSERVED] = has_value[stops] == has_value[starts]
     if drop_nan:
         has_nan = count_before(~observed.all(axis=(1, 2)))
@@ -90,12 +90,17 @@ def cut_region(
 
 
 def steps_ahead(horizon: timedelta, cadence: timedelta, ar_number: int) -> int:
-    """A horizon in steps; a SolaredError where it is between two of them."""
-    steps, remainder = divmod(horizon, cadence)
-    if remainder:
+    """A horizon in steps, which the times of steps may miss by `MOST_JITTER` of a cadence.
+
+    Raises:
+        SolaredError: it lies between two steps.
+    """
+    steps = round(horizon / cadence)
+    if abs(horizon - steps * cadence) > MOST_JITTER * cadence or steps < 1:
+        nearest = max(steps, 1) * cadence
         raise SolaredError(
-            f"The horizon {horizon} is no multiple of the cadence {cadence} of AR{ar_number}; choose a "
-            "horizon that is."
+            f"The horizon {horizon} is no multiple of the cadence {cadence} of AR{ar_number}; choose a horizon that "
+            f"is, such as {nearest}."
         )
     return steps
 

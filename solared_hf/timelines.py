@@ -1,15 +1,27 @@
 """A region's timeline, and its way between Python and the rows of the dataset."""
 
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from itertools import permutations
+from operator import index
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from solared_hf.errors import SolaredError
-from solared_hf.schema import CHANNELS, COLUMNS, NUM_TILES, TARGET_CHANNEL, timeline_features
+from solared_hf.schema import (
+    CHANNELS,
+    COLUMNS,
+    KEPT_TILES,
+    NUM_PATCH_TILES,
+    NUM_TILES,
+    TARGET_CHANNEL,
+    timeline_features,
+)
+from solared_hf.step_times import MOST_JITTER, cadence_of, check_years, is_spaced_by, most_jitter, step_times
 
 _STREAM_BATCH_ROWS = 1_000
 
@@ -20,12 +32,14 @@ class Timeline:
 
     Args:
         ar_number: NOAA active region number.
-        times: (T,) `datetime64[ms]`, strictly increasing; naive TAI, the middle of each step's 8 h window.
+        times: (T,) `datetime64[ms]`, strictly increasing; naive TAI, the middle of each step's 8 h window. Other forms
+            are taken as by `step_times.step_times`, and rounded to a millisecond.
         values: (T, 6, 63) float32, channels in the order of `schema.CHANNELS`, physical units of `schema.UNITS`.
-            What was not observed is NaN.
+            What was not observed is NaN, or masked.
 
     Raises:
-        SolaredError: the arrays have other shapes, there is no step at all, or time does not increase.
+        SolaredError: the arrays have other shapes, there is no step at all, time does not increase or was never
+            observed by anybody, or a value is infinite or beyond float32.
 
     Example:
         >>> times = np.datetime64("2013-04-15T00:00") + np.array([0, 1, 2, 5]) * np.timedelta64(1, "h")
@@ -39,22 +53,24 @@ class Timeline:
     values: np.ndarray
 
     def __post_init__(self):
-        times = np.asarray(self.times).astype("datetime64[ms]")
-        values = np.asarray(self.values, dtype=np.float32)
+        object.__setattr__(self, "ar_number", _number(self.ar_number))
+        owner = f"AR{self.ar_number}"
+        times, values = step_times(self.times, owner), _array(self.values, owner)
         if not len(times) or values.shape != (len(times), len(CHANNELS), NUM_TILES):
             raise SolaredError(
-                f"AR{self.ar_number}: values of shape {values.shape} do not fit {len(times)} times; a timeline has at "
-                f"least one step and values of shape (steps, {len(CHANNELS)}, {NUM_TILES})."
+                f"{owner}: values of shape {values.shape} do not fit {len(times)} times; a timeline has at least one "
+                f"step and values of shape (steps, {len(CHANNELS)}, {NUM_TILES}){_cure(values.shape, len(times))}."
             )
         backwards = np.flatnonzero(np.diff(times) <= np.timedelta64(0))
         if len(backwards):
             first = int(backwards[0])
             raise SolaredError(
-                f"AR{self.ar_number}: time does not increase from step {first} ({times[first]}) to step {first + 1} "
+                f"{owner}: time does not increase from step {first} ({times[first]}) to step {first + 1} "
                 f"({times[first + 1]}); sort the steps and remove duplicates before building."
             )
+        check_years(times, owner)
         object.__setattr__(self, "times", times)
-        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "values", _single_precision(values, owner))
 
     def __len__(self) -> int:
         return len(self.times)
@@ -66,20 +82,35 @@ class Timeline:
 
     @cached_property
     def cadence(self) -> timedelta:
-        """The most frequent spacing of the steps.
+        """The most frequent spacing of the steps, see `step_times.cadence_of`.
 
         Raises:
-            SolaredError: a single step has no spacing.
+            SolaredError: a single step has no spacing, or most spacings are no multiple of any.
         """
         if len(self) < 2:
             raise SolaredError(f"AR{self.ar_number} has a single step, so its cadence is unknown; add more steps.")
-        spacings, counts = np.unique(np.diff(self.times), return_counts=True)
-        return spacings[counts.argmax()].item()
+        cadence, spacings = cadence_of(self.times), np.diff(self.times)
+        multiples = np.maximum(np.rint(spacings / cadence).astype(int), 1) * cadence
+        off_beat = int((np.abs(spacings - multiples) > most_jitter(cadence)).sum())
+        gaps = int((~is_spaced_by(spacings, cadence)).sum())
+        found = f"AR{self.ar_number}: of {len(spacings)} spacings between its steps"
+        if 2 * off_beat > len(spacings):
+            raise SolaredError(
+                f"{found}, {off_beat} are no multiple of the most frequent, {cadence.item()}, within "
+                f"{MOST_JITTER:.0%} of it; give steps at a regular cadence."
+            )
+        if 2 * gaps > len(spacings):
+            warnings.warn(
+                f"{found}, {gaps} are gaps and only {len(spacings) - gaps} are one cadence, {cadence.item()}; look "
+                "whether steps were left out.",
+                stacklevel=2,
+            )
+        return cadence.item()
 
     @cached_property
     def breaks(self) -> np.ndarray:
-        """(T-1,) bool: the step that follows is not one cadence later."""
-        return np.diff(self.times) != np.timedelta64(self.cadence)
+        """(T-1,) bool: the step that follows is not one cadence later, give or take `step_times.MOST_JITTER` of it."""
+        return ~is_spaced_by(np.diff(self.times), np.timedelta64(self.cadence))
 
     @property
     def gap_after(self) -> np.ndarray:
@@ -187,6 +218,8 @@ def _cast(table: pa.Table) -> pa.Table:
         try:
             if not pa.types.is_primitive(value_type):
                 raise pa.ArrowInvalid("its values are no numbers")
+            if pa.types.is_timestamp(value_type):
+                column = _milliseconds(column)
             cast = column.cast(field.type)
             if cast.null_count:
                 raise pa.ArrowInvalid("there are nulls")
@@ -202,6 +235,77 @@ def _cast(table: pa.Table) -> pa.Table:
             ) from error
         columns.append(cast)
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _number(ar_number) -> int:
+    """An AR number of any whole type as an int that fits the dataset's column."""
+    try:
+        number = index(ar_number)
+    except TypeError:
+        number = 0
+    if isinstance(ar_number, bool | np.bool_) or not 0 < number < 2**31:
+        raise SolaredError(f"{ar_number!r} is no AR number; give a positive whole number, such as 11726.")
+    return number
+
+
+def _array(values, owner: str) -> np.ndarray:
+    """Values as numbers of whichever precision; what is masked is NaN. Arrays without a mask are not copied."""
+    try:
+        masked = np.ma.asarray(values)
+        array, mask = np.ma.getdata(masked), np.ma.getmask(masked)
+        array = array.astype(np.float64) if array.dtype.kind == "O" else array
+    except (TypeError, ValueError) as error:
+        raise SolaredError(f"{owner}: the values are no array of numbers ({error}); give floats.") from error
+    if array.dtype.kind not in "fiu":
+        raise SolaredError(f"{owner}: the values are {array.dtype} and no numbers; give floats.")
+    return np.where(mask, np.nan, array) if np.any(mask) else array
+
+
+def _single_precision(values: np.ndarray, owner: str) -> np.ndarray:
+    """(T, 6, 63) float32; a SolaredError for what is infinite, or becomes infinite."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32, copy=False)
+    infinite = np.argwhere(np.isinf(single))
+    if len(infinite):
+        step, channel, tile = infinite[0]
+        value = values[step, channel, tile]
+        what = "infinite values" if np.isinf(value) else f"values beyond float32, such as {value:g}"
+        raise SolaredError(
+            f"{owner} holds {what}, first in {CHANNELS[channel]} at step {step}, tile {tile}; mark what was not "
+            "observed as NaN."
+        )
+    return single
+
+
+def _cure(shape: tuple[int, ...], steps: int) -> str:
+    """How values of another shape become those of a timeline, as the end of a sentence; nothing if nobody knows."""
+    due = (steps, len(CHANNELS), NUM_TILES)
+    for axes in permutations(range(3)) if len(shape) == 3 else ():
+        if tuple(shape[axis] for axis in axes) == due:
+            return f": put the axes in that order by `values.transpose{axes}`"
+    if shape == (*due[:2], NUM_PATCH_TILES):
+        return f": keep the tiles without the latitude background, `values[..., {KEPT_TILES.start}:{KEPT_TILES.stop}]`"
+    if len(shape) == 3 and shape[::2] == due[::2]:
+        return f": the channels {', '.join(CHANNELS)}, NaN if one was not observed"
+    return ""
+
+
+def _milliseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of timestamps, rounded to the nearest millisecond if it is finer.
+
+    Raises:
+        pa.ArrowInvalid: the times have a time zone, or are none of observations.
+    """
+    if column.type.tz is not None:
+        raise pa.ArrowInvalid(f"its times are in the zone {column.type.tz}, and naive TAI is wanted")
+    if column.null_count or column.type.unit not in ("us", "ns"):
+        return column
+    times = step_times(column.to_numpy())
+    try:
+        check_years(times, "The column")
+    except SolaredError as error:
+        raise pa.ArrowInvalid(str(error)) from error
+    return pa.chunked_array([pa.array(times)])
 
 
 def _tile_values(table: pa.Table, channel: str) -> np.ndarray:

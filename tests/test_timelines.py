@@ -104,6 +104,93 @@ def test_impossible_timelines_are_refused(times, shape, message):
         Timeline(90001, np.array(times, "datetime64[h]"), np.zeros(shape, np.float32))
 
 
+HOURS = np.datetime64("2013-04-15T00:59:37.5", "ms") + np.arange(9) * np.timedelta64(1, "h")
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.where(np.arange(9) == 3, np.datetime64("NaT"), HOURS), r"no time \(NaT\) for step 3; give its time"),
+        (HOURS.astype("datetime64[s]").astype(int), r"step 0 at 1970-01-16T.* before 1990 .*look at the unit"),
+        (HOURS.astype("datetime64[ns]").astype(int), "after 2099; look at the unit"),
+        (HOURS + np.timedelta64(90 * 365, "D"), "step 0 at 2103-.* after 2099"),
+        (HOURS.astype(float), "do not say what they count"),
+    ],
+)
+def test_times_at_which_nothing_was_observed_are_refused(times, message):
+    with pytest.raises(SolaredError, match=f"^AR90001 has .*{message}"):
+        Timeline(90001, times, np.zeros((9, 6, 63), np.float32))
+
+
+def test_what_is_masked_was_not_observed():
+    values = np.random.default_rng(0).normal(size=(9, 6, 63))
+    mask = np.zeros(values.shape, bool)
+    mask[3, 2, 7] = mask[5] = True
+    expected = np.where(mask, np.nan, values).astype(np.float32)
+    masked = np.ma.masked_array(np.where(mask, 1e20, values), mask)
+    for given in (masked, list(masked), masked.astype(np.float32), np.where(mask, None, values)):
+        np.testing.assert_array_equal(Timeline(90001, HOURS, given).values, expected)
+    # Where nothing is masked, nothing is copied.
+    observed = values.astype(np.float32)
+    assert np.shares_memory(Timeline(90001, HOURS, observed).values, observed)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.inf, "infinite values, first in power_4_5mhz at step 3, tile 7; mark what was not observed as NaN"),
+        (-np.inf, "infinite values"),
+        (1e300, r"values beyond float32, such as 1e\+300, first in power_4_5mhz at step 3, tile 7"),
+    ],
+)
+def test_infinite_values_are_refused(value, message):
+    values = np.zeros((9, 6, 63))
+    values[3, 2, 7] = value
+    with pytest.raises(SolaredError, match=f"^AR90001 holds {message}"):
+        Timeline(90001, HOURS, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((9, 6, 81)), r"keep the tiles without the latitude background, `values\[..., 9:72\]`"),
+        (np.zeros((6, 9, 63)), r"put the axes in that order by `values.transpose\(1, 0, 2\)`"),
+        (np.zeros((6, 63, 9)), r"`values.transpose\(2, 0, 1\)`"),
+        (np.zeros((9, 5, 63)), "the channels power_2_3mhz, .*continuum_intensity, NaN if one was not observed"),
+        (np.zeros((8, 6, 63)), r"shape \(8, 6, 63\) do not fit 9 times"),
+        (np.zeros(9), r"shape \(9,\) do not fit"),
+        (np.zeros((9, 6, 63), complex), "the values are complex128 and no numbers"),
+        (np.full((9, 6, 63), "1"), "no numbers"),
+        (np.full((9, 6, 63), "x", object), "no array of numbers"),
+        ([[1.0], [2.0, 3.0]], "no array of numbers"),
+    ],
+)
+def test_values_of_another_shape_or_kind_are_told_the_cure(values, message):
+    with pytest.raises(SolaredError, match=f"^AR90001: .*{message}"):
+        Timeline(90001, HOURS, values)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**31, 11726.0, "11726", True, None])
+def test_what_is_no_region_number_is_refused(number):
+    with pytest.raises(SolaredError, match="is no AR number; give a positive whole number"):
+        Timeline(number, HOURS, np.zeros((9, 6, 63)))
+
+
+def test_the_number_of_a_region_may_be_of_numpy():
+    timeline = Timeline(np.int32(11726), HOURS, np.zeros((9, 6, 63)))
+    assert type(timeline.ar_number) is int
+
+
+def test_steps_off_any_beat_are_refused_and_many_gaps_are_told():
+    random = np.sort(np.random.default_rng(0).integers(0, 10**9, 60))
+    irregular = Timeline(90001, HOURS[0] + random.astype("timedelta64[ms]"), np.zeros((60, 6, 63)))
+    with pytest.raises(SolaredError, match=r"AR90001: of 59 spacings .* are no multiple of the most frequent, .* 5%"):
+        _ = irregular.cadence
+    hours = np.cumsum([0, 1, 1, 2, 3, 4, 5]).astype("timedelta64[h]")
+    with pytest.warns(UserWarning, match="AR90001: of 6 spacings between its steps, 4 are gaps and only 2 are"):
+        assert Timeline(90001, HOURS[0] + hours, np.zeros((7, 6, 63))).missing_steps == 10
+
+
 @pytest.mark.parametrize(
     ("column", "type"),
     [
@@ -125,6 +212,18 @@ def test_rows_of_a_type_that_holds_the_same_are_read(column, type):
     (read,) = timelines_from_table(table)
     assert read.values.tobytes() == timeline.values[2:7].tobytes()
     np.testing.assert_array_equal(read.times, timeline.times[2:7])
+
+
+def test_rows_with_times_finer_than_milliseconds_are_rounded():
+    timeline = simulate_region(90001, steps=8)
+    for unit in ("us", "ns"):
+        off = timeline.times.astype(f"datetime64[{unit}]") - np.timedelta64(1, unit)
+        table = timeline.to_table()
+        (read,) = timelines_from_table(table.set_column(2, "time_tai", pa.array(off)))
+        np.testing.assert_array_equal(read.times, timeline.times)
+    zoned = pa.array(timeline.times).cast(pa.timestamp("ms", "UTC"))
+    with pytest.raises(SolaredError, match=r"Column time_tai holds .*its times are in the zone UTC, and naive TAI"):
+        timelines_from_table(table.set_column(2, "time_tai", zoned))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, default_collate
 from solared_hf.errors import SolaredError
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
+from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows, batch_of
 
 HOUR = timedelta(hours=1)
@@ -49,6 +50,20 @@ def test_the_horizon_is_a_duration_at_any_cadence(make_timeline):
 def test_a_horizon_off_the_cadence_is_refused(make_timeline):
     with pytest.raises(SolaredError, match=r"0:30:00 is no multiple of the cadence 1:00:00 of AR90001"):
         SolaredWindows(make_timeline(90001, steps=40), input_steps=10, horizon=HOUR / 2)
+
+
+@pytest.mark.parametrize("minutes", [12, 60])
+def test_frames_off_their_nominal_times_give_the_windows_of_those_on_them(make_timeline, minutes):
+    timeline = make_timeline(90001, steps=100, cadence=timedelta(minutes=minutes), missing=[50])
+    off = np.random.default_rng(0).integers(-700, 701, len(timeline)).astype("timedelta64[ms]")
+    jittered = Timeline(90001, timeline.times + off, timeline.values)
+    processor = SolaredProcessor.fit([timeline.values], CHANNELS, cadence_minutes=minutes)
+    for required in (True, False):
+        settings = {"input_steps": 10, "horizon": 2 * HOUR, "processor": processor, "require_target": required}
+        expected, windows = (SolaredWindows(one, **settings) for one in (timeline, jittered))
+        assert (windows.cadence, windows.horizon_steps) == (expected.cadence, expected.horizon_steps)
+        np.testing.assert_array_equal(windows.regions[0].starts, expected.regions[0].starts)
+        np.testing.assert_array_equal(windows.observed_targets, expected.observed_targets)
 
 
 @pytest.mark.parametrize("missing", [[50], [50, 51, 52]])

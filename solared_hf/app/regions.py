@@ -14,6 +14,7 @@ from solared_hf.evaluation.alarms import alarm_scale
 from solared_hf.forecasting import Forecaster
 from solared_hf.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
 from solared_hf.schema import NUM_TILES
+from solared_hf.step_times import nearest_steps
 from solared_hf.timelines import Timeline
 
 
@@ -74,7 +75,9 @@ def region_to_show(
         SolaredError: the forecaster can forecast no step of it.
     """
     windows = forecaster.windows([timeline], require_target=False)
-    return Region(timeline, label, np.union1d(timeline.times, windows.target_times), noaa_emergence_time)
+    wanted, cadence = windows.target_times, np.timedelta64(timeline.cadence)
+    beyond = wanted[nearest_steps(timeline.times, wanted, cadence) < 0]
+    return Region(timeline, label, np.union1d(timeline.times, beyond), noaa_emergence_time)
 
 
 def simulated_sun(forecaster: Forecaster) -> Collection:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,7 +22,6 @@ MOST_STEPS, MOST_STEPS_OF_A_REGION = 20_000, 1_500
 # Each holds 30 MB at most.
 MOST_SESSIONS = 50
 
-_EARLIEST, _LATEST = np.datetime64("1970-01-01"), np.datetime64("2200-01-01")
 # As Parquet calls them; anything else may be of any length.
 _NUMBERS = ("INT32", "INT64", "FLOAT", "DOUBLE")
 _PUBLISHED_NAME = re.compile(r"mean_([a-z]+)([1-9][0-9]{0,8})_flat\.npz")
@@ -165,14 +163,9 @@ def _check_extent(name: str, metadata: pq.FileMetaData) -> None:
 
 
 def _check(timeline: Timeline) -> None:
-    """Refuse what is no observation, or would keep the page busy for everybody."""
-    region = f"AR{timeline.ar_number}"
+    """Refuse what would keep the page busy for everybody."""
     if len(timeline) > MOST_STEPS_OF_A_REGION:
         raise SolaredError(
-            f"{region} has {len(timeline):,} steps, and at most {MOST_STEPS_OF_A_REGION:,} are taken; upload the part "
-            "around its emergence."
+            f"AR{timeline.ar_number} has {len(timeline):,} steps, and at most {MOST_STEPS_OF_A_REGION:,} are taken; "
+            "upload the part around its emergence."
         )
-    if np.isinf(timeline.values).any():
-        raise SolaredError(f"{region} holds infinite values; mark what was not observed as NaN.")
-    if timeline.times[0] < _EARLIEST or timeline.times[-1] >= _LATEST:
-        raise SolaredError(f"{region} has times before 1970 or after 2199; give `time_tai` as timestamps, naive TAI.")

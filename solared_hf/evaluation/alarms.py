@@ -25,6 +25,7 @@ from solared_hf.evaluation.emergence import (
 from solared_hf.evaluation.intervals import region_interval
 from solared_hf.forecasting import Forecaster
 from solared_hf.schema import AVAILABILITY_DELAY, NUM_TILES
+from solared_hf.step_times import nearest_steps
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -136,12 +137,13 @@ def lagged_trajectories(windows: SolaredWindows, forecasts: np.ndarray) -> np.nd
     parts = windows.by_region(windows.last_input_times), windows.by_region(forecasts)
     trajectories = []
     for last, its_forecasts in zip(*parts, strict=True):
+        if not len(last):
+            trajectories.append(np.empty((0, steps, *its_forecasts.shape[1:]), np.float32))
+            continue
         ahead = last[:, None] + cadence * np.arange(1, steps + 1)
-        spoken_of = last + cadence * steps
-        issue = np.searchsorted(spoken_of, ahead)  # never later than its own, whose target is the last of these steps
-        known = np.isin(ahead, spoken_of)
-        said = its_forecasts[np.where(known, issue, 0)]
-        trajectories.append(np.where(known[..., None], said, np.float32(np.nan)))
+        # Never later than its own, whose target is the last of these steps.
+        issue = nearest_steps(last + cadence * steps, ahead, cadence)
+        trajectories.append(np.where((issue >= 0)[..., None], its_forecasts[issue], np.float32(np.nan)))
     return np.concatenate(trajectories)
 
 

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from solared_hf.schema import NUM_TILES
+from solared_hf.step_times import cadence_of, is_spaced_by
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -49,8 +50,9 @@ def emergence_onsets(
     array([19., nan])
     """
     hours = np.asarray(hours, dtype=np.float64)
-    cadence = _cadence(hours)
-    joined = _joined(intensity, hours, cadence)
+    times = np.round(hours * 3_600_000).astype("timedelta64[ms]")
+    joined = _joined(intensity, np.diff(times), cadence_of(times))
+    cadence = cadence_of(times) / np.timedelta64(1, "h")
     steep = _smoothed_gradient(intensity, joined, cadence) <= threshold
     goes_on = joined & steep[..., 1:, :] & steep[..., :-1, :]
     begins = steep & (hours[:, None] > np.asarray(after)[..., None, None])
@@ -88,15 +90,10 @@ def intensity_range(timeline: Timeline) -> float:
     return float(np.ptp(observed)) if len(observed) else np.nan
 
 
-def _cadence(hours: np.ndarray) -> float:
-    spacings, counts = np.unique(np.round(np.diff(hours), 6), return_counts=True)
-    return float(spacings[counts.argmax()])
-
-
-def _joined(intensity: np.ndarray, hours: np.ndarray, cadence: float) -> np.ndarray:
+def _joined(intensity: np.ndarray, spacings: np.ndarray, cadence: np.timedelta64) -> np.ndarray:
     """(..., T-1, tiles) bool: each step and the next are known and one cadence apart."""
     known = ~np.isnan(intensity)
-    return known[..., 1:, :] & known[..., :-1, :] & np.isclose(np.diff(hours), cadence, rtol=1e-3)[:, None]
+    return known[..., 1:, :] & known[..., :-1, :] & is_spaced_by(spacings, cadence)[:, None]
 
 
 def _smoothed_gradient(intensity: np.ndarray, joined: np.ndarray, cadence: float) -> np.ndarray:

@@ -26,6 +26,7 @@ from solared_hf.plotting.style import (
     tile_name,
 )
 from solared_hf.schema import TILE_COLUMNS, TILE_ROWS
+from solared_hf.step_times import cadence_of, nearest_steps
 from solared_hf.timelines import Timeline
 
 # Moments that a picture can mark, as its legend calls them.
@@ -158,8 +159,9 @@ def values_at(wanted: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.n
         times: (T,) datetime64, increasing.
         values: (T, ...) floats.
     """
-    steps = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
-    return np.where((times[steps] == wanted)[:, None], values[steps], np.float32(np.nan))
+    cadence = cadence_of(times) if len(times) > 1 else np.timedelta64(0, "ms")
+    steps = nearest_steps(times, wanted, cadence)
+    return np.where((steps >= 0)[:, None], values[steps], np.float32(np.nan))
 
 
 def _draw_tile(

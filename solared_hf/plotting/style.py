@@ -10,6 +10,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from solared_hf.schema import TILE_COLUMNS
+from solared_hf.step_times import cadence_of, is_spaced_by
 
 # Inches. Printed over the width of a page, the text is then about 10 points high.
 WIDTH = 9.0
@@ -141,7 +142,8 @@ def broken_at_gaps(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, n
     array([ 0.,  1.,  2., nan,  3.])
     """
     spacings = np.diff(times)
-    gaps = np.flatnonzero(spacings > np.median(spacings)) + 1 if len(spacings) else np.array([], int)
+    usual = cadence_of(times) if len(spacings) else np.timedelta64(0, "ms")
+    gaps = np.flatnonzero(~is_spaced_by(spacings, usual) & (spacings > usual)) + 1
     return np.insert(times, gaps, times[gaps - 1]), np.insert(values, gaps, np.nan, axis=0)
 
 

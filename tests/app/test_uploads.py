@@ -104,12 +104,20 @@ def test_code_in_a_published_file_is_not_run(tmp_path, own_region):
 
 
 def test_what_is_no_observation_is_refused(own_region):
-    values = own_region.values.copy()
-    values[5, 0, 0] = np.inf
-    infinite = Timeline(90021, own_region.times, values)
-    assert refusal({"a.parquet": parquet(infinite)}).startswith("AR90021 holds infinite values; mark what was not")
-    early = Timeline(90021, own_region.times - np.timedelta64(60 * 365, "D"), own_region.values)
-    assert refusal({"a.parquet": parquet(early)}).startswith("AR90021 has times before 1970 or after 2199; give")
+    table = own_region.to_table()
+
+    def written(column: str, values: pa.Array) -> dict[str, bytes]:
+        content = io.BytesIO()
+        pq.write_table(table.set_column(table.column_names.index(column), column, values), content)
+        return {"a.parquet": content.getvalue()}
+
+    power = own_region.values[:, 0].copy()
+    power[5, 7] = np.inf
+    infinite = refusal(written("power_2_3mhz", pa.array(list(power), table.schema.field("power_2_3mhz").type)))
+    assert infinite.startswith("AR90021 holds infinite values, first in power_2_3mhz at step 5, tile 7; mark what was")
+    early = refusal(written("time_tai", pa.array(own_region.times - np.timedelta64(60 * 365, "D"))))
+    assert early.startswith("AR90021 has step 0 at 1941-")
+    assert "which is before 1990 or after 2099; look at the unit" in early
     long = simulate_region(90021, steps=MOST_STEPS_OF_A_REGION + 1)
     assert refusal({"a.parquet": parquet(long)}).startswith("AR90021 has 1,501 steps, and at most 1,500 are taken;")
     twice = {"a.parquet": parquet(own_region), "b.parquet": parquet(own_region)}

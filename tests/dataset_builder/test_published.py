@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataset_builder.build import build_dataset
 from dataset_builder.published import _read_times, read_timeline, write_published
 from dataset_builder.region_folders import find_regions, region_number
 from dataset_builder.simulate import simulate_region
+from dataset_builder.sources import PublishedSource
 from solared_hf.errors import SolaredError
+from solared_hf.loading import load_catalog, load_region
 
 
 @pytest.fixture
@@ -372,6 +375,23 @@ def test_times_that_are_no_naive_datetimes(region, times):
 def test_times_of_another_form(region, times):
     path = spoil(region, "mag", lambda arrays: [arrays[0], times])
     assert_refused(region, str(path), "arr_1", "download it again")
+
+
+def test_times_of_days_and_of_frames_give_hourly_steps_without_gaps(tmp_path):
+    nominal = simulate_region(90001, steps=99)
+    write_published(tmp_path, nominal)
+    days = (nominal.times - np.datetime64("1858-11-17")) / np.timedelta64(1, "D")
+    # As `Time(days, format="mjd").datetime` gives them: a microsecond less must not make an hour 0:59:59.999.
+    of_days = np.datetime64("1858-11-17", "us") + (days * 86_400_000_000 - 0.5).astype("timedelta64[us]")
+    off = np.random.default_rng(0).integers(-700_000, 700_001, 99).astype("timedelta64[us]")
+    for times in (of_days, nominal.times + off):
+        for kind in ("pmdop", "mag", "int"):
+            spoil(tmp_path / "AR90001", kind, lambda arrays, times=times: [*arrays[:-1], times.astype(object)])
+        build_dataset(PublishedSource(tmp_path), tmp_path / "dataset")
+        (row,) = load_catalog(tmp_path / "dataset")
+        assert (row["cadence_s"], row["gaps"], row["missing_steps"]) == (3600, 0, 0)
+    assert (of_days.astype("datetime64[ms]") != nominal.times).any()
+    assert np.abs(load_region(tmp_path / "dataset", 90001).times - nominal.times - off).max() < np.timedelta64(1, "ms")
 
 
 def test_times_that_disagree_between_files(region):
