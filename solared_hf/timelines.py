@@ -154,10 +154,14 @@ def timelines_from_table(table: pa.Table) -> list[Timeline]:
     """Regions found in rows of the `timelines` config, in ascending order of AR number; rows may come in any order.
 
     Columns may have another type than `schema.timeline_features` gives them, such as lists of any length or wider
-    numbers, as long as every value fits the right type as it is.
+    numbers, as long as every value fits the right type as it is. Column `step` counts a region's rows,
+    whatever gaps lie between their times, so a number that is left out means that a row was taken away: that would
+    look like a gap, or like another cadence. Rows at the beginning or the end may be away; a warning tells of a
+    beginning.
 
     Raises:
-        SolaredError: a column is missing or its values do not fit its type, or a step occurs twice.
+        SolaredError: a column is missing or its values do not fit its type, a step occurs twice, or rows were taken
+            away between two steps.
     """
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
@@ -170,16 +174,23 @@ def timelines_from_table(table: pa.Table) -> list[Timeline]:
     times = table.column("time_tai").to_numpy()
     values = np.stack([_tile_values(table, channel) for channel in CHANNELS], axis=1)
     order = np.lexsort((steps, numbers))
-    timelines = []
+    timelines, begun_later = [], []
     for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
         if not len(rows):
             continue
-        if (np.diff(steps[rows]) == 0).any():
-            raise SolaredError(f"AR{numbers[rows[0]]} has a step twice; build the dataset folder again.")
+        _check_steps(numbers[rows[0]], steps[rows])
+        if steps[rows[0]] != 0:
+            begun_later.append(f"step {steps[rows[0]]} of AR{numbers[rows[0]]}")
         # Rows almost always come in order, and a slice of the stacked array spares a copy of the region.
         contiguous = len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all()
         picked = slice(rows[0], rows[-1] + 1) if contiguous else rows
         timelines.append(Timeline(int(numbers[rows[0]]), times[picked], values[picked]))
+    if begun_later:
+        warnings.warn(
+            f"The rows before {', '.join(begun_later)} were taken away; what is counted from the beginning of a "
+            "region is counted from there.",
+            stacklevel=2,
+        )
     return timelines
 
 
@@ -202,6 +213,20 @@ def timelines_from_dataset(dataset: Dataset | IterableDataset) -> list[Timeline]
             ) from error
         return timelines_from_table(pa.concat_tables(batches)) if batches else []
     return timelines_from_table(dataset.with_format("arrow")[:])
+
+
+def _check_steps(ar_number: int, steps: np.ndarray) -> None:
+    """Refuse a region from which rows were taken away; `steps` are in order."""
+    if (np.diff(steps) == 0).any():
+        raise SolaredError(f"AR{ar_number} has a step twice; build the dataset folder again.")
+    holes = np.flatnonzero(np.diff(steps) != 1)
+    if len(holes):
+        missing = steps[-1] - steps[0] + 1 - len(steps)
+        raise SolaredError(
+            f"AR{ar_number} has step {steps[holes[0]]} and then step {steps[holes[0] + 1]}: in all, {missing} of its "
+            "rows were taken away, and its cadence and gaps would be wrong. Give whole regions: filter by ar_number, "
+            "and give each process regions of its own instead of every second row."
+        )
 
 
 def _cast(table: pa.Table) -> pa.Table:

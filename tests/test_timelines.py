@@ -1,16 +1,20 @@
 """A region's timeline and its way to rows and back, from `datasets` objects as users hold them."""
 
+import warnings
 from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
+from datasets.distributed import split_dataset_by_node
 
 from dataset_builder.simulate import simulate_region
 from solared_hf.errors import SolaredError
 from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
 from solared_hf.timelines import Timeline, timelines_from_dataset, timelines_from_table
+from solared_hf.windows import SolaredWindows
 
 
 def dataset_of(*timelines: Timeline) -> Dataset:
@@ -51,6 +55,66 @@ def test_row_order_filters_and_selections_do_not_matter(make_timeline):
     assert_same(shuffled[1], second)
     (only,) = timelines_from_dataset(dataset.filter(lambda row: row["ar_number"] == 90002))
     assert_same(only, second)
+
+
+@pytest.fixture
+def regions_in_files(tmp_path, make_timeline):
+    """A function that opens 7 regions, one a file and with a gap each, as a user opens a dataset."""
+    for number in range(90001, 90008):
+        timeline = make_timeline(number, 12, missing=[4, 5], seed=number)
+        pq.write_table(timeline.to_table(), tmp_path / f"AR{number}.parquet")
+
+    def open_dataset(streaming: bool):
+        return load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train", streaming=streaming,
+                            cache_dir=str(tmp_path / "cache"))  # fmt: skip
+
+    return open_dataset
+
+
+TAKEN_AWAY = r"^AR90001 has step {} and then step {}: in all, \d+ of its rows were taken away.*Give whole regions"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_that_are_taken_away_inside_a_region_are_noticed(regions_in_files, streaming):
+    dataset = regions_in_files(streaming)
+    assert [len(timeline) for timeline in timelines_from_dataset(dataset)] == [10] * 7  # the true gap is no fault
+    for changed, step, following in (
+        (dataset.filter(lambda row: row["step"] % 12 != 3), 2, 4),
+        (dataset.filter(lambda row: row["step"] % 3 == 0), 0, 3),
+    ):
+        with pytest.raises(SolaredError, match=TAKEN_AWAY.format(step, following)):
+            timelines_from_dataset(changed)
+
+
+def test_every_second_row_for_each_node_is_noticed(regions_in_files):
+    stream = regions_in_files(True)
+    # 7 files cannot be shared out to 2 nodes.
+    with pytest.raises(SolaredError, match=TAKEN_AWAY.format(0, 2)):
+        timelines_from_dataset(split_dataset_by_node(stream, 0, 2))
+    with pytest.raises(SolaredError, match=r"AR90001 has step 1 and then step 3"):
+        SolaredWindows(split_dataset_by_node(stream, 1, 2), input_steps=2)
+    dataset = regions_in_files(False)
+    with pytest.raises(SolaredError, match=TAKEN_AWAY.format(0, 2)):
+        timelines_from_dataset(dataset.select(range(0, len(dataset), 2)))
+    with pytest.raises(SolaredError, match="rows were taken away"):
+        timelines_from_dataset(dataset.shuffle(seed=0).take(40))
+    with pytest.raises(SolaredError, match="rows were taken away"):
+        timelines_from_dataset(stream.shuffle(seed=0, buffer_size=20).skip(20))
+    # Whole files for each node are whole regions.
+    shared = [timelines_from_dataset(split_dataset_by_node(stream, rank, 7)) for rank in (0, 6)]
+    assert [[timeline.ar_number for timeline in each] for each in shared] == [[90001], [90007]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_region_may_end_earlier_and_a_later_beginning_is_told(regions_in_files, streaming):
+    dataset = regions_in_files(streaming)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [len(timeline) for timeline in timelines_from_dataset(dataset.take(17))] == [10, 7]
+        assert len(timelines_from_dataset(dataset.shuffle(seed=0))) == 7
+    with pytest.warns(UserWarning, match=r"^The rows before step 3 of AR90001 were taken away"):
+        skipped = timelines_from_dataset(dataset.skip(3))
+    assert [len(timeline) for timeline in skipped[:2]] == [7, 10]
 
 
 def test_a_step_that_occurs_twice_is_refused(make_timeline):
