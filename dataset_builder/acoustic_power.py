@@ -74,7 +74,7 @@ def band_power(
     if len(frames) != WINDOW_FRAMES:
         raise ValueError(f"Expected a cube of shape ({WINDOW_FRAMES}, rows, columns), but got {np.shape(cube)}.")
     transform = _Transform(cadence_s, exact_frequencies, density, device)
-    power = torch.empty(len(BAND_EDGES_MHZ), frames.shape[1], device=device)
+    power = torch.empty(len(BAND_EDGES_MHZ), frames.shape[1], dtype=torch.float32, device=device)
 
     def work(remaining: Iterator[slice]) -> None:
         scratch = _Scratch(device)
@@ -157,7 +157,7 @@ class SlidingBandPower:
             raise ValueError(f"Frames of shape {image} do not continue a stream of shape {self._image}.")
         plan = self._plan(len(flat))
         windows = sum(isinstance(order, _Window) for order in plan.orders)
-        power = torch.empty(windows, len(BAND_EDGES_MHZ), flat.shape[1], device=self._device)
+        power = torch.empty(windows, len(BAND_EDGES_MHZ), flat.shape[1], dtype=torch.float32, device=self._device)
 
         def work(remaining: Iterator[_Chunk]) -> None:
             scratch = _Scratch(self._device)
@@ -348,7 +348,7 @@ class _Scratch:
     def __call__(self, name: str, rows: int, columns: int) -> torch.Tensor:
         memory = self._memory.get(name)
         if memory is None or len(memory) < rows * columns:
-            memory = self._memory[name] = torch.empty(rows * columns, device=self._device)
+            memory = self._memory[name] = torch.empty(rows * columns, dtype=torch.float32, device=self._device)
         return memory[: rows * columns].view(rows, columns)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset_builder.published import write_published
-from solared_hf.errors import SolaredError
+from solared_hf.errors import SolaredError, whole_number
 from solared_hf.schema import CHANNELS, POWER_CHANNELS, TILE_COLUMNS, TILE_ROWS
 from solared_hf.timelines import Timeline
 
@@ -213,6 +213,7 @@ def simulate_region(ar_number: int, seed: int = 0, steps: int = 240) -> Timeline
     (240, 6, 63)
     """
     split_of(ar_number)  # refuses the number of a real region
+    steps = whole_number(steps, "The number of steps", "simulate at least one")
     bipole = emergence(ar_number, seed)
     hours = np.arange(steps, dtype=np.float64)
     rows, columns = (axis.ravel() for axis in np.divmod(np.arange(TILE_ROWS * TILE_COLUMNS), TILE_COLUMNS))

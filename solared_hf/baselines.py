@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from solared_hf.errors import SolaredError
+from solared_hf.errors import SolaredError, whole_number
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -49,6 +49,7 @@ class Persistence(Baseline):
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
         """(N, steps, 63) float32, DN: the forecast, repeated."""
+        check_reach(self, steps)
         return np.repeat(self.forecast(windows)[:, None], steps, axis=1)
 
 
@@ -63,6 +64,7 @@ class Average(Baseline):
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
         """(N, steps, 63) float32, DN: the forecast, repeated."""
+        check_reach(self, steps)
         return np.repeat(self.forecast(windows)[:, None], steps, axis=1)
 
 
@@ -98,6 +100,7 @@ class Climatology(Baseline):
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
         """(N, steps, 63) float32, DN: the same for every window and step."""
+        check_reach(self, steps)
         return np.tile(self.mean_intensity, (len(windows), steps, 1))
 
 
@@ -162,6 +165,7 @@ class DampedPersistence(Baseline):
         Raises:
             SolaredError: the windows have another cadence, or there are more steps than factors.
         """
+        check_reach(self, steps)
         return self._damped(windows, np.arange(1, steps + 1))
 
     def _damped(self, windows: SolaredWindows, leads: np.ndarray) -> np.ndarray:
@@ -199,11 +203,12 @@ def check_cadence(forecaster, windows: SolaredWindows) -> None:
 
 
 def check_reach(forecaster, steps: int) -> None:
-    """Refuse more steps than a forecaster reaches.
+    """Refuse more steps than a forecaster reaches, and what is no number of steps.
 
     Raises:
         SolaredError: it is so.
     """
+    steps = whole_number(steps, "The number of steps ahead", "ask for at least one")
     if steps > forecaster.longest_trajectory:
         raise SolaredError(
             f"{forecaster.name} reaches {forecaster.longest_trajectory} steps ahead, not {steps}; ask for less."

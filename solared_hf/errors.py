@@ -2,6 +2,7 @@
 
 import os
 import re
+from operator import index
 
 # How tokens of the Hub look.
 _TOKEN = re.compile(r"\b(?:hf|api_org)_(?:(?=[\w.-]*[A-Z\d])[\w.-]{8,}|[A-Za-z\d]{8,})")
@@ -17,6 +18,27 @@ class SolaredError(ValueError):
     def __init__(self, message: str):
         secret = os.environ.get("HF_TOKEN")
         super().__init__(_TOKEN.sub("hf_…", message.replace(secret, "hf_…") if secret else message))
+
+
+def whole_number(value: object, name: str, cure: str, least: int = 1) -> int:
+    """`value` as an int, whichever whole type it has, such as `numpy.int64`.
+
+    Args:
+        value: what was given.
+        name: what an error calls it.
+        cure: how an error ends.
+        least: the smallest that is taken.
+
+    Raises:
+        SolaredError: If it is no whole number, or less than `least`.
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise SolaredError(f"{name} is a whole number of at least {least}, but got {value!r:.60}; {cure}.")
+    return number
 
 
 def reason_of(error: BaseException, most: int = 300) -> str:

@@ -16,11 +16,10 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from solared_hf.baselines import BASELINES, check_reach
-from solared_hf.errors import SolaredError, reason_of
+from solared_hf.errors import SolaredError, reason_of, whole_number
 from solared_hf.hub_errors import explain
 from solared_hf.model_files import PROCESSOR_NAME, WEIGHTS_NAME
 from solared_hf.processing_solared import SolaredProcessor
@@ -136,10 +135,12 @@ class ModelForecaster:
         """One of the model's outputs for all windows, in DN; of trajectories only some steps, or a single one."""
         if batch_size is None:
             batch_size = _CPU_BATCH_SIZE if self.device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
+        batch_size = whole_number(batch_size, "batch_size", "it is how many windows are forecast at a time")
         forecasts, done = None, 0
-        batches = DataLoader(range(len(windows)), batch_size=batch_size, collate_fn=windows.batch)
+        firsts = range(0, len(windows), batch_size)
         with torch.inference_mode():
-            for batch in tqdm(batches, desc=f"Forecasting with {self.name}", unit="batch", leave=False, delay=1):
+            for first in tqdm(firsts, desc=f"Forecasting with {self.name}", unit="batch", leave=False, delay=1):
+                batch = windows.batch(range(first, min(first + batch_size, len(windows))))
                 output = self.model(
                     past_values=batch["past_values"].to(self.device),
                     past_observed_mask=batch["past_observed_mask"].to(self.device),

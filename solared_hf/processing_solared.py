@@ -3,13 +3,18 @@
 The file stands alone (numpy and transformers), so that it can be saved beside a model and loaded without the package.
 """
 
+import json
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import ClassVar
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 NAN_POLICIES = ("zero", "interpolate", "drop")
+
+# A patch has 9 x 9 tiles, of which the first and the last row are the background and no input.
+_PATCH_TILES = 81
 
 
 class SolaredProcessor(FeatureExtractionMixin):
@@ -31,8 +36,11 @@ class SolaredProcessor(FeatureExtractionMixin):
         fitted_on (`dict`, *optional*): dataset, its revision, source and schema version, whether it is
             simulated, split and regions.
 
+    Numbers may have any type, such as numpy's, and are kept as Python's, which JSON knows.
+
     Raises:
-        ValueError: statistics of a channel are missing, not finite, or leave no range.
+        ValueError: statistics of a channel are missing, not finite, or leave no range; or a setting is none of the
+            above.
 
     >>> observed = np.array([[[0.0, 100.0]], [[200.0, np.nan]]])  # two steps of one channel in two tiles, in DN
     >>> processor = SolaredProcessor.fit([observed], ["continuum_intensity"], input_steps=2)
@@ -62,6 +70,8 @@ class SolaredProcessor(FeatureExtractionMixin):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if isinstance(input_channels, str):
+            raise ValueError(f"input_channels is a list of names, but got {input_channels!r}; put it in a list.")
         for channel in (*input_channels, target_channel):
             if channel not in minimum or channel not in maximum:
                 raise ValueError(f"The processor has no minimum and maximum for {channel}; fit it with that channel.")
@@ -72,15 +82,15 @@ class SolaredProcessor(FeatureExtractionMixin):
                 )
         if nan_policy not in NAN_POLICIES:
             raise ValueError(f"Unknown NaN policy {nan_policy!r}; choose one of {', '.join(NAN_POLICIES)}.")
-        self.minimum = {channel: float(value) for channel, value in minimum.items()}
-        self.maximum = {channel: float(value) for channel, value in maximum.items()}
-        self.input_channels = list(input_channels)
-        self.target_channel = target_channel
-        self.input_steps = input_steps
-        self.horizon_hours = horizon_hours
-        self.cadence_minutes = cadence_minutes
-        self.nan_policy = nan_policy
-        self.fitted_on = fitted_on
+        self.minimum = {str(channel): float(value) for channel, value in minimum.items()}
+        self.maximum = {str(channel): float(value) for channel, value in maximum.items()}
+        self.input_channels = list(map(str, input_channels))
+        self.target_channel = str(target_channel)
+        self.input_steps = _count(input_steps)
+        self.horizon_hours = _duration("horizon_hours", horizon_hours)
+        self.cadence_minutes = None if cadence_minutes is None else _duration("cadence_minutes", cadence_minutes)
+        self.nan_policy = str(nan_policy)
+        self.fitted_on = None if fitted_on is None else _plain(fitted_on)
 
     @classmethod
     def fit(cls, values: Iterable[np.ndarray], channels: Sequence[str], input_channels=None, **settings):
@@ -95,7 +105,7 @@ class SolaredProcessor(FeatureExtractionMixin):
         Raises:
             ValueError: there is no region, or a channel is never observed or never varies.
         """
-        arrays = list(values)
+        arrays = list(map(_unmasked, values))
         if not arrays:
             raise ValueError("There is no region to fit the processor on; name a split that has some.")
         observed = np.concatenate([np.moveaxis(array, 1, 0).reshape(len(channels), -1) for array in arrays], axis=1)
@@ -114,12 +124,18 @@ class SolaredProcessor(FeatureExtractionMixin):
         return self.maximum[self.target_channel] - self.minimum[self.target_channel]
 
     def normalise(self, values: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-        """Physical `values` of shape (..., len(channels), tiles) as normalised float32; NaN stays NaN.
+        """Physical `values` of shape (..., len(channels), tiles) as normalised float32; NaN stays NaN, masked is NaN.
 
         Raises:
-            ValueError: the processor has no statistics for a channel.
+            ValueError: the processor has no statistics for a channel, or the values are not of that shape.
         """
         lowest, span = self._ranges(channels)
+        values = _unmasked(values)
+        if values.ndim < 2 or values.shape[-2] != len(channels):
+            raise ValueError(
+                f"Expected values of shape (..., {len(channels)}, tiles) for the channels {', '.join(channels)}, but "
+                f"got {values.shape}; put the channels before the tiles."
+            )
         return ((values - lowest[:, None]) / span[:, None]).astype(np.float32)
 
     def inverse(self, values, channel: str | None = None):
@@ -146,13 +162,22 @@ class SolaredProcessor(FeatureExtractionMixin):
         Raises:
             ValueError: the number of steps or channels differs, or there is NaN and the NaN policy is `"drop"`.
         """
-        values = np.asarray(past_values, dtype=np.float32)
+        values = _unmasked(past_values)
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32, copy=False)
         values = values[None] if values.ndim == 3 else values
         if values.ndim != 4 or values.shape[1:3] != (self.input_steps, len(self.input_channels)):
             raise ValueError(
                 f"Expected past_values of shape (batch, {self.input_steps}, {len(self.input_channels)}, tiles) for "
                 f"the channels {', '.join(self.input_channels)}, but got {values.shape}."
             )
+        if values.shape[3] == _PATCH_TILES:
+            raise ValueError(
+                f"The input has all {_PATCH_TILES} tiles of the patch, with the latitude background; give the 63 of "
+                "rows 1 to 7, past_values[..., 9:72]."
+            )
+        if np.isinf(values).any():
+            raise ValueError("The input has values that are infinite, or beyond float32; mark them as NaN.")
         observed = ~np.isnan(values)
         if self.nan_policy == "drop" and not observed.all():
             raise ValueError("The input has NaN and this processor's policy is to drop it; give observed steps only.")
@@ -181,6 +206,41 @@ class SolaredProcessor(FeatureExtractionMixin):
             )
         lowest = np.array([self.minimum[channel] for channel in channels])
         return lowest, np.array([self.maximum[channel] for channel in channels]) - lowest
+
+
+def _unmasked(values) -> np.ndarray:
+    """Values as an array of floats, with NaN where they are masked; nothing is copied where nothing is masked."""
+    masked = np.ma.asarray(values)
+    array, mask = np.ma.getdata(masked), np.ma.getmask(masked)
+    return np.where(mask, np.float32(np.nan), array) if np.any(mask) else array
+
+
+def _count(value) -> int:
+    try:
+        count = 0 if isinstance(value, bool) else index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"input_steps is a whole number of at least 1, but got {value!r}; try 120.")
+    return count
+
+
+def _duration(name: str, value) -> float:
+    try:
+        duration = np.nan if isinstance(value, bool | str) else float(value)
+    except TypeError:
+        duration = np.nan
+    if not 0 < duration < np.inf:
+        raise ValueError(f"{name} is a number above 0, but got {value!r}; try {name}=12.0.")
+    return duration
+
+
+def _plain(facts: dict) -> dict:
+    """Facts as JSON gives them back; numpy's numbers and arrays are Python's then."""
+    try:
+        return json.loads(json.dumps(facts, default=lambda value: value.tolist()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"fitted_on holds what JSON does not know ({error}); give text and numbers.") from error
 
 
 def interpolate_in_time(values: np.ndarray, observed: np.ndarray) -> np.ndarray:

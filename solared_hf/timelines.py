@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from itertools import permutations
-from operator import index
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from solared_hf.errors import SolaredError
+from solared_hf.errors import SolaredError, whole_number
 from solared_hf.schema import (
     CHANNELS,
     COLUMNS,
@@ -53,7 +52,8 @@ class Timeline:
     values: np.ndarray
 
     def __post_init__(self):
-        object.__setattr__(self, "ar_number", _number(self.ar_number))
+        ar_number = whole_number(self.ar_number, "An AR number", "give NOAA's, such as 11726")
+        object.__setattr__(self, "ar_number", ar_number)
         owner = f"AR{self.ar_number}"
         times, values = step_times(self.times, owner), _array(self.values, owner)
         if not len(times) or values.shape != (len(times), len(CHANNELS), NUM_TILES):
@@ -260,17 +260,6 @@ def _cast(table: pa.Table) -> pa.Table:
             ) from error
         columns.append(cast)
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _number(ar_number) -> int:
-    """An AR number of any whole type as an int that fits the dataset's column."""
-    try:
-        number = index(ar_number)
-    except TypeError:
-        number = 0
-    if isinstance(ar_number, bool | np.bool_) or not 0 < number < 2**31:
-        raise SolaredError(f"{ar_number!r} is no AR number; give a positive whole number, such as 11726.")
-    return number
 
 
 def _array(values, owner: str) -> np.ndarray:

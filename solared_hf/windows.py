@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch.utils.data import Dataset as TorchDataset
 
-from solared_hf.errors import SolaredError
+from solared_hf.errors import SolaredError, whole_number
 from solared_hf.processing_solared import NAN_POLICIES, SolaredProcessor, interpolate_in_time
 from solared_hf.region_windows import RegionWindows, count_before, cut_region, steps_ahead
 from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
@@ -42,8 +42,8 @@ class SolaredWindows(TorchDataset):
     timestamps. A target is never invented: where any of its tiles is NaN the window is dropped.
 
     Tensors are views of `values`, `observed` and `target`, which overlapping windows share: clone one before changing
-    it in place. `batch` gathers many windows at once; a loader of batches is
-    `DataLoader(range(len(windows)), batch_size=64, collate_fn=windows.batch)`.
+    it in place. They are float32 and on the CPU, whatever torch's default dtype and device are. `batch` gathers many
+    windows at once; a loader of batches is `DataLoader(range(len(windows)), batch_size=64, collate_fn=windows.batch)`.
 
     Args:
         data: a split of the dataset, map-style or streaming, or timelines.
@@ -128,6 +128,9 @@ class SolaredWindows(TorchDataset):
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict:
+        if type(index) is not int:
+            cure = "`windows.batch([0, 1])` gathers several"
+            index = whole_number(index, "The index of a window", cure, least=-len(self))
         start, target_step, ar_number, target_time = self._items[index]
         stop = start + self.input_steps
         past_values, observed = self.values[start:stop], self.observed[start:stop]
@@ -136,13 +139,13 @@ class SolaredWindows(TorchDataset):
         item = {
             "past_values": past_values,
             "past_observed_mask": observed,
-            "future_values": self.target[target_step] if target_step >= 0 else torch.full((NUM_TILES,), torch.nan),
+            "future_values": self.target[target_step] if target_step >= 0 else _unknown(NUM_TILES),
             "ar_number": ar_number,
             "target_time": target_time,
         }
         if self.trajectory_steps is not None:
             known = self.target[stop : min(stop + self.trajectory_steps, self._gap_after[stop - 1])]
-            item["future_trajectory"] = torch.full((self.trajectory_steps, NUM_TILES), torch.nan)
+            item["future_trajectory"] = _unknown(self.trajectory_steps, NUM_TILES)
             item["future_trajectory"][: len(known)] = known
         return item
 
@@ -159,8 +162,9 @@ class SolaredWindows(TorchDataset):
 
         Raises:
             IndexError: there is no such window.
+            SolaredError: the indices are no list of whole numbers.
         """
-        indices = np.asarray(indices, dtype=np.int64)
+        indices = _indices(indices)
         starts, target_steps = self._starts[indices], self._target_steps[indices]
         stops = starts + self.input_steps
         past = starts[:, None] + np.arange(self.input_steps)
@@ -306,20 +310,21 @@ class SolaredWindows(TorchDataset):
             raise SolaredError(f"At least one input channel is needed; choose from {', '.join(CHANNELS)}.")
         if self.nan_policy not in NAN_POLICIES:
             raise SolaredError(f"Unknown NaN policy {self.nan_policy!r}; choose one of {', '.join(NAN_POLICIES)}.")
-        if self.input_steps < 1 or self.horizon <= timedelta(0):
-            raise SolaredError(
-                f"A window needs at least one input step and a horizon after it, but got "
-                f"input_steps={self.input_steps} and horizon={self.horizon}."
-            )
+        self.input_steps = whole_number(self.input_steps, "input_steps", "a window needs at least one input step")
+        if self.trajectory_steps is not None:
+            self.trajectory_steps = whole_number(self.trajectory_steps, "trajectory_steps", "or leave it out for none")
+        if self.horizon <= timedelta(0):
+            raise SolaredError(f"A window needs a horizon after its last input step, but got {self.horizon}.")
 
     def _read(self, timelines: Sequence[Timeline]) -> None:
         """Fills `values`, `observed` and `target` with all steps of the timelines, one after the other."""
         channels = [CHANNELS.index(channel) for channel in self.input_channels]
         expected = None if self.processor is None else self.processor.cadence_minutes
         steps = sum(len(timeline) for timeline in timelines)
-        self.values = torch.empty(steps, len(channels), NUM_TILES)
-        self.observed = torch.empty(self.values.shape, dtype=torch.bool)
-        self.target = torch.empty(steps, NUM_TILES)
+        # numpy's, because torch's own default dtype and device may have been set to others.
+        self.values = torch.from_numpy(np.empty((steps, len(channels), NUM_TILES), np.float32))
+        self.observed = torch.from_numpy(np.empty(self.values.shape, bool))
+        self.target = torch.from_numpy(np.empty((steps, NUM_TILES), np.float32))
         first = 0
         for timeline in timelines:
             if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
@@ -366,6 +371,21 @@ def _take(rows: torch.Tensor, indices: np.ndarray, known: np.ndarray | None = No
     if known is not None:
         taken[torch.from_numpy(~known)] = torch.nan
     return taken
+
+
+def _indices(given: Sequence[int]) -> np.ndarray:
+    """(B,) int64; a SolaredError for anything but a list of whole numbers, which numpy would cut to some."""
+    try:
+        indices = np.asarray(given)
+    except ValueError:
+        indices = np.array(None)
+    if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
+        raise SolaredError(f"A batch is a list of whole numbers, but got {given!r:.60}; try batch(range(8)).")
+    return indices.astype(np.int64)
+
+
+def _unknown(*shape: int) -> torch.Tensor:
+    return torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
 
 
 def _timelines(data: Dataset | IterableDataset | Timeline | Iterable[Timeline]) -> list[Timeline]:

@@ -234,9 +234,9 @@ def test_values_of_another_shape_or_kind_are_told_the_cure(values, message):
         Timeline(90001, HOURS, values)
 
 
-@pytest.mark.parametrize("number", [0, -1, 2**31, 11726.0, "11726", True, None])
+@pytest.mark.parametrize("number", [0, -1, 11726.0, "11726", True, None])
 def test_what_is_no_region_number_is_refused(number):
-    with pytest.raises(SolaredError, match="is no AR number; give a positive whole number"):
+    with pytest.raises(SolaredError, match=r"^An AR number is a whole number of at least 1, but got"):
         Timeline(number, HOURS, np.zeros((9, 6, 63)))
 
 
