@@ -43,17 +43,21 @@ def band_power(
     cadence_s: float = CADENCE_S,
     exact_frequencies: bool = False,
     density: bool = False,
+    repeat_missing: bool = False,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
     """Acoustic power of one window in the bands 2-3, 3-4, 4-5 and 5-6 mHz, pixel by pixel (arXiv 2402.08890).
 
     Args:
-        cube: (640, rows, columns) velocities, m/s; a pixel with NaN or infinity in any frame is NaN in the result.
+        cube: (640, rows, columns) velocities, m/s; a pixel with NaN or infinity in any frame is NaN in the result, if
+            not `repeat_missing`.
         cadence_s: seconds from frame to frame, dt.
         exact_frequencies: take bin k to lie at its own frequency k / (639 dt) instead of k / (640 dt). A band is then
             the sum of the bins from its lower edge up to, but not at, its upper edge, so that every bin counts once.
             (The published bands lose the trapezoid between the last bin of one and the first of the next.)
         density: integrate over frequency: multiply by the spacing of the bins, 1 / T, or 1 / (639 dt) where exact.
+        repeat_missing: count differences to and from NaN as 0, as if the value beside it were repeated: right for what
+            is missing at one end of a window. It is up to the caller to set aside pixels that lack more than that.
         device: where the products run.
 
     Returns:
@@ -82,6 +86,8 @@ def band_power(
             width = pixels.stop - pixels.start
             differences, sums = scratch("differences", _DIFFERENCES, width), scratch("sums", transform.rows, width)
             torch.sub(frames[1:, pixels], frames[:-1, pixels], out=differences)
+            if repeat_missing and not differences.sum().isfinite():
+                _zero_bad(differences)
             transform.whole(differences, scratch, out=sums)
             transform.power(sums, scratch, out=power[:, pixels])
 
@@ -106,7 +112,7 @@ class SlidingBandPower:
 
     Args:
         step: frames from the start of one window to the start of the next.
-        cadence_s, exact_frequencies, density, device: as of `band_power`.
+        cadence_s, exact_frequencies, density, repeat_missing, device: as of `band_power`.
 
     Raises:
         ValueError: the step is not positive, or the cadence does not resolve 6 mHz.
@@ -124,11 +130,13 @@ class SlidingBandPower:
         cadence_s: float = CADENCE_S,
         exact_frequencies: bool = False,
         density: bool = False,
+        repeat_missing: bool = False,
         device: str | torch.device = "cpu",
     ):
         if step < 1:
             raise ValueError(f"Windows follow each other by one or more frames, not {step}.")
         self._step = step
+        self._repeat_missing = repeat_missing
         self._device = device
         self._transform = _Transform(cadence_s, exact_frequencies, density, device)
         self._image: tuple[int, ...] | None = None
@@ -151,7 +159,7 @@ class SlidingBandPower:
         if self._image is None:
             self._image = image
             pixels = _chunks(flat.shape[1], self._device)
-            self._chunks = [_Chunk(part, flat[0, part], self._transform) for part in pixels]
+            self._chunks = [_Chunk(part, flat[0, part], self._transform, self._repeat_missing) for part in pixels]
             flat = flat[1:]
         elif image != self._image:
             raise ValueError(f"Frames of shape {image} do not continue a stream of shape {self._image}.")
@@ -221,9 +229,10 @@ class _Plan(NamedTuple):
 class _Chunk:
     """Some pixels' part of a sliding window."""
 
-    def __init__(self, pixels: slice, first_frame: torch.Tensor, transform: "_Transform"):
+    def __init__(self, pixels: slice, first_frame: torch.Tensor, transform: "_Transform", repeat_missing: bool):
         self.pixels = pixels
         self._transform = transform
+        self._repeat_missing = repeat_missing
         self._last_frame = first_frame.clone()
         # Difference n of the stream lies in row n mod 639, where its phase is that of the row, for ever.
         self._differences = first_frame.new_zeros(_DIFFERENCES, len(first_frame))
@@ -280,8 +289,9 @@ class _Chunk:
 
     def _set_aside_bad(self, stored: torch.Tensor, seen: int) -> None:
         """Store 0 for what is not finite, which no later sum could take back, and remember when it was."""
-        bad = ~stored.isfinite()
-        stored.masked_fill_(bad, 0)
+        bad = _zero_bad(stored)
+        if self._repeat_missing:
+            return
         numbers = torch.arange(seen, seen + len(stored), dtype=torch.int32, device=stored.device)[:, None]
         last_bad = torch.where(bad, numbers, -1).amax(dim=0)
         self._last_bad = last_bad if self._last_bad is None else torch.maximum(self._last_bad, last_bad)
@@ -365,6 +375,13 @@ def _bins_of_bands(cadence_s: float, exact_frequencies: bool) -> tuple[np.ndarra
     inside = (bins >= first[:, None]) & (bins <= last[:, None])
     ends = (bins == first[:, None]) | (bins == last[:, None])
     return bins, np.where(ends & (not exact_frequencies), 0.5, 1.0) * inside
+
+
+def _zero_bad(differences: torch.Tensor) -> torch.Tensor:
+    """Set to 0 what is not finite, and say where that was."""
+    bad = ~differences.isfinite()
+    differences.masked_fill_(bad, 0)
+    return bad
 
 
 def _phases(turns: np.ndarray) -> np.ndarray:

@@ -199,7 +199,8 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
         reduced: what its segments gave, in their order.
 
     The second is JSON: `window` and `settings`; `frames` by observable, how many were used, and set aside for which
-    reason; `interpolated_frames`, by step, how many of the window were filled in; `unobserved`, each step whose
+    reason; `interpolated_frames`, by step, how many of the window were filled in, and `patched_frames`, in how many
+    others some pixels were; `unobserved`, each step whose
     power, flux or intensity is NaN everywhere, and why; `unreadable`, why files could not be used after all, with how
     many and the first; and the NOAA facts.
 
@@ -208,6 +209,7 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
     """
     values = np.concatenate([segment.values for segment in reduced])
     missing = np.concatenate([segment.missing for segment in reduced])
+    patched = np.concatenate([segment.patched for segment in reduced])
     unreadable: dict[str, set[str]] = {}
     for segment in reduced:
         for name, reason in segment.unreadable.items():
@@ -229,7 +231,7 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
         reasons = _reasons(plan, int(plan.starts[step]), int(missing[step]), values[step], found)
         if reasons:
             unobserved.append({"step": step - kept.start, "time_tai": str(times[step]), "reasons": reasons})
-    counts = missing[kept]
+    filled = np.where(missing <= MOST_MISSING, missing, 0)
     processing = {
         "window": {"frames": WINDOW_FRAMES, "most_missing": MOST_MISSING},
         "settings": asdict(plan.settings),
@@ -237,9 +239,8 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
             observable: {"used": len(observed.frames), "set_aside": observed.rejected}
             for observable, observed in plan.observations.items()
         },
-        "interpolated_frames": {
-            str(step): int(counts[step]) for step in np.flatnonzero((counts > 0) & (counts <= MOST_MISSING))
-        },
+        "interpolated_frames": _by_step(filled[kept]),
+        "patched_frames": _by_step(patched[kept]),
         "unobserved": unobserved,
         "unreadable": [
             {"reason": reason, "files": len(names), "first": min(names)}
@@ -248,6 +249,10 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
         **({} if plan.region is None else plan.region.noaa),
     }
     return Timeline(ar_number, times[kept], values[kept]), processing
+
+
+def _by_step(counts: np.ndarray) -> dict[str, int]:
+    return {str(step): int(counts[step]) for step in np.flatnonzero(counts)}
 
 
 def _reasons(plan: Plan, start: int, missing: int, values: np.ndarray, found: dict[str, bool]) -> list[str]:

@@ -1,28 +1,28 @@
 """From frames to the tiles of steps: one segment, a run of consecutive steps of one region, at a time.
 
-A segment reads its frames in order of time, tracks them if they are images of the Sun, fills missing ones between
-their neighbours, and slides the window of 640 frames over them. Flux and intensity come from the frame nearest the
-middle of a window. What a segment gives does not depend on how a region is cut into segments, beyond rounding, as long
-as no gap is longer than those that are filled.
+A segment reads its frames in order of time, tracks them if they are images of the Sun, fills what is missing between
+its neighbours, pixel by pixel, and slides the window of 640 frames over them. A pixel that more than `MOST_MISSING` of
+a window's frames lack is NaN. Flux and intensity come from the frame nearest the middle of a window, and where that
+lacks a pixel, from the next. What a segment gives does not depend on how a region is cut, beyond rounding.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 
 from dataset_builder.acoustic_power import SlidingBandPower, band_power
-from dataset_builder.interpolation import NothingObserved, interpolate_missing
+from dataset_builder.interpolation import MOST_MISSING, NothingObserved, interpolate_missing
 from dataset_builder.observations import CUBE, IMAGE, Frame, ObservationFile, read_image, read_planes
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.times import WINDOW_FRAMES
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory, track
+from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
 from solared_hf.errors import SolaredError
 from solared_hf.schema import NUM_PATCH_TILES, POWER_CHANNELS
-
-# An eclipse takes up to 72 minutes, 96 frames. Each interpolated frame takes about its share of the power.
-MOST_MISSING = WINDOW_FRAMES // 5
 
 CORRECTIONS = ("latitude_background", "none")
 
@@ -66,11 +66,13 @@ class Reduced:
         values: (steps, 6, 63) float32, in the channels and units of `schema`.
         missing: (steps,) how many of the 640 frames of each window were not there; they were interpolated, or, beyond
             `MOST_MISSING`, the power of the step is NaN.
+        patched: (steps,) in how many others some pixels were missing that were interpolated.
         unreadable: why files could not be used after all, by name.
     """
 
     values: np.ndarray
     missing: np.ndarray
+    patched: np.ndarray
     unreadable: dict[str, str]
 
 
@@ -87,71 +89,103 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
     """
     reader = _Reader(segment)
     power = np.full((len(segment.starts), len(POWER_CHANNELS), NUM_PATCH_TILES), np.nan)
-    missing = np.full(len(segment.starts), WINDOW_FRAMES)
+    missing, patched = np.full(len(segment.starts), WINDOW_FRAMES), np.zeros(len(segment.starts), dtype=int)
     windows = _cube_windows if segment.form == CUBE else _sliding_windows
-    for step, (maps, count) in enumerate(windows(segment, reader)):
-        missing[step] = count
-        if count <= MOST_MISSING:
+    for step, (maps, lack) in enumerate(windows(segment, reader)):
+        if maps is not None:
+            maps[:, np.broadcast_to(lack.pixels > MOST_MISSING, maps.shape[1:])] = np.nan
             power[step] = tile_means(maps)
+            missing[step], patched[step] = lack.frames, lack.patched
         report(step + 1)
     # |B| is taken pixel by pixel: opposite polarities in one tile must not cancel.
-    field = np.stack([reader.tiles_of_first_readable(frames, np.abs) for frames in segment.field])
-    intensity = np.stack([reader.tiles_of_first_readable(frames) for frames in segment.intensity])
+    field = np.stack([reader.tiles_of_nearest(frames, np.abs) for frames in segment.field])
+    intensity = np.stack([reader.tiles_of_nearest(frames) for frames in segment.intensity])
     tiles = np.concatenate([power, field[:, np.newaxis], intensity[:, np.newaxis]], axis=1)
     if segment.correction == "latitude_background":
         tiles = remove_latitude_background(tiles)
-    return Reduced(keep_tiles(tiles).astype(np.float32), missing, reader.unreadable)
+    return Reduced(keep_tiles(tiles).astype(np.float32), missing, patched, reader.unreadable)
 
 
-def _sliding_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray, int]]:
-    """Band power maps of each step's window, and how many of its frames were missing; nothing if all frames are."""
+class _Lack(NamedTuple):
+    """What a window lacks, or a stream up to some frame."""
+
+    pixels: np.ndarray  # how many frames lack each pixel, of the shape of a patch, or () where that is 0 everywhere
+    frames: int  # how many lack every pixel
+    patched: int  # in how many others some pixels were filled in
+
+
+class _LackOfWindows:
+    """Counts what is missing of a stream of patches, for a window of 640 frames every `step` frames."""
+
+    def __init__(self, step: int):
+        self._step = step
+        self._total = _Lack(np.zeros((), np.uint16), 0, 0)
+        self._begun: deque[_Lack] = deque()
+        self._complete: deque[_Lack] = deque()
+        self.frames_seen = 0
+
+    def count(self, patch: np.ndarray, missing: np.ndarray | None) -> None:
+        """Count the next of the stream, as `interpolate_missing` gives it."""
+        if self.frames_seen % self._step == 0:
+            self._begun.append(self._total)
+        if missing is not None:
+            pixels, frames, patched = self._total
+            whole = bool(missing.all())
+            in_part = not whole and not np.isnan(patch[missing]).all()
+            # Not in place, because the totals at the starts of windows are kept.
+            self._total = _Lack(pixels + missing, frames + whole, patched + in_part)
+        self.frames_seen += 1
+        if self.frames_seen >= WINDOW_FRAMES and (self.frames_seen - WINDOW_FRAMES) % self._step == 0:
+            self._complete.append(self._total)
+
+    def of_next_window(self) -> _Lack:
+        """What the next window lacks that is complete."""
+        before, after = self._begun.popleft(), self._complete.popleft()
+        return _Lack(*(late - early for early, late in zip(before, after, strict=True)))
+
+
+def _sliding_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray, _Lack]]:
+    """Band power maps of each step's window, and what it lacks; nothing if all frames are missing."""
     first, stop = segment.starts[0], segment.starts[-1] + WINDOW_FRAMES
-    slots = reader.reach(segment.velocity, first, stop)
-    missing = np.zeros(stop - first, dtype=bool)
-    sliding = SlidingBandPower(segment.starts[1] - first if len(segment.starts) > 1 else WINDOW_FRAMES)
-    starts, block, held = iter(segment.starts), None, 0
+    step = segment.starts[1] - first if len(segment.starts) > 1 else WINDOW_FRAMES
+    sliding, lack = SlidingBandPower(step, repeat_missing=True), _LackOfWindows(step)
+    block, held = None, 0
     try:
-        for slot, (patch, filled) in zip(slots, reader.stream(segment.velocity, slots), strict=True):
-            if not first <= slot < stop:
-                continue
-            missing[slot - first] = filled
+        for patch, missing in reader.stream(segment.velocity, first, stop):
+            lack.count(patch, missing)
             if block is None:  # made once: taking new memory takes longer than filling it
                 block = np.empty((_BLOCK, *patch.shape), dtype=np.float32)
             block[held] = patch
             held += 1
-            if held == _BLOCK or slot == stop - 1:
+            if held == _BLOCK or lack.frames_seen == stop - first:
                 for maps in sliding.push(block[:held]):
-                    start = next(starts) - first
-                    yield maps, int(missing[start : start + WINDOW_FRAMES].sum())
+                    yield maps, lack.of_next_window()
                 held = 0
     except NothingObserved:
         return
 
 
-def _cube_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray | None, int]]:
+def _cube_windows(segment: Segment, reader: "_Reader") -> Iterator[tuple[np.ndarray | None, _Lack | None]]:
     for start in segment.starts:
-        yield _cube_window(segment.velocity.get(start), reader)
+        frame = segment.velocity.get(start)
+        yield (None, None) if frame is None else _cube_window(frame, reader)
 
 
-def _cube_window(frame: Frame | None, reader: "_Reader") -> tuple[np.ndarray | None, int]:
-    """Band power maps of a cube, and how many of its frames were missing."""
-    if frame is None:
-        return None, WINDOW_FRAMES
-    cube, count = np.empty(frame.file.shape, dtype=np.float32), 0
+def _cube_window(frame: Frame, reader: "_Reader") -> tuple[np.ndarray | None, _Lack | None]:
+    """Band power maps of a cube, and what it lacks; None if it cannot be read."""
+    cube = np.empty(frame.file.shape, dtype=np.float32)
     # In parts, as decoding takes several times the memory of what is decoded.
     for plane in range(0, WINDOW_FRAMES, _BLOCK):
         planes = reader.planes(Frame(frame.file, plane), _BLOCK)
         if planes is None:
-            return None, WINDOW_FRAMES
+            return None, None
         cube[plane : plane + _BLOCK] = planes
-    try:
-        for plane, (patch, filled) in enumerate(interpolate_missing(iter(cube))):
-            if filled:
-                cube[plane] = patch
-                count += 1
-    except NothingObserved:
-        return None, WINDOW_FRAMES
-    return band_power(cube), count
+    lack = _LackOfWindows(WINDOW_FRAMES)
+    for plane, (patch, missing) in enumerate(interpolate_missing(iter(cube))):
+        lack.count(patch, missing)
+        if missing is not None:
+            cube[plane] = patch
+    return band_power(cube, repeat_missing=True), lack.of_next_window()
 
 
 class _Reader:
@@ -166,43 +200,43 @@ class _Reader:
         self._held: tuple[ObservationFile | None, np.ndarray | None] = (None, None)
         self.unreadable: dict[str, str] = {}
 
-    def reach(self, frames: dict[int, Frame], first: int, stop: int) -> range:
-        """The slots from `first` to `stop`, and on to a frame that was observed where the outermost was not.
+    def stream(
+        self, frames: dict[int, Frame], first: int, stop: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """The patch of each slot from `first` to `stop`, filled, and what was missing; see `interpolate_missing`.
 
-        A frame that is missing at an end of a segment is interpolated, as others are, with neighbours on both sides.
+        What is missing at an end is filled as elsewhere, between frames on both sides; these are read if needed.
         """
-        begin, end = first, stop - 1
-        while begin > first - MOST_MISSING and not self._is_there(frames.get(begin)):
-            begin -= 1
-        while end < stop - 1 + MOST_MISSING and not self._is_there(frames.get(end)):
-            end += 1
-        return range(begin, end + 1)
+        patches = self._patches(frames, range(first, stop))
+        begin, earlier = next(patches), []
+        unseen = np.True_ if begin is None else np.isnan(begin)
+        for slot in range(first - 1, first - 1 - MOST_MISSING, -1):
+            if not unseen.any():
+                break
+            patch = self._patch(frames.get(slot))
+            earlier.append(patch)
+            if patch is not None:
+                unseen = unseen & np.isnan(patch)
+        # Read when a gap is still open at the end, and only then.
+        later = self._patches(frames, range(stop, stop + MOST_MISSING))
+        filled = interpolate_missing(chain(reversed(earlier), [begin], patches, later))
+        return islice(filled, len(earlier), len(earlier) + stop - first)
 
-    def _is_there(self, frame: Frame | None) -> bool:
-        return (
-            frame is not None and (self._image(frame) if frame.file.form == IMAGE else self._patch(frame)) is not None
-        )
-
-    def stream(self, frames: dict[int, Frame], slots: range) -> Iterator[tuple[np.ndarray, bool]]:
-        """One patch for each slot, and whether it was filled in."""
-        if any(frame.file.form == IMAGE for frame in frames.values()):
-            images = (self._image(frames[slot]) if slot in frames else None for slot in slots)
-            return track(images, self._mapper)
-        return interpolate_missing(self._patches(frames, slots))
-
-    def tiles_of_first_readable(
+    def tiles_of_nearest(
         self, frames: tuple[Frame, ...], of_pixels: Callable[[np.ndarray], np.ndarray] = lambda patch: patch
     ) -> np.ndarray:
-        """(81,) tile means of the first of some frames that can be read; NaN where there is none."""
+        """(81,) tile means of some frames, each pixel from the first that has it; NaN where there is none."""
+        patch, missing = None, None
         for frame in frames:
-            if frame.file.form == IMAGE:
-                image = self._image(frame)
-                patch = None if image is None else self._mapper.map(*image)
-            else:
-                patch = self._patch(frame)
-            if patch is not None:
-                return tile_means(of_pixels(patch))
-        return np.full(NUM_PATCH_TILES, np.nan)
+            other = self._patch(frame)
+            if other is None:
+                continue
+            patch = other if patch is None else np.where(missing, other, patch)
+            before, missing = missing, np.isnan(patch)
+            # The same pixels in two frames: beyond the limb or the image.
+            if not missing.any() or (before is not None and np.array_equal(before, missing)):
+                break
+        return np.full(NUM_PATCH_TILES, np.nan) if patch is None else tile_means(of_pixels(patch))
 
     def planes(self, frame: Frame, count: int) -> np.ndarray | None:
         """(count, rows, columns) consecutive planes of a file, from that of `frame` on."""
@@ -217,7 +251,13 @@ class _Reader:
             self._note(frame, error)
             return None
 
-    def _patch(self, frame: Frame) -> np.ndarray | None:
+    def _patch(self, frame: Frame | None) -> np.ndarray | None:
+        """The patch of a frame, or None if it is missing, cannot be read, or is empty."""
+        if frame is None:
+            return None
+        if frame.file.form == IMAGE:
+            image = self._image(frame)
+            return None if image is None else self._mapper.map(*image)
         planes = self.planes(frame, 1)
         return None if planes is None or _is_empty(planes[0]) else planes[0]
 
@@ -229,8 +269,8 @@ class _Reader:
         slot = slots.start
         while slot < slots.stop:
             frame = frames.get(slot)
-            if frame is None:
-                yield None
+            if frame is None or frame.file.form == IMAGE:
+                yield self._patch(frame)
                 slot += 1
                 continue
             count = 1

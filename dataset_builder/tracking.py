@@ -4,13 +4,12 @@ An image is a pinhole picture of a sphere, so that one matrix takes points on th
 are computed once, and a frame costs a matrix product and the interpolation.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 
-from dataset_builder.interpolation import interpolate_missing
 from dataset_builder.times import parse_time
 from solared_hf.errors import SolaredError
 
@@ -273,25 +272,6 @@ class PatchMapper:
             return nothing
         columns, rows = (_touched(seen[axis] / seen[2], pointing.shape[1 - axis]) for axis in (0, 1))
         return (rows, columns) if rows.stop > rows.start and columns.stop > columns.start else nothing
-
-
-def track(
-    frames: Iterable[tuple[np.ndarray, Pointing, int] | None], mapper: PatchMapper
-) -> Iterator[tuple[np.ndarray, bool]]:
-    """The patches of a stream of images, filled, marked and refused as by `interpolate_missing`.
-
-    Args:
-        frames: one a 45 s slot: image, pointing and first row as `PatchMapper.map` takes them, or None where the frame
-            is missing or bad.
-        mapper: of the region.
-
-    Yields:
-        For each slot the patch, (size, size) float32 in the unit of the images, and whether it was filled in.
-
-    Raises:
-        NothingObserved: all frames are missing.
-    """
-    return interpolate_missing(None if frame is None else mapper.map(*frame) for frame in frames)
 
 
 def _number(header: Mapping, key: str, default: float | None = None) -> float:

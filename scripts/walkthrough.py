@@ -40,7 +40,7 @@ from dataset_builder.simulate_fits import fits_files, write_observations
 from dataset_builder.simulate_observations import FIELD_FRAME, FRAMES_PER_STEP, simulate_observations
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.times import WINDOW_FRAMES, format_time, slot_of
-from dataset_builder.tracking import PatchMapper, Pointing, track
+from dataset_builder.tracking import PatchMapper, Pointing
 from solared_hf import SolaredWindows, load_forecaster, load_timelines
 from solared_hf.evaluation.alarms import add_up, alarm_scale, forecast_trajectories, issue_alarms, score_alarms
 from solared_hf.evaluation.emergence import observed_onsets
@@ -161,23 +161,25 @@ for (above, below), (observable, (colours, limit, unit)) in zip(panels.T, scales
 show(figure, "1_tracking")
 
 # %% [markdown]
-# `track` does this for a stream of images, one for each 45 s slot, and fills what is missing between its neighbours.
+# `interpolate_missing` takes a stream of such patches, one for each 45 s slot, and fills what is missing, pixel by
+# pixel, between its neighbours in time. It also says which pixels of each patch were missing.
 
 
 # %%
-def image_at(slot):
-    """The rows of a dopplergram that the patch needs, its pointing and its first row; None where it is missing."""
+def patch_at(slot):
+    """The patch in the dopplergram of a slot, of which only the rows needed are read; None where it is missing."""
     frame = observed["dopplergram"].frames.get(slot)
     if frame is None:
         return None
     pixels, header = read_image(frame.file, lambda header: mapper.rows(Pointing.from_header(header)))
     pointing = Pointing.from_header(header)
-    return pixels, pointing, mapper.rows(pointing).start
+    return mapper.map(pixels, pointing, mapper.rows(pointing).start)
 
 
 start = slot_of(eight_hours.times[0])
-patches = list(track((image_at(slot) for slot in range(start, start + FRAMES_PER_STEP)), mapper))
-print(f"{len(patches)} patches of {patches[0][0].shape}, {sum(filled for _, filled in patches)} of them filled in")
+patches = list(interpolate_missing(patch_at(slot) for slot in range(start, start + FRAMES_PER_STEP)))
+filled = sum(missing is not None for _, missing in patches)
+print(f"{len(patches)} patches of {patches[0][0].shape}, {filled} of them filled in")
 
 # %% [markdown]
 # ## From patches to acoustic power
@@ -202,7 +204,8 @@ def patches_of(observable):
 dopplergrams = patches_of("dopplergram")
 patches = list(interpolate_missing(dopplergrams[slot] for slot in range(start, start + WINDOW_FRAMES)))
 velocity = np.stack([patch for patch, _ in patches])
-print(f"velocity {velocity.shape} m/s, {sum(filled for _, filled in patches)} frames filled in")
+filled = sum(missing is not None for _, missing in patches)
+print(f"velocity {velocity.shape} m/s, {filled} frames filled in")
 
 # %% [markdown]
 # Sound waves make the surface of the Sun swing, mostly between 2 and 6 mHz. A magnetic field absorbs them, and it has

@@ -222,6 +222,27 @@ def test_a_bad_pixel_is_nan_for_exactly_the_windows_that_hold_its_frame(frame, b
     assert np.isnan(band_power(stream[:WINDOW_FRAMES])[:, 1, 2]).all() == (frame < WINDOW_FRAMES)
 
 
+@pytest.mark.parametrize("step", [16, 80, 300])
+@pytest.mark.parametrize("size", [7, 80, 1000])
+def test_repeated_values_stand_for_what_is_missing_at_an_end_of_a_window(step, size):
+    """A pixel that is not seen from frame 700 to 900, in windows of which that is one end."""
+    stream = 200 * np.random.default_rng(5).standard_normal((1700, 3, 3), dtype=np.float32)
+    gone, back = stream.copy(), stream.copy()
+    gone[700:, 1, 2], back[:900, 1, 2] = stream[699, 1, 2], stream[900, 1, 2]
+    stream[700:900, 1, 2] = np.nan
+    stream[:, 0, 0] = np.nan
+    sliding = SlidingBandPower(step, repeat_missing=True)
+    power = np.concatenate([sliding.push(stream[first : first + size]) for first in range(0, len(stream), size)])
+    for window, maps in enumerate(power):
+        frames = slice(window * step, window * step + WINDOW_FRAMES)
+        if 900 - WINDOW_FRAMES <= frames.start < 700:  # both ends: nobody asks for these
+            continue
+        expected = band_power((gone if frames.start < 700 else back)[frames])
+        expected[:, 0, 0] = 0
+        np.testing.assert_allclose(maps, expected, rtol=1e-4)
+        np.testing.assert_allclose(band_power(stream[frames], repeat_missing=True), expected, rtol=1e-4)
+
+
 def test_pixels_without_data_stay_nan_beside_others():
     stream = observations(WINDOW_FRAMES + 300)
     expected = references(stream, 50)

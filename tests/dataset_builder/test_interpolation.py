@@ -1,11 +1,12 @@
-"""Missing patches of a stream are lines between their neighbours."""
+"""Missing pixels of a stream of patches are lines between their neighbours in time."""
 
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from dataset_builder.interpolation import NothingObserved, interpolate_missing
+from dataset_builder.interpolation import MOST_MISSING, NothingObserved, interpolate_missing
 
 
 def patch_of(value: float) -> np.ndarray:
@@ -14,9 +15,19 @@ def patch_of(value: float) -> np.ndarray:
 
 def filled(*values: float | None) -> tuple[list[float], list[bool]]:
     stream = interpolate_missing(None if value is None else patch_of(value) for value in values)
-    patches, marks = zip(*stream, strict=True)
+    patches, missing = zip(*stream, strict=True)
     assert all(patch.shape == (2, 3) and patch.dtype == np.float32 for patch in patches)
-    return [float(patch[1, 2]) for patch in patches], list(marks)
+    return [float(patch[1, 2]) for patch in patches], [mask is not None for mask in missing]
+
+
+def by_pixel(values: np.ndarray) -> np.ndarray:
+    """The rule, for the values of one pixel in all slots."""
+    values = values.copy()
+    there = np.flatnonzero(~np.isnan(values))
+    for before, after in pairwise(there):
+        if after - before - 1 <= MOST_MISSING:
+            values[before:after] = np.linspace(values[before], values[after], after - before, endpoint=False)
+    return values
 
 
 def test_missing_patches_are_filled_linearly_and_marked():
@@ -27,16 +38,51 @@ def test_missing_patches_are_filled_linearly_and_marked():
     )
 
 
-def test_at_the_ends_the_nearest_patch_is_repeated():
-    assert filled(None, None, 5, 6, None) == ([5, 5, 5, 6, 6], [True, True, False, False, True])
+def test_at_the_ends_nothing_is_made_up():
+    nan = pytest.approx(np.nan, nan_ok=True)
+    assert filled(None, None, 5, 6, None) == ([nan, nan, 5, 6, nan], [True, True, False, False, True])
 
 
-def test_nan_of_a_neighbour_is_nan_in_between_and_nowhere_else():
-    before, after = patch_of(1), patch_of(3)
-    before[0, 0] = after[1, 1] = np.nan
-    (_, _), (between, is_filled), (_, _) = interpolate_missing([before, None, after])
-    assert is_filled
-    np.testing.assert_array_equal(between, [[np.nan, 2, 2], [2, np.nan, 2]])
+@pytest.mark.parametrize(("missing", "is_filled"), [(MOST_MISSING, True), (MOST_MISSING + 1, False)])
+def test_a_gap_that_no_window_can_hold_stays(missing, is_filled):
+    values, marks = filled(0, *[None] * missing, missing + 1, 500)
+    assert np.isfinite(values[1:-2]).all() == is_filled
+    assert np.isfinite(values[1:-2]).any() == is_filled
+    assert marks == [False, *[True] * missing, False, False]
+
+
+def test_each_pixel_is_filled_between_its_own_neighbours():
+    """Lone pixels, whole frames, rows that are cut, pixels that come and go, and one that is never seen."""
+    random = np.random.default_rng(0)
+    frames = random.normal(size=(900, 4, 5)).astype(np.float32)
+    frames[random.uniform(size=frames.shape) < 0.02] = np.nan
+    frames[random.uniform(size=900) < 0.05] = np.nan
+    for first, stop, rows in ((0, 3, slice(0, 2)), (100, 130, slice(2, 4)), (120, 260, slice(1, 3)), (880, 900, 0)):
+        frames[first:stop, rows] = np.nan
+    frames[400:530] = np.nan
+    frames[:, 3, 4] = np.nan
+    given = [frame if np.isfinite(frame).any() or index % 2 else None for index, frame in enumerate(frames.copy())]
+    patches, missing = zip(*interpolate_missing(given), strict=True)
+    expected = np.apply_along_axis(by_pixel, 0, frames)
+    assert np.isnan(expected).any()
+    np.testing.assert_allclose(np.stack(patches), expected, rtol=1e-5, atol=1e-5)
+    for frame, mask in zip(frames, missing, strict=True):
+        assert np.array_equal(np.isnan(frame), np.zeros((4, 5), bool) if mask is None else mask)
+    # What was given is as it was.
+    for frame, patch in zip(frames, given, strict=True):
+        np.testing.assert_array_equal(frame, np.nan if patch is None else patch)
+
+
+def test_what_a_slot_becomes_depends_on_the_slots_around_it_alone():
+    random = np.random.default_rng(1)
+    frames = random.normal(size=(700, 3, 3)).astype(np.float32)
+    frames[random.uniform(size=frames.shape) < 0.3] = np.nan
+    frames[200:320] = np.nan
+    whole = [patch for patch, _ in interpolate_missing(frames)]
+    for first in range(MOST_MISSING, 560, 37):
+        around = frames[first - MOST_MISSING : first + 1 + MOST_MISSING]
+        part = [patch for patch, _ in interpolate_missing(around)]
+        np.testing.assert_allclose(part[MOST_MISSING], whole[first], rtol=1e-6)
 
 
 def test_a_stream_without_any_frame_is_refused_and_an_empty_one_is_empty():
@@ -45,19 +91,21 @@ def test_a_stream_without_any_frame_is_refused_and_an_empty_one_is_empty():
     assert list(interpolate_missing([])) == []
 
 
-def test_memory_stays_at_two_patches_however_long_a_gap_is():
+def test_memory_is_bounded_however_long_a_gap_is():
     given = []
 
     def stream():
-        for index in range(100):
+        for index in range(600):
             patch = patch_of(index)
+            if index > 50:
+                patch[0, 0] = np.nan
             given.append(weakref.ref(patch))
             yield patch
             del patch
-            yield from [None] * (5000 if index == 50 else 0)
+            yield from [None] * (5000 if index == 300 else 0)
 
     count = 0
     for _patch, _ in interpolate_missing(stream()):
         count += 1
-        assert sum(reference() is not None for reference in given[-5:]) <= 3
-    assert count == 5100
+        assert sum(reference() is not None for reference in given) <= MOST_MISSING + 3
+    assert count == 5600

@@ -128,10 +128,12 @@ def test_what_a_timeline_says_of_its_frames():
     values[1, :4] = np.nan
     values[2, 4] = np.nan
     values[0, :, ::9] = np.nan  # beyond the limb is not worth a word
-    reduced = Reduced(values, np.array([3, 200, 0]), {"b.fits": "cut", "a.fits": "cut", "c.fits": "no time"})
+    unreadable = {"b.fits": "cut", "a.fits": "cut", "c.fits": "no time"}
+    reduced = Reduced(values, np.array([3, 200, 0]), np.array([0, 0, 9]), unreadable)
     timeline, processing = assemble(90001, planned, [reduced])
     assert timeline.times[0] == slot_time(FIRST) + np.timedelta64(14_377_500, "ms")
     assert processing["interpolated_frames"] == {"0": 3}
+    assert processing["patched_frames"] == {"2": 9}
     assert processing["unreadable"] == [
         {"reason": "cut", "files": 2, "first": "a.fits"},
         {"reason": "no time", "files": 1, "first": "c.fits"},
@@ -146,8 +148,9 @@ def test_what_a_timeline_says_of_its_frames():
 def test_steps_without_frames_at_the_ends_are_left_out():
     planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + 3 * HOUR)))
     values = np.ones((4, 6, 63), np.float32)
-    timeline, processing = assemble(90001, planned, [Reduced(values, np.array([640, 5, 0, 129]), {})])
+    none = np.zeros(4, int)
+    timeline, processing = assemble(90001, planned, [Reduced(values, np.array([640, 5, 0, 129]), none, {})])
     assert timeline.times.tolist() == (slot_time(planned.starts) + np.timedelta64(14_377_500, "ms"))[1:3].tolist()
     assert processing["interpolated_frames"] == {"0": 5}
     with pytest.raises(SolaredError, match="no step has enough frames, mostly because the file cannot be decoded"):
-        assemble(90001, planned, [Reduced(values, np.full(4, 640), {"a.fits": "the file cannot be decoded"})])
+        assemble(90001, planned, [Reduced(values, np.full(4, 640), none, {"a.fits": "the file cannot be decoded"})])

@@ -12,7 +12,7 @@ from dataset_builder import plan as planning
 from dataset_builder.acoustic_power import band_power
 from dataset_builder.observations import collect, find_files, scan_files
 from dataset_builder.plan import Settings, plan_region
-from dataset_builder.reduction import Reduced, reduce_segment
+from dataset_builder.reduction import MOST_MISSING, Reduced, reduce_segment
 from dataset_builder.region_file import OBSERVABLES
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.times import WINDOW_FRAMES
@@ -86,23 +86,42 @@ def test_missing_frames_are_lines_between_their_neighbours(write, fields, veloci
     np.testing.assert_allclose(reduced.values[1, :4], keep_tiles(expected), rtol=1e-4)
 
 
-@pytest.mark.parametrize("empty_planes", [False, True])
-def test_steps_do_not_depend_on_how_a_region_is_cut(write, fields, velocity, tmp_path, monkeypatch, empty_planes):
-    # Frames are missing on both sides of where the cuts will be.
-    if empty_planes:
-        velocity[155:169] = velocity[798:804] = np.nan
+def spoil(velocity: np.ndarray) -> None:
+    """Everything that a stream of patches may lack, on both sides of wherever a segment may begin or end."""
+    random = np.random.default_rng(1)
+    velocity[random.uniform(size=velocity.shape) < 0.01] = np.nan
+    velocity[random.uniform(size=len(velocity)) < 0.01] = np.nan
+    velocity[155:169] = velocity[630:700] = np.nan
+    for hour in range(HOURS):  # frames that were cut on their way, one or some in a row
+        velocity[hour * HOUR - hour % 4 : hour * HOUR + hour % 3, hour % 9 :] = np.nan
+    velocity[:5, 0] = velocity[-3:, 1] = np.nan
+    velocity[500:900, 2, 3] = velocity[300:430, 4:6, 4] = np.nan  # longer than what is filled
+    velocity[:, 8, 8] = velocity[:700, 7, 8] = velocity[700:, 6, 8] = np.nan
+
+
+@pytest.mark.parametrize("files", ["one", "gaps between"])
+def test_steps_do_not_depend_on_how_a_region_is_cut(write, fields, velocity, tmp_path, monkeypatch, files):
+    spoil(velocity)
+    if files == "one":
         write("dopplergram", velocity)
     else:
-        for first, stop in ((0, 155), (169, 798), (804, HOURS * HOUR)):
+        for first, stop in ((0, 155), (169, 630), (700, HOURS * HOUR)):
             write("dopplergram", velocity[first:stop], first)
-    whole = reduce(tmp_path)
-    monkeypatch.setattr(planning, "_SEGMENT_SLOTS", 2 * HOUR)
-    pieces = reduce(tmp_path)
-    assert len(whole) == 1
-    assert len(pieces) == 4
-    np.testing.assert_array_equal(np.concatenate([piece.missing for piece in pieces]), whole[0].missing)
-    assert whole[0].missing.max() > 10
-    np.testing.assert_allclose(np.concatenate([piece.values for piece in pieces]), whole[0].values, rtol=1e-5)
+    (whole,) = reduce(tmp_path)
+    observed = np.isfinite(whole.values[:, :4])
+    assert 0.5 < observed.mean() < 1
+    assert not observed.any(axis=0).all()
+    assert whole.missing.max() > 70
+    assert whole.patched.min() > 300
+    for hours in range(1, HOURS - 7):
+        monkeypatch.setattr(planning, "_SEGMENT_SLOTS", hours * HOUR)
+        pieces = reduce(tmp_path)
+        assert len(pieces) == -(-(HOURS - 7) // hours)
+        for name in ("missing", "patched"):
+            together = np.concatenate([getattr(piece, name) for piece in pieces])
+            np.testing.assert_array_equal(together, getattr(whole, name), name)
+        values = np.concatenate([piece.values for piece in pieces])
+        np.testing.assert_allclose(values, whole.values, rtol=1e-4)
 
 
 def test_a_file_that_rots_after_the_scan_is_missing_and_named(write, fields, velocity, tmp_path):
@@ -133,21 +152,115 @@ def test_a_segment_without_any_frame_is_nan(write, fields, velocity, tmp_path, m
     assert np.isfinite(np.stack([piece.values[:, 4:] for piece in pieces])).all()
 
 
-def test_a_frame_that_was_cut_on_its_way_is_missing(write, fields, velocity, tmp_path):
-    """Five of its nine rows would take eight hours of their tiles, and with the background all others too."""
-    velocity[300, 4:] = np.nan
+LOSSES = {
+    "six pixels": (slice(300, 301), 4, slice(0, 6)),
+    "rows at the start of a window": (slice(80, 81), slice(0, 5)),
+    "rows of the first frame": (slice(0, 1), slice(4, 9)),
+    "rows of the last frame": (slice(HOURS * HOUR - 1, None), slice(4, 9)),
+    "one tile": (slice(200, 202), 3, 3),
+    "different rows in turn": (slice(300, 301), slice(0, 5)),
+    "most of many in a row": (slice(400, 500), slice(0, 8)),
+}
+
+
+@pytest.mark.parametrize("lost", LOSSES.values(), ids=LOSSES)
+def test_to_lose_pixels_costs_no_more_than_to_lose_the_frames(write, fields, velocity, tmp_path, lost):
+    if lost == LOSSES["different rows in turn"]:
+        velocity[301, 4:] = np.nan
+    clean = velocity.copy()
+    velocity[lost] = np.nan
     write("dopplergram", velocity)
     (reduced,) = reduce(tmp_path, "latitude_background")
     assert np.isfinite(reduced.values).all()
-    assert reduced.missing.tolist() == [1, 1, 1, 1, 0, 0, 0]
-
-
-def test_pixels_that_stay_away_are_not_observed_and_no_frame_is_missing(write, fields, velocity, tmp_path):
-    velocity[300:, :, 0] = np.nan
+    assert reduced.missing.tolist() == [0] * (HOURS - 7)
+    # What was not lost is as it was.
+    write("dopplergram", clean)
+    (untouched,) = reduce(tmp_path)
     write("dopplergram", velocity)
     (reduced,) = reduce(tmp_path)
-    assert reduced.missing.max() == 1  # the first that lacks them is taken for a damaged one
-    assert np.isnan(reduced.values[4:, 0]).reshape(-1, 7, 9).any(axis=(0, 1)).tolist() == [True] + [False] * 8
+    same = keep_tiles(np.isfinite(velocity).all(axis=0).ravel()).astype(bool)
+    np.testing.assert_allclose(reduced.values[:, :4, same], untouched.values[:, :4, same], rtol=1e-5)
+    assert (reduced.values[:, :4, ~same] / untouched.values[:, :4, ~same]).min() > 0.5
+
+
+def test_frames_of_which_pixels_were_filled_in_are_counted(write, fields, velocity, tmp_path):
+    velocity[300, 4:] = np.nan
+    velocity[301] = np.nan
+    velocity[302, 0, 0] = np.nan
+    velocity[:, 8, 8] = np.nan  # never seen: nothing to fill in
+    write("dopplergram", velocity)
+    (reduced,) = reduce(tmp_path)
+    assert reduced.missing.tolist() == [1, 1, 1, 1, 0, 0, 0]
+    assert reduced.patched.tolist() == [2, 2, 2, 2, 0, 0, 0]
+
+
+def test_pixels_that_stay_away_are_not_observed_and_no_frame_is_missing(write, fields, tmp_path):
+    """Beyond the limb or the image: a tile is the mean of its other pixels, as long as these are half of it."""
+    velocity = np.random.default_rng(0).normal(0, 200, (HOURS * HOUR, 18, 18)).astype(np.float32)
+    whole = keep_tiles(tile_means(band_power(velocity[-WINDOW_FRAMES:])))
+    velocity[300:, :, :2] = velocity[:, ::2, 16] = velocity[:, :, 17] = np.nan
+    velocity[:, :, 2] = np.nan
+    write("dopplergram", velocity)
+    (reduced,) = reduce(tmp_path)
+    assert reduced.missing.max() == reduced.patched.max() == 0
+    columns = np.isnan(reduced.values[:, 0]).reshape(-1, 7, 9)
+    assert columns.any(axis=(0, 1)).tolist() == [True] + [False] * 7 + [True]
+    assert columns[4:, :, 0].all()
+    assert columns[..., 8].all()
+    half = whole.reshape(4, 7, 9)[..., 1], reduced.values[-1, :4].reshape(4, 7, 9)[..., 1]
+    np.testing.assert_allclose(half[0], half[1], rtol=0.5)
+
+
+def test_a_pixel_that_leaves_within_a_window_counts_as_missing_frames(write, fields, velocity, tmp_path):
+    """As if the frames had ended there; the windows that lack more than a fifth of it do without."""
+    leaves = WINDOW_FRAMES - MOST_MISSING + HOUR
+    velocity[leaves:, 4, 4] = np.nan
+    write("dopplergram", velocity)
+    (reduced,) = reduce(tmp_path)
+    assert np.isnan(reduced.values[:, 0, 31]).tolist() == [False] * 2 + [True] * (HOURS - 9)
+    assert np.isfinite(np.delete(reduced.values, 31, axis=2)).all()
+    held = velocity[HOUR : HOUR + WINDOW_FRAMES].copy()
+    held[leaves - HOUR :, 4, 4] = held[leaves - HOUR - 1, 4, 4]
+    expected = keep_tiles(tile_means(band_power(held)))
+    np.testing.assert_allclose(reduced.values[1, :4], expected, rtol=1e-4)
+
+
+def test_flux_and_intensity_take_each_pixel_from_the_nearest_frame_that_has_it(write, velocity, tmp_path):
+    write("dopplergram", velocity[:WINDOW_FRAMES])
+    nearest = np.full((9, 9), 1.0)
+    nearest[4:] = np.nan
+    next_one = np.full((9, 9), 2.0)
+    next_one[4, 4] = next_one[0] = np.nan
+    last = np.full((9, 9), 3.0)
+    for observable in OBSERVABLES[1:]:
+        for slot, pixels in ((320, nearest), (322, next_one), (326, last)):
+            write(observable, pixels, slot)
+    (reduced,) = reduce(tmp_path)
+    for channel in (4, 5):
+        tiles = reduced.values[0, channel].reshape(7, 9)
+        assert (tiles[:3] == 1).all()
+        assert tiles[3, 4] == 3
+        assert np.delete(tiles[3:].ravel(), 4).tolist() == [2.0] * 35
+
+
+@pytest.mark.parametrize("missing", [{0: 5}, {639: 1, 0: 1}, {100: 128}, {100: 30, 300: 90}])
+def test_cubes_are_filled_pixel_by_pixel(tmp_path, write, missing):
+    cube = np.random.default_rng(0).normal(0, 200, (WINDOW_FRAMES, 9, 9)).astype(np.float32)
+    clean = keep_tiles(tile_means(band_power(cube)))
+    for first, count in missing.items():
+        cube[first : first + count, 2:4, 2:8] = np.nan
+    cube[::4, 6, 6] = np.nan  # too many, though none in a row
+    path = write("dopplergram", cube)
+    fits.setval(path, "MIDTIME", value="2013.04.15_14:59:37.500_TAI")
+    for observable in OBSERVABLES[1:]:
+        write(observable, np.ones((9, 9)), 320)
+    (reduced,) = reduce(tmp_path)
+    assert reduced.missing.tolist() == [0]
+    assert reduced.patched[0] >= 159
+    assert np.flatnonzero(np.isnan(reduced.values[0, 0])).tolist() == [5 * 9 + 6]
+    ratio = np.delete(reduced.values[0, :4] / clean, 5 * 9 + 6, axis=1)
+    assert 0.5 < ratio.min() < 0.999
+    assert ratio.max() < 1.2
 
 
 def test_a_cube_of_full_size_takes_little_more_memory_than_itself(tmp_path):

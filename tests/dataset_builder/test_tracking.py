@@ -1,4 +1,4 @@
-"""Tracking: where the patch's pixels lie, against sunpy, astropy and reproject, and what becomes of missing frames."""
+"""Tracking: where the patch's pixels lie, against sunpy, astropy and reproject."""
 
 import astropy.units as u
 import numpy as np
@@ -12,7 +12,7 @@ from reproject import reproject_interp
 from sunpy.coordinates.frames import HeliographicCarrington
 from sunpy.data.test import get_test_filepath
 
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory, track
+from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
 from solared_hf.errors import SolaredError
 
 DAY = np.timedelta64(1, "D")
@@ -407,29 +407,3 @@ def test_a_trajectory_that_cannot_be_is_refused(arguments, message):
 def test_a_patch_that_is_no_part_of_a_hemisphere_is_refused(options):
     with pytest.raises(SolaredError, match="does not fit on a hemisphere"):
         PatchMapper(Trajectory(0.0, 0.0, np.datetime64("2011-02-15")), **options)
-
-
-def test_tracking_maps_what_is_there_and_fills_what_is_not():
-    headers = [small_disk(T_OBS=f"2014.03.01_00:0{minute}:25_TAI", CRPIX1=201.3 + minute) for minute in range(4)]
-    pointings = [Pointing.from_header(header) for header in headers]
-    mapper = near(headers[0], 12.0, 8.0, size=32, degrees_per_pixel=0.5)
-    images = np.random.default_rng(3).normal(size=(4, 400, 400))
-    taken = []
-
-    def frames():
-        for index in range(4):
-            taken.append(index)
-            rows = mapper.rows(pointings[index])
-            yield None if index in (1, 2) else (images[index][rows], pointings[index], rows.start)
-
-    stream = track(frames(), mapper)
-    first, is_filled = next(stream)
-    assert not is_filled
-    assert taken == [0]
-    np.testing.assert_array_equal(first, mapper.map(images[0], pointings[0]))
-    rest = list(stream)
-    assert [is_filled for _, is_filled in rest] == [True, True, False]
-    last = mapper.map(images[3], pointings[3])
-    np.testing.assert_array_equal(rest[2][0], last)
-    np.testing.assert_allclose(rest[0][0], (2 * first + last) / 3, atol=1e-6)
-    np.testing.assert_allclose(rest[1][0], (first + 2 * last) / 3, atol=1e-6)
