@@ -27,6 +27,7 @@ from dataset_builder.region_folders import find_regions, region_number
 from dataset_builder.shards import Shard, source_key
 from dataset_builder.sources import Outcome
 from dataset_builder.times import CADENCES
+from dataset_builder.units import UNITS
 from solared_hf.errors import SolaredError
 
 # Raised whenever the same files give other values, so that finished shards are built again.
@@ -207,7 +208,7 @@ def _scan(client: Client, folder: Path) -> tuple[Observations, list[str]]:
         files = [file for scan in _gather(client, futures) for file in scan]
     except SolaredError as error:
         raise SolaredError(f"{folder}: {error}.") from error
-    return collect(folder, files), [file.fingerprint for file in files]
+    return collect(folder, files, UNITS[folder.name]), [file.fingerprint for file in files]
 
 
 def _reduce(segment: Segment, name: str, topic: str) -> Reduced:

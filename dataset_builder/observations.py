@@ -5,20 +5,23 @@ used is kept with its reason, so that it is counted and never silently left out.
 """
 
 import hashlib
+import math
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from dataset_builder.quality import is_bad
+from dataset_builder.axes import Axes, read_axes
+from dataset_builder.quality import bits_of, quality_word, why_bad
 from dataset_builder.times import HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of
+from dataset_builder.units import conversion
 from solared_hf.errors import SolaredError
 from solared_hf.schema import PATCH_ROWS
 
@@ -28,6 +31,8 @@ IMAGE, PATCHES, CUBE = "image of the Sun", "tracked patches", "cube of one windo
 _FITS_NAME = re.compile(r"[^.].*\.(fits|fit|fts)(\.fz|\.gz)?", re.IGNORECASE)
 # In slots. T_REC names the slot for an observer at 1 au, and light takes up to 9 s more or less to the satellite.
 _LARGEST_SHIFT = 1
+# What makes values of the numbers that are stored.
+_SCALE = ("BSCALE", "BZERO", "BLANK", "ZBLANK", "BUNIT")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class ObservationFile:
         form: `IMAGE`, `PATCHES` or `CUBE`.
         shape: planes, rows and columns.
         slots: slot of each plane; for a cube, of its first and no other.
+        axes: of patches, the name of the map, such as `CRLN-ARC`, or "" where a cube's header has none.
+        quality: QUALITY as 32 bits, or None where the header has none.
+        unit: one of `units.UNITS`, which the pixels are read in, or "" where the header has no BUNIT.
+        scale: from the header's BUNIT to that unit.
         problem: why nothing of it can be used, in words, or None.
     """
 
@@ -52,6 +61,10 @@ class ObservationFile:
     form: str = PATCHES
     shape: tuple[int, int, int] = (0, 0, 0)
     slots: range = range(0)
+    axes: str = ""
+    quality: int | None = None
+    unit: str = ""
+    scale: float = 1.0
     problem: str | None = None
 
 
@@ -72,12 +85,16 @@ class Observations:
         frames: by slot; for cubes, by the slot of their first plane.
         rejected: how many frames, or files whose time is unknown, were set aside, by reason.
         reasons: why a slot has no frame, where something was set aside that claims it.
+        axes: of patches, the map that they are in, such as `CRLN-ARC`, or "" where no header says.
+        remarks: how many of the frames have which bits of QUALITY set, or no QUALITY or no BUNIT at all.
     """
 
     form: str
     frames: dict[int, Frame]
     rejected: dict[str, int]
     reasons: dict[int, str]
+    axes: str = ""
+    remarks: dict[str, int] = field(default_factory=dict)
 
 
 def find_files(folder: Path) -> list[Path]:
@@ -96,8 +113,11 @@ def _scan_file(path: Path) -> ObservationFile:
         with _quiet(), fits.open(path, memmap=False, disable_image_compression=True) as hdus:
             index, hdu = next((index, hdu) for index, hdu in enumerate(hdus) if _axes(hdu.header))
             header, start, size = hdu.header, hdu.fileinfo()["datLoc"], path.stat().st_size
-            data = header["DATASUM"] if "DATASUM" in header else _data_digest(path, start, hdu.size)
-            file = ObservationFile(path, _digest(path, header.tostring(), str(size), data), data, index)
+            data = str(header["DATASUM"]) if "DATASUM" in header else _data_digest(path, start, hdu.size)
+            fingerprint = _digest(path, header.tostring(), str(size), data)
+            # The same numbers on another scale are other pixels.
+            data = " ".join([data, *(str(header.get(keyword)) for keyword in _SCALE)])
+            file = ObservationFile(path, fingerprint, data, index)
             file = _described(file, header)
             # The size of a zipped file says nothing.
             cut = size < start + hdu.size and path.suffix.lower() != ".gz"
@@ -112,16 +132,15 @@ def _scan_file(path: Path) -> ObservationFile:
 
 
 def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
-    """`file` with what its header says of form, shape, times and quality.
+    """`file` with what its header says of form, shape, times, quality and unit.
 
     Raises:
-        SolaredError: its time cannot be read.
+        SolaredError: Its time cannot be read.
     """
     *planes, rows, columns = _axes(header)
     count = planes[-1] if planes else 1
-    image = str(header.get("CTYPE1", "")).startswith("HPLN")
     cube = "MIDTIME" in header
-    spacing = header.get("CDELT3", SLOT_SECONDS) / SLOT_SECONDS if planes else 1
+    spacing = (_number(header.get("CDELT3", SLOT_SECONDS)) or 0) / SLOT_SECONDS if planes else 1
     if cube:
         first = slot_of(parse_time(header["MIDTIME"]) - HALF_WINDOW)
         slots = range(first, first + 1)
@@ -129,25 +148,72 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
         # T_REC is the slot's nominal time; T_OBS, the time of the observation, stands in for it.
         first = slot_of(parse_time(header.get("T_REC", header.get("T_OBS"))))
         slots = range(first, first + count * max(int(spacing), 1), max(int(spacing), 1))
+    file = replace(file, form=CUBE if cube else PATCHES, shape=(count, rows, columns), slots=slots)
+    try:
+        # MIDTIME is a keyword of mtrack's cubes, which says enough.
+        axes = None if cube and not {"CTYPE1", "CTYPE2"} & {*header} else read_axes(header)
+        image = axes is not None and not axes.is_map
+        file = replace(file, form=IMAGE if image else file.form, axes=axes.name if axes and axes.is_map else "")
+        quality = _quality(header)
+        unit, scale = conversion(header["BUNIT"]) if str(header.get("BUNIT", "")).strip() else ("", 1.0)
+    except SolaredError as error:
+        return replace(file, problem=str(error).partition(";")[0].rstrip("."))
 
     problem = None
-    if len(planes) > 1 or (image and planes):
+    if image and cube:
+        problem = f"it is an image of the Sun by CTYPE1, {header['CTYPE1']!r}, and a cube of patches by MIDTIME"
+    elif len(planes) > 1 or (image and planes):
         problem = f"it has {2 + len(planes)} axes"
     elif cube and count != WINDOW_FRAMES:
         problem = f"{count} frames instead of {WINDOW_FRAMES}"
     elif spacing < 1 or spacing != int(spacing) or (cube and spacing > 1):
         problem = f"CDELT3 is not {SLOT_SECONDS} s" if cube else f"CDELT3 is no multiple of {SLOT_SECONDS} s"
-    elif is_bad(header.get("QUALITY", 0)):
-        problem = "QUALITY marks it as bad"
+    elif quality and (why := why_bad(quality)):
+        problem = f"QUALITY marks it as bad: {why}"
     elif not cube and "T_OBS" in header and abs(slot_of(parse_time(header["T_OBS"])) - first) > _LARGEST_SHIFT:
         problem = "T_OBS and T_REC disagree"
     elif not image and (rows != columns or rows < PATCH_ROWS):
         problem = f"{rows} x {columns} pixels, where a square of {PATCH_ROWS} or more is needed"
-    form = CUBE if cube else IMAGE if image else PATCHES
-    return replace(file, form=form, shape=(count, rows, columns), slots=slots, problem=problem)
+    elif axes and axes.is_map and not _is_upright(header, axes):
+        problem = "it is not a map with the west to the right and the north up"
+    elif "BSCALE" in header and not _number(header["BSCALE"]):
+        problem = f"BSCALE is {header['BSCALE']!r}"
+    elif "BLANK" in header and _number(header["BLANK"]) is None:
+        problem = f"BLANK is {header['BLANK']!r}, so that it is unknown which pixels were observed"
+    return replace(file, quality=quality, unit=unit, scale=scale, problem=problem)
 
 
-def collect(folder: Path, files: Sequence[ObservationFile]) -> Observations:
+def _quality(header: fits.Header) -> int | None:
+    """QUALITY, or None where there is none: tracked patches have lost it.
+
+    Raises:
+        SolaredError: There is one, and it says nothing.
+    """
+    if "QUALITY" not in header:
+        return None
+    try:
+        return quality_word(header["QUALITY"])
+    except ValueError as error:
+        raise SolaredError(f"QUALITY says nothing: {error}") from error
+
+
+def _is_upright(header: fits.Header, axes: Axes) -> bool:
+    """Whether a map's columns run to the west and its rows to the north, as far as the header says."""
+    steps = [_number(header.get(f"CDELT{axis}", 1.0)) or 0.0 for axis in (1, 2)]
+    turned = _number(header.get("CROTA2", 0.0)) or 0.0
+    return not axes.swapped and min(steps) > 0 and abs(turned) < 1
+
+
+def _number(value: object) -> float | None:
+    """A header's value as a number, however it is written, or None where it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def collect(folder: Path, files: Sequence[ObservationFile], unit: str | None = None) -> Observations:
     """Frames of one observable by slot, after what cannot be used was set aside.
 
     Of frames that claim one slot, the same pixels count once; where they differ none can be trusted.
@@ -155,10 +221,12 @@ def collect(folder: Path, files: Sequence[ObservationFile]) -> Observations:
     Args:
         folder: where the files lie, for messages.
         files: what `scan_files` gave.
+        unit: of the observable, see `units.UNITS`; files whose BUNIT is of another kind are set aside.
 
     Raises:
         SolaredError: nothing can be used, or files of several forms lie together.
     """
+    files = [_of_unit(file, unit) for file in files]
     rejections = [(file.problem, file.slots) for file in files if file.problem]
     usable = [file for file in files if not file.problem]
     forms = sorted({file.form for file in usable})
@@ -171,6 +239,13 @@ def collect(folder: Path, files: Sequence[ObservationFile]) -> Observations:
                 reason = "{} x {} pixels instead of {} x {}".format(*file.shape[1:], *shape)
                 rejections.append((reason, file.slots))
         usable = [file for file in usable if file.shape[1:] == shape]
+        axes = Counter(file.axes for file in usable).most_common(1)[0][0]
+        rejections += [
+            (f"a map in {file.axes or 'no CTYPE'} instead of {axes or 'no CTYPE'}", file.slots)
+            for file in usable
+            if file.axes != axes
+        ]
+        usable = [file for file in usable if file.axes == axes]
     frames, clashes = _by_slot(usable)
     rejections += clashes
     counts = Counter()
@@ -180,7 +255,21 @@ def collect(folder: Path, files: Sequence[ObservationFile]) -> Observations:
         found = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common()) or "it is empty or missing"
         raise SolaredError(f"There is no usable FITS file in {folder} ({found}); put the region's observations there.")
     reasons = {slot: reason for reason, slots in rejections for slot in slots if slot not in frames}
-    return Observations(forms[0], frames, dict(counts), reasons)
+    return Observations(forms[0], frames, dict(counts), reasons, usable[0].axes, _remarks(frames.values()))
+
+
+def _of_unit(file: ObservationFile, unit: str | None) -> ObservationFile:
+    if file.problem or not unit or not file.unit or file.unit == unit:
+        return file
+    return replace(file, problem=f"it is in {file.unit} by BUNIT, where {unit} is needed")
+
+
+def _remarks(frames: Iterable[Frame]) -> dict[str, int]:
+    remarks = Counter()
+    for (quality, unit), count in Counter((frame.file.quality, frame.file.unit) for frame in frames).items():
+        bits = ["no QUALITY"] if quality is None else [f"QUALITY {bit}" for bit in bits_of(quality)]
+        remarks.update(dict.fromkeys(bits if unit else [*bits, "no BUNIT"], count))
+    return dict(sorted(remarks.items()))
 
 
 def _by_slot(files: Iterable[ObservationFile]) -> tuple[dict[int, Frame], list[tuple[str, Sequence[int]]]]:
@@ -223,7 +312,8 @@ def read_planes(file: ObservationFile, planes: slice) -> np.ndarray:
     """
     with _image(file) as hdu:
         # A file of a single patch has two axes.
-        return _pixels(hdu.section[planes] if len(hdu.shape) == 3 else hdu.section[:][np.newaxis][planes])
+        section = hdu.section[planes] if len(hdu.shape) == 3 else hdu.section[:][np.newaxis][planes]
+        return _pixels(section, hdu.header, file.scale)
 
 
 def read_image(file: ObservationFile, rows_of: Callable[[fits.Header], slice]) -> tuple[np.ndarray, fits.Header]:
@@ -237,7 +327,7 @@ def read_image(file: ObservationFile, rows_of: Callable[[fits.Header], slice]) -
         SolaredError: as `read_planes`, or from `rows_of`.
     """
     with _image(file) as hdu:
-        return _pixels(hdu.section[rows_of(hdu.header)]), hdu.header
+        return _pixels(hdu.section[rows_of(hdu.header)], hdu.header, file.scale), hdu.header
 
 
 @contextmanager
@@ -254,8 +344,18 @@ def _image(file: ObservationFile) -> Iterator[fits.ImageHDU | fits.CompImageHDU]
         raise SolaredError(f"{file.path} cannot be decoded ({error}); download it again.") from error
 
 
-def _pixels(section: np.ndarray) -> np.ndarray:
+def _pixels(section: np.ndarray, header: fits.Header, scale: float) -> np.ndarray:
+    """Pixels in the unit of the observable, NaN where nothing was observed.
+
+    BLANK belongs to integers that are scaled, and there astropy heeds it. Some files give it to others all the same.
+    """
     pixels = np.require(section, dtype=np.float32, requirements="W")
+    blank = header.get("BLANK")
+    if blank is not None and (section.dtype.kind != "f" or header["BITPIX"] < 0 or not isinstance(blank, int)):
+        blank = _number(blank) * header.get("BSCALE", 1.0) + header.get("BZERO", 0.0)
+        pixels[np.isclose(pixels, blank, rtol=1e-6, atol=0)] = np.nan
+    if scale != 1:
+        pixels *= np.float32(scale)
     # A sum sees to it in one pass that no value is infinite, nor NaN.
     if not np.isfinite(pixels.sum()):
         pixels[np.isinf(pixels)] = np.nan

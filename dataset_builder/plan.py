@@ -198,9 +198,9 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
         plan: what was to be computed.
         reduced: what its segments gave, in their order.
 
-    The second is JSON: `window` and `settings`; `frames` by observable, how many were used, and set aside for which
-    reason; `interpolated_frames`, by step, how many of the window were filled in, and `patched_frames`, in how many
-    others some pixels were; `unobserved`, each step whose
+    The second is JSON: `window` and `settings`; `frames` by observable, how many were used, set aside for which
+    reason, and have what worth a remark, such as a bit of QUALITY; `interpolated_frames`, by step, how many of the
+    window were filled in, and `patched_frames`, in how many others some pixels were; `unobserved`, each step whose
     power, flux or intensity is NaN everywhere, and why; `unreadable`, why files could not be used after all, with how
     many and the first; and the NOAA facts.
 
@@ -236,7 +236,7 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
         "window": {"frames": WINDOW_FRAMES, "most_missing": MOST_MISSING},
         "settings": asdict(plan.settings),
         "frames": {
-            observable: {"used": len(observed.frames), "set_aside": observed.rejected}
+            observable: {"used": len(observed.frames), "set_aside": observed.rejected, "remarks": observed.remarks}
             for observable, observed in plan.observations.items()
         },
         "interpolated_frames": _by_step(filled[kept]),

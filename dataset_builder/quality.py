@@ -1,19 +1,67 @@
-"""The keyword QUALITY of HMI's images."""
+"""The keyword QUALITY of HMI's images: which frames are not to be used, and what is said of the others.
 
-_BAD = 0x80000000
+The bits are those of level 1.5, the observables, as JSOC's QUALITY.txt of 24 May 2013 has them; the same bits of level
+1 mean other things. Near-real-time data carry bits that definitive data do not, such as 0x400: no list of cosmic rays.
+"""
+
+from numbers import Integral, Real
+
+# What a frame is set aside for.
+_REJECTED = {0x80000000: "no image", 0x200: "eclipse", 0x20: "poor quality"}
+_BITS = 32
+
+
+def quality_word(quality: int | float | str) -> int:
+    """A QUALITY as the 32 bits that it stands for, 0 to 2^32 - 1.
+
+    FITS files hold it as a signed number, JSOC tells it as text. JSOC's `MISSING` is the number -2^31, so that it has
+    the highest bit, which says that there is no image.
+
+    Raises:
+        ValueError: It is no number of 32 bits, such as NaN.
+
+    >>> quality_word(-2147483648) == quality_word("0x80000000") == quality_word("MISSING") == 2**31
+    True
+    >>> quality_word("1024"), quality_word(544.0)
+    (1024, 544)
+    """
+    if isinstance(quality, str):
+        text = quality.strip().lower()
+        number = -(2**31) if text == "missing" else int(text, 16) if text.startswith("0x") else int(text)
+    elif isinstance(quality, Integral | Real) and not isinstance(quality, bool) and quality == quality // 1:
+        number = int(quality)
+    else:
+        raise ValueError(f"{quality!r} is no whole number")
+    if not -(2 ** (_BITS - 1)) <= number < 2**_BITS:
+        raise ValueError(f"{quality!r} has more than {_BITS} bits")
+    return number % 2**_BITS
+
+
+def why_bad(word: int) -> str | None:
+    """Why an image with these bits is not used, or None if it is used.
+
+    >>> why_bad(0x220), why_bad(0x400)
+    ('eclipse, poor quality', None)
+    """
+    return ", ".join(reason for bit, reason in _REJECTED.items() if word & bit) or None
 
 
 def is_bad(quality: int | float | str) -> bool:
-    """Whether a QUALITY marks its image as bad, which its highest bit of 32 does.
-
-    FITS files hold it as a signed number, JSOC tells it as text.
+    """Whether a QUALITY says that there is no image, or none that is to be used: an eclipse, or poor quality.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: It is no number of 32 bits.
 
-    >>> is_bad(-2147483648), is_bad("0x80000400"), is_bad("1024"), is_bad(0)
-    (True, True, False, False)
+    >>> is_bad(-2147483648), is_bad("0x80000400"), is_bad(0x200), is_bad("1024"), is_bad(0)
+    (True, True, True, False, False)
     """
-    if isinstance(quality, str):
-        quality = int(quality, 16) if quality.lower().startswith("0x") else int(quality)
-    return bool(int(quality) & _BAD)
+    return why_bad(quality_word(quality)) is not None
+
+
+def bits_of(word: int) -> list[str]:
+    """The bits that are set, each as a number.
+
+    >>> bits_of(0x10400)
+    ['0x400', '0x10000']
+    """
+    return [hex(1 << bit) for bit in range(_BITS) if word >> bit & 1]

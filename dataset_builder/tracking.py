@@ -10,11 +10,19 @@ from numbers import Real
 
 import numpy as np
 
+from dataset_builder.axes import read_axes
 from dataset_builder.times import parse_time
+from dataset_builder.units import arcsec
 from solared_hf.errors import SolaredError
 
 # The radius that HMI's pipeline takes; sunpy's is 695.7 Mm, up to half a pixel off.
 HMI_SOLAR_RADIUS = 696.0e6
+# What a header may say, so that no other unit than m passes: radii in use, and SDO's distance.
+_SOLAR_RADII, _DISTANCES = (6.9e8, 7.0e8), (1.4e11, 1.6e11)
+# Of the Sun in pixels, so that no unit of angles passes for another.
+_RADIUS_PIXELS = (10, 100_000)
+
+Matrix = tuple[tuple[float, float], tuple[float, float]]
 
 _ARCSEC_PER_RADIAN = np.degrees(3600)
 # Blocks of the patch whose scratch arrays stay in the cache.
@@ -87,7 +95,7 @@ class Pointing:
     shape: tuple[int, int]
     reference_pixel: tuple[float, float]
     reference_value: tuple[float, float]
-    scale: tuple[tuple[float, float], tuple[float, float]]
+    scale: Matrix
     distance: float
     radius: float
     carrington_longitude: float
@@ -98,7 +106,8 @@ class Pointing:
     def from_header(cls, header: Mapping) -> "Pointing":
         """What an HMI header says: full disk, or a cutout, which differs in CRPIX and size alone.
 
-        The time is T_OBS, to which CRLN_OBS, CRLT_OBS and DSUN_OBS belong. The radius is RSUN_REF, or HMI's 696.0 Mm.
+        The axes may be spelled as `axes.read_axes` knows them, in any order, and CUNIT be any unit of an angle. The
+        time is T_OBS, to which CRLN_OBS, CRLT_OBS and DSUN_OBS belong. The radius is RSUN_REF, or HMI's 696.0 Mm.
         The rotation is that of PCi_j or CDi_j where these are given, as FITS has it (Greisen and Calabretta, Astronomy
         & Astrophysics 395, 1061, 2002, section 2.1), and of CROTA2 otherwise (Calabretta and Greisen, Astronomy &
         Astrophysics 395, 1077, 2002, section 6.1).
@@ -109,14 +118,12 @@ class Pointing:
         Raises:
             SolaredError: a keyword is missing, or says what no such image can have.
         """
-        for axis, coordinate in ((1, "HPLN-TAN"), (2, "HPLT-TAN")):
-            if header.get(f"CTYPE{axis}") != coordinate or header.get(f"CUNIT{axis}", "arcsec") != "arcsec":
-                raise SolaredError(
-                    f"The image is not a picture of the Sun in {coordinate} and arcsec: CTYPE{axis} is "
-                    f"{header.get(f'CTYPE{axis}')!r} and CUNIT{axis} {header.get(f'CUNIT{axis}')!r}; use HMI images "
-                    "as JSOC exports them."
-                )
-        scale = _scale(header)
+        axes = read_axes(header)
+        if axes.is_map:
+            raise SolaredError(
+                f"The image is not a picture of the Sun: CTYPE1 is {header['CTYPE1']!r}; use HMI images."
+            )
+        scale, reference = _scale(header, axes.swapped)
         if np.linalg.det(scale) == 0:
             raise SolaredError(f"The header gives pixels of no size ({scale} arcsec); download the file again.")
         distance, radius = _number(header, "DSUN_OBS"), _number(header, "RSUN_REF", HMI_SOLAR_RADIUS)
@@ -125,6 +132,7 @@ class Pointing:
                 f"The header puts the observer inside the Sun: DSUN_OBS is {distance:g} m and RSUN_REF {radius:g} m; "
                 "download the file again."
             )
+        _check(header, scale, distance, radius)
         try:
             time = parse_time(header.get("T_OBS"))
         except SolaredError as error:
@@ -132,7 +140,7 @@ class Pointing:
         return cls(
             shape=(int(_number(header, "NAXIS2")), int(_number(header, "NAXIS1"))),
             reference_pixel=(_number(header, "CRPIX1"), _number(header, "CRPIX2")),
-            reference_value=(_number(header, "CRVAL1"), _number(header, "CRVAL2")),
+            reference_value=reference,
             scale=scale,
             distance=distance,
             radius=radius,
@@ -285,8 +293,36 @@ def _number(header: Mapping, key: str, default: float | None = None) -> float:
     )
 
 
-def _scale(header: Mapping) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The matrix CDi_j of FITS, arcsec a pixel, from whichever keywords the header has."""
+def _check(header: Mapping, scale: Matrix, distance: float, radius: float) -> None:
+    """Refuse numbers that can only be in another unit than they should.
+
+    Raises:
+        SolaredError: A number is, or contradicts the others.
+    """
+    for key, value, (least, most) in (("RSUN_REF", radius, _SOLAR_RADII), ("DSUN_OBS", distance, _DISTANCES)):
+        if not least <= value <= most:
+            raise SolaredError(
+                f"{key} is {value:g}, and {least:g} to {most:g} m are expected; give it in m, as HMI's headers do."
+            )
+    angle = np.arcsin(radius / distance) * _ARCSEC_PER_RADIAN
+    pixels = angle / np.sqrt(abs(np.linalg.det(scale)))
+    if not _RADIUS_PIXELS[0] <= pixels <= _RADIUS_PIXELS[1]:
+        raise SolaredError(
+            f"The Sun would have a radius of {pixels:g} pixels by CDELT1 ({header.get('CDELT1')!r}) and CUNIT1 "
+            f"({header.get('CUNIT1')!r}); correct the unit."
+        )
+    stated = header.get("RSUN_OBS")
+    if isinstance(stated, Real) and np.isfinite(stated) and abs(stated / angle - 1) > 0.01:
+        raise SolaredError(
+            f"RSUN_OBS is {stated:g}, and RSUN_REF and DSUN_OBS make it {angle:.1f} arcsec; correct what is wrong."
+        )
+
+
+def _scale(header: Mapping, swapped: bool) -> tuple[Matrix, tuple[float, float]]:
+    """The matrix CDi_j of FITS, arcsec a pixel, from whichever keywords the header has, and CRVALi, arcsec.
+
+    The longitude comes first, whatever the order of the header's axes.
+    """
     pairs = [(1, 1), (1, 2), (2, 1), (2, 2)]
     if any(f"CD{i}_{j}" in header for i, j in pairs):
         matrix = np.reshape([_number(header, f"CD{i}_{j}", 0.0) for i, j in pairs], (2, 2))
@@ -296,8 +332,13 @@ def _scale(header: Mapping) -> tuple[tuple[float, float], tuple[float, float]]:
             turn = np.reshape([_number(header, f"PC{i}_{j}", float(i == j)) for i, j in pairs], (2, 2))
             matrix = size[:, None] * turn
         else:
-            matrix = _turn(1, 0, _number(header, "CROTA2"))[:2, :2] * size
-    return tuple(map(tuple, matrix.tolist()))
+            # CROTAi belongs to the axis of the latitude.
+            matrix = _turn(1, 0, -_number(header, "CROTA1") if swapped else _number(header, "CROTA2"))[:2, :2] * size
+    values = np.array([_number(header, "CRVAL1"), _number(header, "CRVAL2")])
+    units = np.array([arcsec(str(header.get(f"CUNIT{axis}", "arcsec"))) for axis in (1, 2)])
+    order = slice(None, None, -1 if swapped else 1)
+    matrix, values = (units[:, None] * matrix)[order], (units * values)[order]
+    return tuple(map(tuple, matrix.tolist())), tuple(values.tolist())
 
 
 def _turn(first: int, second: int, degrees: float) -> np.ndarray:

@@ -195,7 +195,7 @@ def spoil(frames: Path) -> dict[str, int]:
         "the same frame again": 1,
         "frames that differ claim one time": 2,
         "the file is no readable FITS": 1,
-        **({"QUALITY marks it as bad": bad} if bad else {}),
+        **({"QUALITY marks it as bad: no image": bad} if bad else {}),
     }
 
 

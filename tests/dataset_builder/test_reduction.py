@@ -33,7 +33,7 @@ def write(tmp_path):
     def write(observable: str, pixels: np.ndarray, slot: int = 0, spacing: float = 45.0) -> Path:
         time = np.datetime64("2013-04-15T11:00:00") + slot * np.timedelta64(45, "s")
         text = str(time).replace("-", ".").replace("T", "_") + "_TAI"
-        header = fits.Header({"T_REC": text, "CDELT3": spacing})
+        header = fits.Header({"T_REC": text, "CDELT3": spacing, "CTYPE1": "CRLN-ARC", "CTYPE2": "CRLT-ARC"})
         (tmp_path / observable).mkdir(exist_ok=True)
         path = tmp_path / observable / f"{slot}.fits"
         fits.writeto(path, pixels.astype(np.float32), header, overwrite=True)

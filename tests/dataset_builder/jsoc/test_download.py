@@ -119,10 +119,13 @@ def test_neighbour_stands_in_for_the_middle(jsoc, download, tmp_path, reason):
         ("0xC0000000", False),
         ("2147483648", False),
         ("-2147483648", False),
+        ("MISSING", False),
+        ("0x00000200", False),
+        ("0x00000020", False),
         ("0x00000000", True),
-        ("0x00000600", True),
+        ("0x00000500", True),
         ("0", True),
-        ("1536", True),
+        ("1280", True),
     ],
 )
 def test_quality_in_every_form(jsoc, quality, good):
