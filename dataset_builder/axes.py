@@ -1,10 +1,12 @@
 """What a header says in CTYPE1 and CTYPE2 of the axes of an image."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from solared_hf.errors import SolaredError
+from solared_hf.schema import PATCH_ROWS
 
 # Helioprojective: seen from the observer. Carrington and Stonyhurst: mapped on the Sun.
 _CTYPE = re.compile(r"(HP|CR|HG)(LN|LT)[-_]+([A-Z]{3})")
@@ -49,6 +51,37 @@ def read_axes(header: Mapping) -> Axes:
         known = "maps in " + ", ".join(_MAPS) if is_map else "images of the Sun in TAN"
         raise SolaredError(f"CTYPE1 is {given[0]!r}, an unknown projection; only {known} are known.")
     return Axes(f"{system[0]}LN-{projection[0]}", is_map, axes[0] == "LT")
+
+
+def number(value: object) -> float | None:
+    """A header's value as a number, however it is written, or None where it is none.
+
+    >>> number("0.5"), number("MISSING")
+    (0.5, None)
+    """
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return None
+    return result if math.isfinite(result) else None
+
+
+def is_upright(header: Mapping, axes: Axes) -> bool:
+    """Whether a map's columns run to the west and its rows to the north, as far as the header says."""
+    steps = [number(header.get(f"CDELT{axis}", 1.0)) or 0.0 for axis in (1, 2)]
+    turned = number(header.get("CROTA2", 0.0)) or 0.0
+    return not axes.swapped and min(steps) > 0 and abs(turned) < 1
+
+
+def centre_of_map(header: Mapping, axes: Axes, shape: tuple[int, int]) -> tuple[float, float] | None:
+    """Carrington longitude and latitude of a map's middle, degrees, to within a tile; None if it does not say."""
+    place = [number(header.get(f"CRVAL{axis}")) for axis in (1, 2)]
+    pixel = [number(header.get(f"CRPIX{axis}")) for axis in (1, 2)]
+    in_degrees = all(str(header.get(f"CUNIT{axis}", "deg")).strip().lower() == "deg" for axis in (1, 2))
+    if not axes.name.startswith("CR") or None in place or None in pixel or not in_degrees:
+        return None
+    offsets = [abs(pixel[axis] - (shape[1 - axis] + 1) / 2) for axis in (0, 1)]
+    return tuple(place) if max(offsets) <= max(shape) / PATCH_ROWS else None
 
 
 def _read(ctype: object) -> tuple[str | None, str | None, str | None]:

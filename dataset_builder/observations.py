@@ -5,7 +5,6 @@ used is kept with its reason, so that it is counted and never silently left out.
 """
 
 import hashlib
-import math
 import re
 import warnings
 from collections import Counter
@@ -18,7 +17,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from dataset_builder.axes import Axes, read_axes
+from dataset_builder.axes import centre_of_map, is_upright, number, read_axes
+from dataset_builder.calibration import is_corrected
 from dataset_builder.quality import bits_of, quality_word, why_bad
 from dataset_builder.times import HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of
 from dataset_builder.units import conversion
@@ -48,6 +48,8 @@ class ObservationFile:
         shape: planes, rows and columns.
         slots: slot of each plane; for a cube, of its first and no other.
         axes: of patches, the name of the map, such as `CRLN-ARC`, or "" where a cube's header has none.
+        centre: of such a map in Carrington coordinates, longitude and latitude in degrees, or None.
+        corrected: whether its longitudes are right by CALVER64, see `calibration`, or None.
         quality: QUALITY as 32 bits, or None where the header has none.
         unit: one of `units.UNITS`, which the pixels are read in, or "" where the header has no BUNIT.
         scale: from the header's BUNIT to that unit.
@@ -62,6 +64,8 @@ class ObservationFile:
     shape: tuple[int, int, int] = (0, 0, 0)
     slots: range = range(0)
     axes: str = ""
+    centre: tuple[float, float] | None = None
+    corrected: bool | None = None
     quality: int | None = None
     unit: str = ""
     scale: float = 1.0
@@ -140,7 +144,7 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
     *planes, rows, columns = _axes(header)
     count = planes[-1] if planes else 1
     cube = "MIDTIME" in header
-    spacing = (_number(header.get("CDELT3", SLOT_SECONDS)) or 0) / SLOT_SECONDS if planes else 1
+    spacing = (number(header.get("CDELT3", SLOT_SECONDS)) or 0) / SLOT_SECONDS if planes else 1
     if cube:
         first = slot_of(parse_time(header["MIDTIME"]) - HALF_WINDOW)
         slots = range(first, first + 1)
@@ -153,7 +157,9 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
         # MIDTIME is a keyword of mtrack's cubes, which says enough.
         axes = None if cube and not {"CTYPE1", "CTYPE2"} & {*header} else read_axes(header)
         image = axes is not None and not axes.is_map
-        file = replace(file, form=IMAGE if image else file.form, axes=axes.name if axes and axes.is_map else "")
+        file = replace(file, form=IMAGE if image else file.form, corrected=is_corrected(header))
+        if axes and axes.is_map:
+            file = replace(file, axes=axes.name, centre=centre_of_map(header, axes, (rows, columns)))
         quality = _quality(header)
         unit, scale = conversion(header["BUNIT"]) if str(header.get("BUNIT", "")).strip() else ("", 1.0)
     except SolaredError as error:
@@ -174,11 +180,11 @@ def _described(file: ObservationFile, header: fits.Header) -> ObservationFile:
         problem = "T_OBS and T_REC disagree"
     elif not image and (rows != columns or rows < PATCH_ROWS):
         problem = f"{rows} x {columns} pixels, where a square of {PATCH_ROWS} or more is needed"
-    elif axes and axes.is_map and not _is_upright(header, axes):
+    elif file.axes and not is_upright(header, axes):
         problem = "it is not a map with the west to the right and the north up"
-    elif "BSCALE" in header and not _number(header["BSCALE"]):
+    elif "BSCALE" in header and not number(header["BSCALE"]):
         problem = f"BSCALE is {header['BSCALE']!r}"
-    elif "BLANK" in header and _number(header["BLANK"]) is None:
+    elif "BLANK" in header and number(header["BLANK"]) is None:
         problem = f"BLANK is {header['BLANK']!r}, so that it is unknown which pixels were observed"
     return replace(file, quality=quality, unit=unit, scale=scale, problem=problem)
 
@@ -195,22 +201,6 @@ def _quality(header: fits.Header) -> int | None:
         return quality_word(header["QUALITY"])
     except ValueError as error:
         raise SolaredError(f"QUALITY says nothing: {error}") from error
-
-
-def _is_upright(header: fits.Header, axes: Axes) -> bool:
-    """Whether a map's columns run to the west and its rows to the north, as far as the header says."""
-    steps = [_number(header.get(f"CDELT{axis}", 1.0)) or 0.0 for axis in (1, 2)]
-    turned = _number(header.get("CROTA2", 0.0)) or 0.0
-    return not axes.swapped and min(steps) > 0 and abs(turned) < 1
-
-
-def _number(value: object) -> float | None:
-    """A header's value as a number, however it is written, or None where it is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def collect(folder: Path, files: Sequence[ObservationFile], unit: str | None = None) -> Observations:
@@ -352,7 +342,7 @@ def _pixels(section: np.ndarray, header: fits.Header, scale: float) -> np.ndarra
     pixels = np.require(section, dtype=np.float32, requirements="W")
     blank = header.get("BLANK")
     if blank is not None and (section.dtype.kind != "f" or header["BITPIX"] < 0 or not isinstance(blank, int)):
-        blank = _number(blank) * header.get("BSCALE", 1.0) + header.get("BZERO", 0.0)
+        blank = number(blank) * header.get("BSCALE", 1.0) + header.get("BZERO", 0.0)
         pixels[np.isclose(pixels, blank, rtol=1e-6, atol=0)] = np.nan
     if scale != 1:
         pixels *= np.float32(scale)

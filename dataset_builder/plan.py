@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from dataset_builder.calibration import longitude_changes
 from dataset_builder.observations import CUBE, IMAGE, Frame, Observations
 from dataset_builder.reduction import MOST_MISSING, Reduced, Segment
 from dataset_builder.region_file import OBSERVABLES, RegionFile
@@ -26,6 +27,8 @@ _CUBES_IN_SEGMENT = 10
 # If the nearest frame of flux or intensity cannot be decoded, the next may be.
 _CANDIDATES = 3
 _MIDDLE = (WINDOW_FRAMES - 1) / 2
+# Degrees between where patches lie by their headers and by region.json: about a tile.
+_LARGEST_OFFSET = 3.0
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,10 @@ def plan_region(region: RegionFile | None, observations: dict[str, Observations]
         settings: how it is to be reduced.
 
     Raises:
-        SolaredError: there are too few frames for a single step, or images of the Sun without a `region.json`.
+        SolaredError: there are too few frames for a single step, images of the Sun without a `region.json`, or
+            patches that lie elsewhere than it says, or in another map than those of another observable.
     """
+    _check_patches(region, observations)
     velocity = observations["dopplergram"]
     if velocity.form == CUBE:
         velocity = _on_cadence(velocity, settings.cadence_slots)
@@ -104,6 +109,32 @@ def plan_region(region: RegionFile | None, observations: dict[str, Observations]
         for first in range(0, len(starts), size)
     )
     return Plan(region, observations, starts, segments, settings)
+
+
+def _check_patches(region: RegionFile | None, observations: dict[str, Observations]) -> None:
+    maps = {observed.axes: observable for observable, observed in observations.items() if observed.axes}
+    if len(maps) > 1:
+        found = ", ".join(f"{observable} in {axes}" for axes, observable in maps.items())
+        raise SolaredError(
+            f"the patches are in different maps ({found}), so that their tiles differ; track them alike"
+        )
+    if region is None:
+        return
+    trajectory = region.trajectory
+    for observable, observed in observations.items():
+        for frame in observed.frames.values():
+            if frame.file.centre is None:
+                continue
+            longitude, latitude = frame.file.centre
+            time = slot_time(frame.file.slots.start) + (HALF_WINDOW if observed.form == CUBE else 0)
+            expected = trajectory.longitude(time)
+            east_west = ((longitude - expected + 180) % 360 - 180) * np.cos(np.radians(latitude))
+            if np.hypot(east_west, latitude - trajectory.latitude) > _LARGEST_OFFSET:
+                raise SolaredError(
+                    f"{observable}/{frame.file.path.name} shows Carrington longitude {longitude:.1f} and latitude "
+                    f"{latitude:.1f}, where region.json puts the region at {expected:.1f} and "
+                    f"{trajectory.latitude:.1f}; correct region.json, or put the patches of this region there"
+                )
 
 
 def _window_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -200,9 +231,9 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
 
     The second is JSON: `window` and `settings`; `frames` by observable, how many were used, set aside for which
     reason, and have what worth a remark, such as a bit of QUALITY; `interpolated_frames`, by step, how many of the
-    window were filled in, and `patched_frames`, in how many others some pixels were; `unobserved`, each step whose
-    power, flux or intensity is NaN everywhere, and why; `unreadable`, why files could not be used after all, with how
-    many and the first; and the NOAA facts.
+    window were filled in, and `patched_frames`, in how many others some pixels were; `longitude_changes`, by
+    observable, see `calibration`; `unobserved`, each step whose power, flux or intensity is NaN everywhere, and why;
+    `unreadable`, why files could not be used after all, with how many and the first; and the NOAA facts.
 
     Raises:
         SolaredError: no step has power.
@@ -241,6 +272,7 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
         },
         "interpolated_frames": _by_step(filled[kept]),
         "patched_frames": _by_step(patched[kept]),
+        "longitude_changes": _longitude_changes(plan, int(plan.starts[kept][0]), int(plan.starts[kept][-1])),
         "unobserved": unobserved,
         "unreadable": [
             {"reason": reason, "files": len(names), "first": min(names)}
@@ -253,6 +285,16 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
 
 def _by_step(counts: np.ndarray) -> dict[str, int]:
     return {str(step): int(counts[step]) for step in np.flatnonzero(counts)}
+
+
+def _longitude_changes(plan: Plan, first: int, last: int) -> dict[str, dict]:
+    """Where the longitudes in the headers change within the windows that start from slot `first` to `last`."""
+    changes = {}
+    for observable, observed in plan.observations.items():
+        frames = {slot: frame for slot, frame in observed.frames.items() if first <= slot < last + WINDOW_FRAMES}
+        times = slot_time(np.fromiter(frames, dtype=np.int64))
+        changes[observable] = longitude_changes(times, [frame.file.corrected for frame in frames.values()])
+    return {observable: change for observable, change in changes.items() if change}
 
 
 def _reasons(plan: Plan, start: int, missing: int, values: np.ndarray, found: dict[str, bool]) -> list[str]:

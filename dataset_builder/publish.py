@@ -166,6 +166,7 @@ def dataset_card(manifest: dict) -> str:
         "nan_at_ends": all(region["nan_at_ends"] for region in regions),
         "repeating": [region for region in regions if region["repeated_frames"]],
         "from_frames": [region for region in regions if "frames" in region],
+        "longitude_changes": [region for region in regions if region.get("longitude_changes")],
         "overlaps": pairs,
         "divided": sum(pair["first"]["split"] != pair["second"]["split"] for pair in pairs),
         "benchmark_regions": len(BENCHMARK_REGIONS),

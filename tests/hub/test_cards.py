@@ -1,6 +1,7 @@
 """The Hub takes our cards, and says what is wrong with a spoilt one."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_the_card_of_observations_is_valid(hub, repo_id, manifest):
         "window": {"frames": 640, "most_missing": 128},
         "interpolated_frames": {"3": 2},
         "unobserved": {},
+        "longitude_changes": {"dopplergram": {"degrees": 0.081894}},
     }
     regions = [{**region, **reduced, "ar_number": region["ar_number"] - 76_500} for region in manifest["regions"]]
     card = DatasetCard(dataset_card({**manifest, "simulated": False, "source": "fits", "regions": regions}))
@@ -38,6 +40,7 @@ def test_the_card_of_observations_is_valid(hub, repo_id, manifest):
     assert "| AR13501 | 880 | 2 | 1 | 0 |" in card.text
     assert "no step is filled; within a step, missing frames are interpolated" in card.text
     assert "nothing is filled" not in card.text
+    assert re.search(r"In AR13501, .* the longitudes in HMI's headers change by 0.082 degrees", card.text)
     card.validate()
 
 
