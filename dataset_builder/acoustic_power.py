@@ -35,6 +35,8 @@ _RESET_EVERY = 40
 _LONGEST_UPDATE = 240
 # Differences to take in together where windows need fewer.
 _ROWS_AT_ONCE = 80
+# In m/s, far beyond any of the Sun: to take one so large back from a sum leaves its rounding.
+_LARGEST_DIFFERENCE = 1e5
 
 
 def band_power(
@@ -104,7 +106,7 @@ class SlidingBandPower:
     frame 0 of the stream, is `S_s(k) = sum_n d[n] w^(nk)`, n = s .. s+638. Its modulus is that of the window's own
     transform, and L frames later `S_(s+L) = S_s + sum_i w^((s+i)k) (d[s+639+i] - d[s+i])`, i < L: one product of L
     columns. Every 40 windows a whole transform sweeps the rounding of these updates away, a relative error of some
-    1e-6.
+    1e-6. So does the first window after a value that is no velocity has left.
 
     The state is 870 float32 a pixel, 0.9 GB for 512 x 512 pixels: the last 639 differences, real and imaginary part of
     115 sums, and a frame; while a window is incomplete, its new differences once more. How a stream is split into
@@ -141,6 +143,8 @@ class SlidingBandPower:
         self._transform = _Transform(cadence_s, exact_frequencies, density, device)
         self._image: tuple[int, ...] | None = None
         self._differences_seen = 0
+        # Windows to be transformed as a whole, besides every 40th.
+        self._resets: set[int] = set()
 
     def push(self, frames: np.ndarray) -> np.ndarray:
         """Take in the next frames of the stream and give the power of every window that they complete.
@@ -163,6 +167,12 @@ class SlidingBandPower:
             flat = flat[1:]
         elif image != self._image:
             raise ValueError(f"Frames of shape {image} do not continue a stream of shape {self._image}.")
+        # What no window holds any more has come in an earlier part.
+        parts = [self._push(part) for part in flat.split(_DIFFERENCES)]
+        power = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return power.cpu().numpy().reshape(-1, len(BAND_EDGES_MHZ), *image)
+
+    def _push(self, flat: torch.Tensor) -> torch.Tensor:
         plan = self._plan(len(flat))
         windows = sum(isinstance(order, _Window) for order in plan.orders)
         power = torch.empty(windows, len(BAND_EDGES_MHZ), flat.shape[1], dtype=torch.float32, device=self._device)
@@ -174,7 +184,10 @@ class SlidingBandPower:
 
         _on_all_cores(work, self._chunks, self._device)
         self._differences_seen += len(flat)
-        return power.cpu().numpy().reshape(windows, len(BAND_EDGES_MHZ), *image)
+        for chunk in self._chunks:
+            self._resets.update(number // self._step + 1 for number in chunk.too_large)
+            chunk.too_large.clear()
+        return power
 
     def _plan(self, count: int) -> "_Plan":
         """How to take in `count` new differences: what replaces what, and which windows that completes."""
@@ -183,9 +196,11 @@ class SlidingBandPower:
         pending = slice(0)
         while position < start + count:
             window = max(0, (position - _DIFFERENCES) // self._step + 1)
-            whole = window % _RESET_EVERY == 0 or self._step > _LONGEST_UPDATE
+            self._resets = {reset for reset in self._resets if reset >= window}
+            whole = window % _RESET_EVERY == 0 or self._step > _LONGEST_UPDATE or window in self._resets
             # Windows up to the next that is transformed as a whole need not be taken one by one.
-            together = 1 if whole else min(max(1, _ROWS_AT_ONCE // self._step), -window % _RESET_EVERY)
+            until_whole = min([-window % _RESET_EVERY, *(reset - window for reset in self._resets)])
+            together = 1 if whole else min(max(1, _ROWS_AT_ONCE // self._step), until_whole)
             last_window = _DIFFERENCES + (window - 1) * self._step
             stop = min(start + count, last_window + together * self._step)
             changed = stop - last_window
@@ -241,6 +256,8 @@ class _Chunk:
         self._pending = first_frame.new_zeros(0, len(first_frame))
         # By pixel the number, in the stream, of the last difference that is not finite; none as long as all are.
         self._last_bad: torch.Tensor | None = None
+        # The numbers of differences that are too large to be taken back.
+        self.too_large: set[int] = set()
 
     def take(self, frames: torch.Tensor, plan: _Plan, scratch: "_Scratch", power: torch.Tensor) -> None:
         """Take in all frames of a push, (frames, pixels), and write the windows' `power`, (windows, 4, pixels)."""
@@ -265,8 +282,12 @@ class _Chunk:
         if order.changed is not None:
             changed = change[order.changed].copy_(stored)
         self._difference(frames, order.new, out=stored)
-        if not stored.sum().isfinite():
+        least, most = stored.aminmax()
+        # NaN is within no limits.
+        if not (least.item() >= -_LARGEST_DIFFERENCE and most.item() <= _LARGEST_DIFFERENCE):
             self._set_aside_bad(stored, order.first)
+            rows = (stored.abs() > _LARGEST_DIFFERENCE).any(dim=1).nonzero().flatten()
+            self.too_large.update((rows + order.first).tolist())
         if order.changed is not None:
             torch.sub(stored, changed, out=changed)
 

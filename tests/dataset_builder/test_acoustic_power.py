@@ -243,6 +243,25 @@ def test_repeated_values_stand_for_what_is_missing_at_an_end_of_a_window(step, s
         np.testing.assert_allclose(band_power(stream[frames], repeat_missing=True), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("step", [16, 80])
+@pytest.mark.parametrize("size", [7, 80, 300, 3000])
+def test_a_window_does_not_depend_on_what_was_pushed_before_it(step, size):
+    """A number that stands for nothing would leave its rounding in the sums, for as long as 40 windows."""
+    stream = observations(1600, rows=2)
+    spoilt = stream.copy()
+    spoilt[100, 0, 0], spoilt[101:103, 0, 1], spoilt[130, 1, 1], spoilt[140, 1, 0] = 1e20, -1e30, -2e9, np.nan
+    spoilt[300, 1, 2] = 1e12
+    sliding, after = SlidingBandPower(step), push_in_parts(SlidingBandPower(step), stream, [len(stream)])
+    parts = [sliding.push(spoilt[first : first + size]) for first in range(0, len(spoilt), size)]
+    power = np.concatenate(parts)
+    assert len(power) == len(after)
+    for window, start in enumerate(range(0, len(stream) - WINDOW_FRAMES + 1, step)):
+        clean = np.abs(spoilt[start : start + WINDOW_FRAMES]).max(axis=0) < 1e4
+        assert clean.sum() >= 1
+        assert_equal_power(power[window][:, clean], after[window][:, clean])
+    assert clean.all()
+
+
 def test_pixels_without_data_stay_nan_beside_others():
     stream = observations(WINDOW_FRAMES + 300)
     expected = references(stream, 50)
