@@ -172,7 +172,7 @@ def spoil(frames: Path) -> dict[str, int]:
     files = sorted((frames / "dopplergram").iterdir())
     present = [path for path in files if fits.getheader(path)["QUALITY"] >= 0]
     bad = len(files) - len(present)
-    broken, wrong, gone, empty, again, early, doubled, speckled = present[100::60][:8]
+    broken, wrong, gone, empty, again, early, doubled, speckled, eclipsed, poor = present[100::60][:10]
     broken.write_bytes(broken.read_bytes()[:-2000])
     rewrite(wrong, np.zeros((18, 18)))
     gone.unlink()
@@ -185,6 +185,9 @@ def spoil(frames: Path) -> dict[str, int]:
     pixels = fits.getdata(speckled)
     pixels[13, 13] = np.nan
     rewrite(speckled, pixels)
+    for path, quality in ((eclipsed, 0x200), (poor, 0x20)):
+        rewrite(path, np.full((27, 27), 9000.0))
+        fits.setval(path, "QUALITY", value=quality)
     # Names are no order.
     for number, path in enumerate(sorted((frames / "dopplergram").iterdir())):
         path.rename(path.with_name(f"{(number * 7919) % 10007:05d}_{path.name}"))
@@ -195,6 +198,8 @@ def spoil(frames: Path) -> dict[str, int]:
         "the same frame again": 1,
         "frames that differ claim one time": 2,
         "the file is no readable FITS": 1,
+        "QUALITY marks it as bad: eclipse": 1,
+        "QUALITY marks it as bad: poor quality": 1,
         **({"QUALITY marks it as bad: no image": bad} if bad else {}),
     }
 
@@ -207,8 +212,10 @@ def test_bad_frames_are_counted_interpolated_and_do_no_harm(two_steps, cluster, 
     facts = manifest_of(tmp_path / "spoiled")
     assert facts["frames"]["dopplergram"]["set_aside"] == set_aside
     assert facts["unobserved"] == []
-    # Truncated, misshapen, gone, empty, early and doubled: six slots in the window of the first step.
-    assert facts["interpolated_frames"]["0"] == missing.get("0", 0) + 6
+    # Truncated, misshapen, gone, empty, early, doubled and eclipsed: seven slots in the window of the first step.
+    assert facts["interpolated_frames"]["0"] == missing.get("0", 0) + 7
+    # The speckled one, of which a pixel was filled in.
+    assert facts["patched_frames"] == {"0": 1, "1": 1}
     clean, spoiled = (load_region(tmp_path / name, 90001) for name in ("clean", "spoiled"))
     scale = clean.values.std(axis=(0, 2))[:, np.newaxis]
     difference = abs((spoiled.values - clean.values) / scale)
