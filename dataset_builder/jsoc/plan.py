@@ -15,7 +15,9 @@ from sunpy.coordinates import get_earth, sun
 from tqdm import tqdm
 
 from dataset_builder.catalog import selection_features
+from dataset_builder.jsoc.failures import Failures, RegionFailed
 from dataset_builder.jsoc.server import SERIES, Jsoc, chunks
+from dataset_builder.jsoc.without_image import frames_without_image
 from dataset_builder.region_file import RegionFile
 from dataset_builder.times import SLOT_SECONDS, WINDOW_FRAMES, format_time, parse_time, slot_of, slot_time
 from dataset_builder.tracking import HMI_SOLAR_RADIUS, PatchMapper, Pointing, Trajectory
@@ -46,7 +48,8 @@ class RegionPlan:
         slots: the 45 s slots of its span.
         wanted: for each observable, the slots of the good frames that the pipeline needs, ascending int64.
         missing: those of them that are not in the folder yet.
-        bad: how many records JSOC marks as bad.
+        bad: how many records JSOC marks as bad, or has no QUALITY of.
+        without_image: how many records were found to have no image, by the file that JSOC sent.
         absent: how many times have no record.
         bytes: estimate of what is missing.
         stated: whether that follows from sizes that the server states.
@@ -57,6 +60,7 @@ class RegionPlan:
     wanted: dict[str, np.ndarray]
     missing: dict[str, np.ndarray]
     bad: int
+    without_image: int
     absent: int
     bytes: float
     stated: bool
@@ -75,7 +79,8 @@ class RegionPlan:
         return (
             f"AR{self.region.ar_number}, {_span_text(self.slots)}: {self.files:,} files, "
             f"{self.files - self.files_missing:,} of them here, {_to_download(self.files_missing, self.bytes)}; "
-            f"{self.bad:,} records are bad, {self.absent:,} times have none"
+            f"{self.bad:,} records are bad or without a QUALITY, {self.without_image:,} hold no image, "
+            f"{self.absent:,} times have none"
         )
 
 
@@ -87,6 +92,7 @@ def plan_regions(
     full_disk: bool,
     say: Callable[[str], None],
     progress: Callable[..., tqdm],
+    failures: Failures,
 ) -> tuple[RegionPlan, ...]:
     """Find out what is missing of some regions, and state it; regions without a single good frame are left out.
 
@@ -98,17 +104,22 @@ def plan_regions(
         full_disk: whether whole images are to come.
         say: takes a line for each region, and one for all.
         progress: makes a bar, as `tqdm` does.
+        failures: takes what the server refuses to tell of a region, which is left out.
 
     Raises:
         SolaredError: the server does not answer, or has no good frame of any region.
     """
+    asked = []
     with progress(regions, desc="asking JSOC", unit="region") as bar:
-        asked = [_plan_region(jsoc, region, output, cadence, full_disk) for region in bar]
+        for region in bar:
+            with failures.of(region.ar_number):
+                asked.append(_plan_region(jsoc, region, output, cadence, full_disk))
     for plan in asked:
         skipped = f"AR{plan.region.ar_number}, {_span_text(plan.slots)}: no good HMI observations at JSOC; skipped"
         say(str(plan) if plan.files else skipped)
     plans = tuple(plan for plan in asked if plan.files)
     if not plans:
+        failures.tell()
         raise SolaredError(f"{jsoc.address} has no good observations of these regions; choose others.")
     files, size = sum(plan.files_missing for plan in plans), sum(plan.bytes for plan in plans)
     stated = any(plan.stated for plan in plans)
@@ -156,20 +167,29 @@ def read_catalog(path: Path, ar_numbers: Sequence[int] = ()) -> list[RegionFile]
     return [_region(row, path) for row in chosen]
 
 
-def observed_regions(regions: Sequence[RegionFile], say: Callable[[str], None]) -> list[RegionFile]:
+def observed_regions(
+    regions: Sequence[RegionFile], say: Callable[[str], None], failures: Failures
+) -> list[RegionFile]:
     """Those of some regions whose span does not end before HMI's observations begin; `say` is told of the others.
+
+    Args:
+        regions: of the catalog.
+        say: takes a line for each region that is skipped.
+        failures: takes what is wrong with the position of a region, which is left out.
 
     Raises:
         SolaredError: there are none.
     """
     observed = []
     for region in regions:
-        slots = region_slots(region.trajectory)
-        if slots[-1] < slot_of(HMI_BEGINS):
-            say(f"AR{region.ar_number}, {_span_text(slots)}: no HMI observations; they begin in May 2010; skipped")
-        else:
-            observed.append(region)
+        with failures.of(region.ar_number):
+            slots = region_slots(region.trajectory)
+            if slots[-1] < slot_of(HMI_BEGINS):
+                say(f"AR{region.ar_number}, {_span_text(slots)}: no HMI observations; they begin in May 2010; skipped")
+            else:
+                observed.append(region)
     if not observed:
+        failures.tell()
         raise SolaredError(
             "There are no HMI observations of these regions: they begin in May 2010; choose later ones."
         )
@@ -184,7 +204,7 @@ def region_slots(trajectory: Trajectory) -> range:
     later.
 
     Raises:
-        SolaredError: the region is behind the Sun at the time that its position holds for.
+        RegionFailed: the region is behind the Sun at the time that its position holds for.
     """
     earth = _earth_about(trajectory.t0)
     longitudes = [trajectory.longitude(time) for time in slot_time(earth.slots)]
@@ -193,7 +213,7 @@ def region_slots(trajectory: Trajectory) -> range:
     now = np.interp(slot_of(trajectory.t0), earth.slots, past)
     turns = 360 * round(now / 360)
     if abs(now - turns) > 90:
-        raise SolaredError(
+        raise RegionFailed(
             f"Carrington longitude {trajectory.carrington_longitude:g} is behind the Sun at {trajectory.t0} TAI, when "
             "a region is said to have emerged there; make the catalog again."
         )
@@ -291,19 +311,23 @@ def _plan_region(jsoc: Jsoc, region: RegionFile, output: Path, cadence: int, ful
     # There are as many frames before the frame in the middle of a window as from it on.
     middles = np.arange(slots.start + WINDOW_FRAMES // 2, slots.stop - WINDOW_FRAMES // 2, cadence)
     share = 1.0 if full_disk else _share_of_disk(region.trajectory, slots)
-    wanted, missing, bad, absent, size, stated = {}, {}, 0, 0, 0.0, False
+    wanted, missing, bad, without_image, absent, size, stated = {}, {}, 0, 0, 0, 0.0, False
     for observable in SERIES:
         asked = np.array(slots) if observable == "dopplergram" else middles
         good, marked = jsoc.records(observable, asked)
         bad, absent = bad + len(marked), absent + len(asked) - len(good) - len(marked)
+        empty = frames_without_image(output, region.ar_number, observable)
+        without_image += np.intersect1d(good, empty).size
+        good = np.setdiff1d(good, empty)
         if observable != "dopplergram":
-            others = _neighbours(jsoc, observable, np.setdiff1d(middles, good), wanted["dopplergram"], cadence // 2)
+            without = np.setdiff1d(middles, good)
+            others = _neighbours(jsoc, observable, without, wanted["dopplergram"], empty, cadence // 2)
             good = np.union1d(good, others)
         full_bytes = jsoc.bytes_a_frame(observable, good) if good.size else None
         stated = stated or full_bytes is not None
         wanted[observable], missing[observable] = good, without_file(output, region.ar_number, observable, good)
         size += missing[observable].size * (full_bytes or _USUAL_BYTES) * share
-    return RegionPlan(region, slots, wanted, missing, bad, absent, size, stated)
+    return RegionPlan(region, slots, wanted, missing, bad, without_image, absent, size, stated)
 
 
 def _share_of_disk(trajectory: Trajectory, slots: range) -> float:
@@ -312,16 +336,18 @@ def _share_of_disk(trajectory: Trajectory, slots: range) -> float:
     return float(np.mean([box["width"] * box["height"] for box in boxes])) / _ARCSEC_A_PIXEL**2 / _PIXELS_ON_DISK
 
 
-def _neighbours(jsoc: Jsoc, observable: str, middles: np.ndarray, dopplergrams: np.ndarray, reach: int) -> np.ndarray:
+def _neighbours(
+    jsoc: Jsoc, observable: str, middles: np.ndarray, dopplergrams: np.ndarray, empty: np.ndarray, reach: int
+) -> np.ndarray:
     """For each of some slots without a good frame, the slot of the nearest good one, if one is near.
 
     The pipeline takes frames up to half a cadence, `reach`, from the middle of a window, which is half a slot before
     the slot given here: of the frames that far away only the earlier will do, and of two that are equally far from the
     slot the earlier is nearer. All observables are made of the same exposures: where there is no good Dopplergram,
-    JSOC need not be asked.
+    JSOC need not be asked. `empty` are the slots that are known to have no image.
     """
     around = np.add.outer(middles, np.arange(-reach, reach))
-    good, _ = jsoc.records(observable, np.intersect1d(around, dopplergrams))
+    good, _ = jsoc.records(observable, np.setdiff1d(np.intersect1d(around, dopplergrams), empty))
     near = ((middle, good[(good >= middle - reach) & (good < middle + reach)]) for middle in middles)
     return np.array([slots[abs(slots - middle).argmin()] for middle, slots in near if slots.size], dtype=np.int64)
 

@@ -4,14 +4,14 @@ One question at a time, each on a connection of its own, as JSOC asks for. What 
 becomes one sentence.
 """
 
+import json
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from http.client import HTTPException
-from json import JSONDecodeError
-from socket import getdefaulttimeout, setdefaulttimeout
+from types import SimpleNamespace
 from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -19,7 +19,10 @@ from urllib.parse import urlsplit
 import drms
 import numpy as np
 from drms.config import ServerConfig
+from drms.json import HttpJsonClient
 
+from dataset_builder.jsoc.connection import open_url
+from dataset_builder.jsoc.failures import RegionFailed
 from dataset_builder.jsoc.transfer import DEFAULT_PATIENCE, Patience, status_text
 from dataset_builder.quality import is_bad
 from dataset_builder.times import SLOT_SECONDS, format_time, parse_time, slot_of, slot_time
@@ -45,7 +48,7 @@ RANGES_AN_EXPORT = 50
 
 _RECORDS_A_QUERY = 1920
 # Of an export request, in JSOC's jsoc_fetch.
-_TOO_MANY_PENDING, _NOT_FOUND = 7, 6
+_DELETED, _NOT_FOUND, _TOO_MANY_PENDING = 5, 6, 7
 _RECORD_TIME = re.compile(r"\[(\d{4}\.\d\d\.\d\d_\d\d:\d\d:\d\d(?:\.\d+)?_TAI)\]")
 
 Answer = TypeVar("Answer")
@@ -53,6 +56,14 @@ Answer = TypeVar("Answer")
 
 class ExportFailed(Exception):
     """JSOC will not, or no longer, provide what was asked for; the message is its own."""
+
+
+class Refused(RegionFailed):
+    """JSOC tells an error, again and again, in the place of an answer to one question; others it may answer."""
+
+
+class NotReady(RegionFailed):
+    """An export is not ready in time."""
 
 
 class Jsoc:
@@ -71,16 +82,16 @@ class Jsoc:
             raise SolaredError(f"{server} is not the address of a server; give one such as {PUBLIC_SERVER}.")
         self.address = server.rstrip("/")
         self.patience = patience
-        self._client = drms.Client(
-            server=ServerConfig(
-                name=self.address,
-                cgi_baseurl=f"{self.address}/cgi-bin/ajax/",
-                cgi_jsoc_info="jsoc_info",
-                cgi_jsoc_fetch="jsoc_fetch",
-                cgi_check_address="checkAddress.sh",
-                http_download_baseurl=f"{self.address}/",
-            )
+        config = ServerConfig(
+            name=self.address,
+            cgi_baseurl=f"{self.address}/cgi-bin/ajax/",
+            cgi_jsoc_info="jsoc_info",
+            cgi_jsoc_fetch="jsoc_fetch",
+            cgi_check_address="checkAddress.sh",
+            http_download_baseurl=f"{self.address}/",
         )
+        self._client = drms.Client(server=config)
+        self._client._json = _Questions(config, patience.timeout_s)
         self._has_answered = False
         self._bytes: dict[str, float] = {}
 
@@ -90,11 +101,19 @@ class Jsoc:
         Raises:
             SolaredError: it is not registered, or the server does not answer.
         """
-        if not self._ask(lambda: self._client.check_email(email)):
+        if not self._ask(lambda: self._is_registered(email)):
             raise SolaredError(
                 f"{email} is not registered at JSOC, which exports data to registered addresses alone; register it at "
                 f"{REGISTRATION_PAGE}, answer the e-mail that comes, and run the same command again."
             )
+
+    def _is_registered(self, email: str) -> bool:
+        answer = self._client._json.check_address(email)
+        # 2 is for addresses that are registered, 4 for those that are not, and -2 for what is no address.
+        status = str(answer["status"])
+        if status not in ("2", "4", "-2"):
+            raise drms.DrmsQueryError(_error_text(answer))
+        return status == "2"
 
     def records(self, observable: str, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of some 45 s slots have a frame.
@@ -104,9 +123,11 @@ class Jsoc:
             slots: (n,) int64, ascending.
 
         Returns:
-            Those with a good frame and those with a bad one, by QUALITY; the others have no record. Ascending int64.
+            Those with a good frame, and those with a bad one, by QUALITY, or with a QUALITY that is no number, such as
+            MISSING and Invalid KeyLink; the others have no record. Ascending int64.
 
         Raises:
+            Refused: the server tells an error.
             SolaredError: the server does not answer, or not with records.
         """
         found = {}
@@ -117,15 +138,22 @@ class Jsoc:
                 lambda query=query: self._client.query(query, key=["T_REC", "QUALITY"], convert_numeric=False)
             )
             try:
-                for t_rec, quality in zip(table.get("T_REC", ()), table.get("QUALITY", ()), strict=True):
-                    found[slot_of(parse_time(t_rec))] = not is_bad(quality)
-            except (SolaredError, ValueError, TypeError) as error:
+                rows = list(zip(table.get("T_REC", ()), table.get("QUALITY", ()), strict=True))
+            except ValueError as error:
                 raise self._odd_answer(error) from error
+            chunk_found = {}
+            for t_rec, quality in rows:
+                # A record without its time is of no slot that we know.
+                with suppress(SolaredError):
+                    chunk_found[slot_of(parse_time(t_rec))] = _is_good(quality)
+            if rows and not chunk_found:
+                raise self._odd_answer(ValueError(f"T_REC {rows[0][0]}"))
+            found |= chunk_found
         states = [found.get(slot) for slot in slots.tolist()]
         return tuple(slots[[state is wanted for state in states]] for wanted in (True, False))
 
     def bytes_a_frame(self, observable: str, slots: np.ndarray) -> float | None:
-        """How large full images are in JSOC's storage, by a few records; None where the server does not say.
+        """How large full images are in JSOC's storage, by a few records; None where the server cannot say.
 
         The server tells the size of a storage unit, which as many records share as the series says. Once it has, it is
         not asked again for this observable.
@@ -140,11 +168,17 @@ class Jsoc:
         if observable in self._bytes:
             return self._bytes[observable]
         query = record_set(observable, slots[:8])
-        table = self._ask(lambda: self._client.query(query, key=["*size*"], convert_numeric=False))
+        try:
+            table = self._ask(lambda: self._client.query(query, key=["*size*"], convert_numeric=False))
+        except Refused:
+            return None
         sizes = [int(size) for size in table.get("*size*", ()) if str(size).isdecimal() and int(size)]
         if not sizes:
             return None
-        sharing = self._ask(lambda: int(self._client.info(SERIES[observable][0]).unitsize))
+        try:
+            sharing = self._ask(lambda: int(self._client.info(SERIES[observable][0]).unitsize))
+        except Refused:
+            return None
         self._bytes[observable] = float(np.median(sizes)) / max(sharing, 1)
         return self._bytes[observable]
 
@@ -158,18 +192,36 @@ class Jsoc:
             process: what the server does with the images, as drms takes it, or None.
 
         Raises:
-            SolaredError: the server does not answer, or refuses the order.
+            ExportFailed: the server refuses the order.
+            NotReady: others stay pending.
+            SolaredError: the server does not answer.
         """
         query = f"{record_set(observable, slots)}{{{SERIES[observable][1]}}}"
         deadline = time.monotonic() + self.patience.wait_s
         while True:
             # An order that is repeated within hours gets the identifier of the first.
             request = self._ask(
-                lambda: self._client.export(query, method="url", protocol="fits", email=email, process=process)
+                lambda: self._checked(
+                    self._client.export(query, method="url", protocol="fits", email=email, process=process)
+                )
             )
-            if request.status != _TOO_MANY_PENDING or time.monotonic() > deadline:
+            if request.status != _TOO_MANY_PENDING:
                 return request
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"{self.address} could not export {slots.size:,} records of {SERIES[observable][0]}, because in "
+                    f"{self.patience.wait_s / 3600:g} h it has not finished your other exports; run the same command "
+                    "again later."
+                )
             time.sleep(self.patience.poll_s)
+
+    def _checked(self, request: drms.ExportRequest) -> drms.ExportRequest:
+        """The same request, unless what the server says of it is an error that may pass."""
+        failed = request.has_failed(skip_update=True) and request.status not in (_DELETED, _TOO_MANY_PENDING)
+        # As an answer to any other question, 1 is an error; an order that is pending has an identifier.
+        if failed or (request.id is None and request.status in (1, 2)):
+            raise drms.DrmsExportError(_error_text(self._client._json.answer))
+        return request
 
     def request_of(self, identifier: str) -> drms.ExportRequest:
         """An export that was ordered before.
@@ -188,9 +240,10 @@ class Jsoc:
 
         Raises:
             ExportFailed: the server gave it up, or has deleted it.
-            SolaredError: it is not ready in time, its files are elsewhere, or the server does not answer.
+            NotReady: it is not ready in time.
+            SolaredError: its files are elsewhere, or the server does not answer.
         """
-        self._wait(request)
+        request = self._finished(request)
         try:
             rows = zip(request.urls.record, request.urls.url, strict=True)
             times = ((_RECORD_TIME.search(record), url) for record, url in rows)
@@ -208,50 +261,61 @@ class Jsoc:
             )
         return urls
 
-    def _wait(self, request: drms.ExportRequest) -> None:
-        """Ask again and again until an export is finished, or has failed; each question has all its attempts."""
-        deadline, not_found = time.monotonic() + self.patience.wait_s, 0
+    def _finished(self, request: drms.ExportRequest) -> drms.ExportRequest:
+        """Ask for an export again and again until it is ready, or has failed; each question has all its attempts."""
+        deadline, not_found, identifier = time.monotonic() + self.patience.wait_s, 0, request.id
         while not request.has_finished(skip_update=True):
             if time.monotonic() + self.patience.poll_s > deadline:
-                raise SolaredError(
-                    f"{self.address} has not finished the export {request.id} in {self.patience.wait_s / 3600:g} h; "
+                raise NotReady(
+                    f"{self.address} has not finished the export {identifier} in {self.patience.wait_s / 3600:g} h; "
                     "run the same command again later: it waits for the same export."
                 )
             time.sleep(self.patience.poll_s)
-            self._ask(request.has_finished)
+            request = self._ask(lambda: self._checked(self._client.export_from_id(identifier)))
             # A new order takes a while to be found.
             not_found += request.status == _NOT_FOUND
             if not_found == self.patience.attempts:
-                raise ExportFailed(f"there is no export {request.id}")
+                raise ExportFailed(f"there is no export {identifier}")
+        return request
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
-        """The answer to a question; a server that has answered before is given time to come back."""
-        attempts = self.patience.attempts if self._has_answered else 1
-        for attempt in range(attempts):
+        """The answer to a question; a server that has answered before is given time to come back.
+
+        An error that the server tells is as passing as a server that does not answer.
+        """
+        attempt = 0
+        while attempt < (self.patience.attempts if self._has_answered else 1):
             self.patience.rest(attempt)
+            attempt += 1
             try:
-                with _timeout(self.patience.timeout_s):
-                    answer = question()
-            except JSONDecodeError as error:
+                answer = question()
+            except (drms.DrmsQueryError, drms.DrmsExportError) as error:
+                self._has_answered = True  # with an error, in the form of JSOC
+                cause, trouble = error, None
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 cause, trouble = error, "answers with something else than data, such as a web page"
             except HTTPError as error:
-                # drms adds the address with all that was asked, the e-mail too, to what the error says.
+                # What the error says holds the address with all that was asked, the e-mail too.
                 with error:
                     cause, trouble = error, f"answers {status_text(error.code)}"
             except (URLError, ConnectionError, TimeoutError) as error:
                 cause, trouble = error, f"does not answer ({getattr(error, 'reason', None) or error})"
             except HTTPException as error:
                 cause, trouble = error, f"breaks its answer off, or does not speak HTTP ({type(error).__name__})"
-            except drms.DrmsQueryError as error:
-                raise SolaredError(
-                    f"{self.address} refuses a question: {str(error).rstrip('.')}; check the server, or try again "
-                    "later."
-                ) from error
+            except SolaredError:
+                raise
             except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-                raise self._odd_answer(error) from error
+                cause, trouble = error, f"answers in another form than JSOC does ({type(error).__name__}: {error})"
             else:
                 self._has_answered = True
                 return answer
+        if isinstance(cause, drms.DrmsExportError):
+            raise ExportFailed(str(cause).rstrip(".")) from cause
+        if trouble is None:
+            raise Refused(
+                f"{self.address} refuses a question: {str(cause).rstrip('.')}; check the server, or run the same "
+                "command again later: what is finished is kept."
+            ) from cause
         raise SolaredError(
             f"{self.address} {trouble}; check the connection and the address, or run the same command again later, if "
             "the server is down for maintenance: what is finished is kept."
@@ -317,12 +381,31 @@ def _ranges(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         start = stop
 
 
-@contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """drms takes the time after which a connection is given up from here alone."""
-    before = getdefaulttimeout()
-    setdefaulttimeout(seconds)
+def _is_good(quality: str) -> bool:
+    """Whether JSOC says of a record that it has an image; a QUALITY that is no number says nothing of the kind."""
     try:
-        yield
-    finally:
-        setdefaulttimeout(before)
+        return not is_bad(quality)
+    except (ValueError, TypeError):
+        return False
+
+
+def _error_text(answer: Mapping) -> str:
+    return f"{answer.get('error') or answer.get('msg') or 'an error without words'} [status={answer.get('status')}]"
+
+
+class _Questions(HttpJsonClient):
+    """drms's questions, over connections that end; `answer` is the last one."""
+
+    def __init__(self, server: ServerConfig, timeout_s: float):
+        super().__init__(server)
+        self._timeout_s = timeout_s
+        self.answer: Mapping = {}
+
+    def _json_request(self, url: str) -> SimpleNamespace:
+        with open_url(url, self._timeout_s) as response:
+            answer = json.loads(response.read().decode(self.server.encoding))
+        if isinstance(answer, dict):
+            self.answer = answer
+            if "error" in answer and "status" not in answer:
+                raise drms.DrmsQueryError(_error_text(answer))
+        return SimpleNamespace(data=answer)

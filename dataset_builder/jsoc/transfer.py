@@ -6,23 +6,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException, responses
+from http.client import responses
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.error import HTTPError
 
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
+from dataset_builder.jsoc.connection import CONNECTION_ERRORS, open_url
+from dataset_builder.quality import quality_word
 from dataset_builder.times import parse_time, slot_of
 from solared_hf.errors import SolaredError
 
-# What a broken connection raises; URLError and its HTTPError are OSErrors, named for the reader.
-CONNECTION_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError)
-
 _BLOCK = 2**20
-_USER_AGENT = "solared-hf"
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Patience:
     Args:
         attempts: how often one thing is tried before it is given up.
         pause_s: before the second attempt, in seconds; it doubles from one to the next.
-        timeout_s: silence after which a connection counts as broken.
+        timeout_s: silence after which a connection counts as broken, and a trickle of twice as long, see `open_url`.
         poll_s: between two questions whether an export is ready.
         wait_s: for an export, in all.
     """
@@ -58,6 +54,14 @@ class Gone(Exception):
 
 class Damaged(Exception):
     """What arrived is not the file that was asked for; the message says in what."""
+
+
+class NoImage(Exception):
+    """The file is whole, and says that there is no image of its time, as in an eclipse."""
+
+
+class Unreachable(SolaredError):
+    """The file did not come, for the connection or the server; another file may."""
 
 
 class _Cut(Exception):
@@ -90,7 +94,8 @@ def fetch(url: str, path: Path, partial: Path, check: Callable[[Path], None], pa
     Raises:
         Gone: the server has no such file.
         Damaged: every attempt brought something else.
-        SolaredError: the server does not answer, or nothing can be written.
+        Unreachable: every attempt ended early, or with an error of the server.
+        SolaredError: nothing can be written, or the server sends us elsewhere; or what `check` raises.
     """
     for attempt in range(patience.attempts):
         patience.rest(attempt)
@@ -110,7 +115,7 @@ def fetch(url: str, path: Path, partial: Path, check: Callable[[Path], None], pa
             return
     if isinstance(trouble, Damaged):
         raise trouble
-    raise SolaredError(
+    raise Unreachable(
         f"Could not download {url} in {patience.attempts} attempts ({trouble}); run the same command again later: it "
         "goes on where it stopped."
     ) from trouble
@@ -126,6 +131,9 @@ def check_frame(path: Path, slot: int, largest_arcsec: float | None = None) -> N
 
     Raises:
         Damaged: it is not.
+        NoImage: it is a whole FITS file of this time whose header says that it has no pixels, or that there is no
+            image, by QUALITY.
+        SolaredError: the image is larger than it may be.
     """
     try:
         # Headers of JSOC lead to warnings of nonstandard keywords; what matters is checked.
@@ -135,11 +143,16 @@ def check_frame(path: Path, slot: int, largest_arcsec: float | None = None) -> N
                 if any(hdu.verify_datasum() == 0 for hdu in hdus):
                     raise Damaged("its checksum does not fit its data")
             with fits.open(path, memmap=False) as hdus:
-                # A cut file may lack an HDU without an error: there has to be an image.
+                # A cut file may lack an HDU without an error: there has to be an image, or a header that has none.
                 image = next((hdu for hdu in hdus if hdu.is_image and hdu.data is not None), None)
-                if image is None or image.data.ndim != 2:
+                if image is None:
+                    header = next((hdu.header for hdu in hdus if "T_REC" in hdu.header and not hdu.size), None)
+                else:
+                    header = image.header
+                if header is None or (image is not None and image.data.ndim != 2):
                     raise Damaged("it holds no image")
-                time, side = image.header.get("T_REC"), max(image.data.shape) * abs(image.header["CDELT1"])
+                time, quality = header.get("T_REC"), header.get("QUALITY", 0)
+                side = 0.0 if image is None else max(image.data.shape) * abs(header["CDELT1"])
     except Damaged:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
@@ -152,11 +165,20 @@ def check_frame(path: Path, slot: int, largest_arcsec: float | None = None) -> N
         raise Damaged(f"its T_REC says {time!r}, which is no time") from error
     if not of_this_time:
         raise Damaged(f"it is of another time, {time}")
+    if image is None or _says_no_image(quality):
+        raise NoImage(str(time))
     if largest_arcsec is not None and side > largest_arcsec:
         raise SolaredError(
             f"The server sent an image {side:.0f} arcsec wide where a cutout of {largest_arcsec:.0f} was ordered: it "
             "makes no cutouts; add --full-disk to download whole images."
         )
+
+
+def _says_no_image(quality: int | str) -> bool:
+    try:
+        return bool(quality_word(quality) >> 31)
+    except (ValueError, TypeError):
+        return False  # what the pixels are worth is judged where they are read
 
 
 @contextmanager
@@ -175,31 +197,13 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-class _SameHost(HTTPRedirectHandler):
-    """Follows a redirect within a host, such as from http to https."""
-
-    def redirect_request(self, request, response, code, message, headers, url):
-        here, there = urlsplit(request.full_url).hostname, urlsplit(url).hostname
-        if here != there:
-            response.close()
-            raise SolaredError(
-                f"{here} sends us to {there} for its files, and nothing is downloaded from another host; check the "
-                "address of the server."
-            )
-        return super().redirect_request(request, response, code, message, headers, url)
-
-
-_OPENER = build_opener(_SameHost)
-
-
 def _receive(url: str, partial: Path, timeout_s: float) -> None:
     """Bring `partial` up to the length that the server announces."""
     with writing(partial):
         partial.parent.mkdir(parents=True, exist_ok=True)
         have = partial.stat().st_size if partial.exists() else 0
-    headers = {"User-Agent": _USER_AGENT, **({"Range": f"bytes={have}-"} if have else {})}
     try:
-        response = _OPENER.open(Request(url, headers=headers), timeout=timeout_s)
+        response = open_url(url, timeout_s, {"Range": f"bytes={have}-"} if have else None)
     except HTTPError as error:
         with error:
             if error.code == 416:

@@ -46,7 +46,7 @@ def catalog(tmp_path) -> Path:
 def download(jsoc, catalog, tmp_path):
     """Downloads into `raw`, by the function that the command calls, with little patience."""
 
-    def run(**options):
+    def run(catalog=catalog, **options):
         arguments = {"email": EMAIL, "server": jsoc.url, "patience": QUICK, "say": lambda line: None, **options}
         return download_regions(catalog, tmp_path / "raw", **arguments)
 

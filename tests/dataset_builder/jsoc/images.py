@@ -43,6 +43,15 @@ def fits_file(series: str, slot: int, process: tuple = ()) -> bytes:
     return file.getvalue()
 
 
+def header_alone(series: str, slot: int) -> bytes:
+    """The file of a record without an image: keywords, one of which says so, and no pixels."""
+    header, _ = image(series, slot)
+    header["QUALITY"] = -(2**31)
+    file = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(None, header)]).writeto(file, checksum=True)
+    return file.getvalue()
+
+
 def image(series: str, slot: int) -> tuple[fits.Header, np.ndarray]:
     """A whole image of the Sun, with north down as HMI takes them; smooth, and different from frame to frame."""
     time = EPOCH + timedelta(seconds=45 * slot)

@@ -8,13 +8,22 @@ import json
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
-from tests.dataset_builder.jsoc.images import SEGMENTS, SIZE, file_name, fits_file, slot_of, time_of
+from tests.dataset_builder.jsoc.images import (
+    SEGMENTS,
+    SIZE,
+    file_name,
+    fits_file,
+    header_alone,
+    slot_of,
+    time_of,
+)
 
 UNIT_SIZE = 8
 
@@ -41,16 +50,25 @@ class LoopbackJsoc:
         quality: what QUALITY says, as text, by series in lower case and slot; 0x00000000 elsewhere.
         absent: series and slot without a record.
         sizes: whether it tells how large records are.
+        errors: by stage, the JSON of its next answers, or a function that makes it of the query; at None it answers as
+            it should.
+        times: what T_REC says, as text, by series in lower case and slot.
+        fails: called with each order when its status is asked; the message with which it fails, or None.
         pending_polls: how often an order is pending when asked; at 0 it is ready at once, None is always.
+        hangs: called with each order when its status is asked; whether it is pending for ever.
         export_error: message with which every order fails.
         too_many: how many orders are refused because others are pending.
         undelivered: slots whose file an export lacks.
+        without_image: series and slots whose file is a FITS header alone, as of a record without an image.
         makes_cutouts: if not, im_patch is passed over, and whole images are sent.
         web_page_at: stages (email, info, request, status, file) that answer with a web page.
         refusals: by stage, the HTTP statuses of its next answers; at 200 it answers as it should.
         forgets_orders: whether it says that it does not know an order that it has taken.
         files_at: what the path of an export's files begins with.
         sends_to: address of another server to which it redirects those who ask for files.
+        circle_at: stages that redirect to themselves.
+        silent_at: stages that take the question and say nothing.
+        drips_at: by stage, the bytes of the answer that come at once; the others come one by one, ten a second.
         ranges: whether parts of files are given.
         cuts: how many connections are cut in the middle of a file; they are not counted down below 0.
         damage: by slot, what is done to a file's bytes, and how often.
@@ -62,16 +80,24 @@ class LoopbackJsoc:
     quality: dict[tuple[str, int], str] = field(default_factory=dict)
     absent: set[tuple[str, int]] = field(default_factory=set)
     sizes: bool = True
+    errors: dict[str, object] = field(default_factory=dict)
+    times: dict[tuple[str, int], str] = field(default_factory=dict)
+    fails: object = None
     pending_polls: int | None = 0
+    hangs: object = None
     export_error: str | None = None
     too_many: int = 0
     undelivered: set[int] = field(default_factory=set)
+    without_image: set[tuple[str, int]] = field(default_factory=set)
     makes_cutouts: bool = True
     web_page_at: set[str] = field(default_factory=set)
     refusals: dict[str, list[int]] = field(default_factory=dict)
     forgets_orders: bool = False
     files_at: str = "/SUM1"
     sends_to: str | None = None
+    circle_at: set[str] = field(default_factory=set)
+    silent_at: set[str] = field(default_factory=set)
+    drips_at: dict[str, int] = field(default_factory=dict)
     ranges: bool = True
     cuts: float = 0
     damage: dict[int, tuple] = field(default_factory=dict)
@@ -118,10 +144,6 @@ class LoopbackJsoc:
             slots += range(first, first + length // 45, step // 45)
         return series, [slot for slot in slots if slot in self.slots and (series, slot) not in self.absent]
 
-    def is_good(self, series: str, slot: int) -> bool:
-        text = self.quality.get((series, slot), "0x00000000")
-        return not int(text, 16 if text.startswith("0x") else 10) & 0x80000000
-
 
 class _Handler(BaseHTTPRequestHandler):
     jsoc: LoopbackJsoc
@@ -147,12 +169,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, stage, function, query):
         self.jsoc.asked[stage] += 1
+        if self._stalls(stage):
+            return
+        errors = self.jsoc.errors.get(stage)
+        error = errors(query) if callable(errors) else errors.pop(0) if errors else None
+        if error is not None:
+            self._send(200, json.dumps(error).encode(), {"Content-Type": "application/json"})
+            return
         refusals = self.jsoc.refusals.get(stage)
         status = refusals.pop(0) if refusals else 200
         if stage in self.jsoc.web_page_at or status != 200:
             self._send(status, WEB_PAGE, {"Content-Type": "text/html"})
         else:
-            self._send(200, json.dumps(function(query)).encode(), {"Content-Type": "application/json"})
+            body = json.dumps(function(query)).encode()
+            self._send(200, body, {"Content-Type": "application/json"}, drips=self.jsoc.drips_at.get(stage))
+
+    def _stalls(self, stage):
+        """Whether the question has been left without an answer."""
+        if stage in self.jsoc.circle_at:
+            self._send(302, b"", {"Location": self.path})
+        elif stage in self.jsoc.silent_at:
+            with suppress(ConnectionError):
+                self.connection.recv(1)  # until the client has had enough
+            self.jsoc.connected(-1)
+            self.close_connection = True
+        return stage in self.jsoc.circle_at | self.jsoc.silent_at
 
     def _check_address(self, query):
         # drms escapes the address twice, and JSOC takes it.
@@ -179,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not slots:
             return {"count": 0, "runtime": 0.01, "status": 0}
         values = {
-            "T_REC": map(time_of, slots),
+            "T_REC": (self.jsoc.times.get((series, slot), time_of(slot)) for slot in slots),
             "QUALITY": (self.jsoc.quality.get((series, slot), "0x00000000") for slot in slots),
             # Of the unit in which records are stored together.
             "*size*": ("16000000" if self.jsoc.sizes else "NA" for _ in slots),
@@ -218,10 +259,12 @@ class _Handler(BaseHTTPRequestHandler):
         about = {"requestid": identifier, "method": "url", "protocol": "fits", "wait": 0}
         if order.expired:
             return {**about, "status": 5, "error": "Request was completed but is now deleted, 7 day limit exceeded"}
-        if jsoc.pending_polls is None or order.polls < jsoc.pending_polls:
+        hangs = jsoc.pending_polls is None or (jsoc.hangs and jsoc.hangs(order))
+        if hangs or order.polls < jsoc.pending_polls:
             return {**about, "status": 2 if order.polls == 0 else 1, "rcount": len(order.slots), "size": 1}
-        if jsoc.export_error:
-            return {**about, "status": 4, "error": jsoc.export_error}
+        error = jsoc.export_error or (jsoc.fails and jsoc.fails(order))
+        if error:
+            return {**about, "status": 4, "error": error}
         series = order.series + ("_mod" if order.process else "")
         data = [
             {
@@ -236,16 +279,22 @@ class _Handler(BaseHTTPRequestHandler):
         jsoc = self.jsoc
         asked = self.headers.get("Range")
         jsoc.served.append((name, asked))
+        if self._stalls("file"):
+            return None
         if jsoc.sends_to:
             return self._send(302, b"", {"Location": f"{jsoc.sends_to}{self.path}"})
         order = jsoc.orders[identifier]
         slot = next(slot for slot in order.slots if file_name(order.series, slot) == name)
+        if jsoc.refusals.get("file"):
+            return self._send(jsoc.refusals["file"].pop(0), b"")
         if "file" in jsoc.web_page_at:
             return self._send(200, WEB_PAGE, {"Content-Type": "text/html; charset=utf-8"})
         if jsoc.gone > 0 or order.expired:
             jsoc.gone -= 1
             return self._send(404, b"not here")
         body = fits_file(order.series, slot, tuple(sorted(order.process.items())) if jsoc.makes_cutouts else ())
+        if (order.series, slot) in jsoc.without_image:
+            body = header_alone(order.series, slot)
         spoil, times = jsoc.damage.get(slot, (None, 0))
         if times > 0:
             body = spoil(body)
@@ -257,9 +306,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(416, b"", {"Content-Range": f"bytes */{len(body)}"})
             status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
             body = body[start:]
-        return self._send(status, body, headers, slot)
+        return self._send(status, body, headers, slot, jsoc.drips_at.get("file"))
 
-    def _send(self, status, body, headers=None, slot=None):
+    def _send(self, status, body, headers=None, slot=None, drips=None):
+        if drips is not None:
+            self._drip(status, body, headers, drips)
+            return
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -287,6 +339,18 @@ class _Handler(BaseHTTPRequestHandler):
         # A client that needs no more of an error than its status has closed the connection by now.
         with suppress(ConnectionError):
             self.wfile.write(body[-1:])
+
+    def _drip(self, status, body, headers, at_once):
+        """Send the head and the body, all but the first bytes of them one by one."""
+        lines = [f"{name}: {value}" for name, value in {**(headers or {}), "Content-Length": len(body)}.items()]
+        answer = "\r\n".join([f"HTTP/1.0 {status} OK", *lines, "", ""]).encode() + body
+        with suppress(ConnectionError):
+            self.wfile.write(answer[:at_once])
+            for byte in answer[at_once:]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.1)
+        self.jsoc.connected(-1)
+        self.close_connection = True
 
 
 def seconds(text: str) -> int:

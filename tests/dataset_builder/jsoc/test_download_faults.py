@@ -15,6 +15,7 @@ from tests.dataset_builder.jsoc.case import (
     AR,
     EMAIL,
     HELD,
+    MIDDLE,
     REGION,
     all_files,
     file_of,
@@ -25,19 +26,21 @@ from tests.dataset_builder.jsoc.case import (
 from tests.dataset_builder.jsoc.images import file_name, time_of
 
 
-def test_failed_export_says_why_and_how_to_go_on(jsoc, command, tmp_path):
+def test_failed_export_says_why_and_how_to_go_on(jsoc, download, tmp_path):
     jsoc.export_error = "im_patch: Output series can not be found"
-    code, _, message = command()
-    assert code == 2
-    assert "could not export 7 records of hmi.V_45s for AR11726: im_patch: Output series can not be found" in message
+    with pytest.raises(SolaredError) as caught:
+        download()
+    message = str(caught.value)
+    assert message.startswith(f"AR{AR}: {jsoc.url} could not export 7 records of hmi.V_45s: im_patch: Output series")
     assert "add --full-disk" in message
+    assert message.endswith("2 more of its orders failed.")
     assert names(tmp_path / "raw") == {f"AR{AR}/region.json"}
-    code, _, message = command("--full-disk")
-    assert code == 2
-    assert "--full-disk" not in message
+    with pytest.raises(SolaredError) as caught:
+        download(full_disk=True)
+    assert "--full-disk" not in str(caught.value)
     jsoc.export_error = None
     jsoc.orders.clear()
-    assert command()[0] == 0
+    assert download().files == 9
     assert names(tmp_path / "raw") == all_files()
 
 
@@ -104,16 +107,18 @@ def missing_time(body: bytes) -> bytes:
     ],
 )
 def test_damage_without_end_is_given_up_soon(jsoc, download, tmp_path, spoil, reason):
-    # The second file is whole; then one after the other is not.
-    jsoc.damage = {slot: (spoil, 10**6) for slot in HELD if slot != HELD[1]}
-    third = file_name("hmi.v_45s", HELD[4])
-    with pytest.raises(SolaredError, match=rf"3 files in a row arrived damaged 3 times each, .*{third}: {reason}"):
+    # The second file is whole; then one after the other is not, from either end.
+    jsoc.slots = set(range(MIDDLE - 8, MIDDLE + 8))
+    jsoc.damage = {slot: (spoil, 10**6) for slot in jsoc.slots if slot != MIDDLE - 7}
+    last = file_name("hmi.v_45s", MIDDLE + 5)
+    with pytest.raises(SolaredError, match=rf"3 files in a row arrived damaged 3 times each, .*{last}: {reason}"):
         download()
-    assert len(jsoc.served) == 3 + 1 + 3 * 3
-    assert names(tmp_path / "raw") == {f"AR{AR}/region.json", file_of("dopplergram", HELD[1])}
+    # Then one magnetogram and one continuum image, of the middle.
+    assert len(jsoc.served) == 3 + 1 + 3 * 3 + 3 * 3 + 3 + 3
+    assert names(tmp_path / "raw") == {f"AR{AR}/region.json", file_of("dopplergram", MIDDLE - 7)}
     jsoc.damage.clear()
-    assert download().files == 8
-    assert names(tmp_path / "raw") == all_files()
+    assert download().files == 17
+    assert names(tmp_path / "raw") == all_files(jsoc.slots)
 
 
 @pytest.mark.parametrize("stage", ["email", "info", "request", "status"])
@@ -162,7 +167,7 @@ def test_web_page_instead_of_an_answer(jsoc, download, tmp_path, stage):
         download()
     assert "\n" not in str(caught.value)
     # What was known to work is given time to come back.
-    assert jsoc.asked[stage] + len(jsoc.served) == (1 if stage == "email" else 3)
+    assert jsoc.asked[stage] + len(jsoc.served) == {"email": 1, "file": 2 * 3}.get(stage, 3)
     assert not [name for name in names(tmp_path / "raw") if name.endswith(".fits")]
     jsoc.web_page_at.clear()
     assert download().files == 9

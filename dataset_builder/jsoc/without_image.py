@@ -1,0 +1,48 @@
+"""Records that hold no image, as in an eclipse: found by downloading them, and kept so that none is ordered again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dataset_builder.jsoc.failures import RegionFailed
+from dataset_builder.jsoc.server import SERIES
+from dataset_builder.times import format_time, parse_time, slot_of, slot_time
+from solared_hf.errors import reason_of
+from solared_hf.files import write_atomically
+
+FILE_NAME = "without_image.json"
+
+
+def frames_without_image(output: Path, ar_number: int, observable: str) -> np.ndarray:
+    """The slots whose record holds no image, as earlier downloads found: (n,) int64, ascending.
+
+    They are kept in `without_image.json`, in the folder of the region; without that file there are none.
+
+    Raises:
+        RegionFailed: the file says something else.
+    """
+    path = _path(output, ar_number)
+    try:
+        times = json.loads(path.read_bytes()).get(observable, [])
+        return np.unique(np.array([slot_of(parse_time(time)) for time in times], dtype=np.int64))
+    except FileNotFoundError:
+        return np.array([], dtype=np.int64)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise RegionFailed(f"{path} cannot be read ({reason_of(error)}); delete it.") from error
+
+
+def add_frame_without_image(output: Path, ar_number: int, observable: str, slot: int) -> None:
+    """Keep that the record of a slot holds no image, so that the next download does not ask for it.
+
+    Raises:
+        SolaredError: it cannot be written.
+    """
+    found = {name: frames_without_image(output, ar_number, name).tolist() for name in SERIES}
+    found[observable] = sorted({*found[observable], slot})
+    times = {name: [format_time(slot_time(one)) for one in slots] for name, slots in found.items() if slots}
+    write_atomically(_path(output, ar_number), json.dumps(times, indent=1) + "\n")
+
+
+def _path(output: Path, ar_number: int) -> Path:
+    return output / f"AR{ar_number}" / FILE_NAME
