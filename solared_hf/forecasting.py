@@ -172,6 +172,7 @@ def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaste
     if str(model) in BASELINES:
         return BASELINES[str(model)]()
     committed = committed_models()
+    model = Path(model).expanduser() if str(model).startswith("~/") else model
     # A folder that is named wins: somebody is at work on the model.
     if not Path(model).is_dir() and str(model) in committed:
         model = committed[str(model)]

@@ -1,5 +1,6 @@
 """What keeps a repository on the Hub from being read or written, as one sentence with the cure."""
 
+from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import (
     BadRequestError,
     EntryNotFoundError,
@@ -52,6 +53,11 @@ def explain(error: BaseException, repo_id: str, revision: str | None = None) -> 
             return f"{repo_id} has no revision {revision}; name a branch, tag or commit that its page shows."
         case HfHubHTTPError() if error.response.status_code == _UNAUTHORISED:
             return _UNKNOWN_TOKEN
+        case EntryNotFoundError() | OfflineModeIsEnabled() if is_offline_mode():
+            return (
+                f"{repo_id} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps it from being fetched. "
+                f"Unset it, or fetch it by `hf download` where there is a network and copy {constants.HF_HUB_CACHE}."
+            )
         case HTTPError() | EntryNotFoundError() | OfflineModeIsEnabled():
             return (
                 f"{repo_id} could not be read from the Hub ({reason_of(error)}); check the connection and run the "

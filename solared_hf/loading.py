@@ -2,25 +2,32 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from datasets import IterableDataset, IterableDatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError
-from huggingface_hub import DatasetCard, snapshot_download
-from huggingface_hub.errors import HTTPError
+from datasets import Dataset
+from huggingface_hub import DatasetCard
 
 from solared_hf.cards import CARD_NAME
-from solared_hf.errors import SolaredError, reason_of
-from solared_hf.hub_errors import explain
+from solared_hf.dataset_location import (
+    NotOnThisMachineError,
+    local_folder,
+    missing_files,
+    no_dataset,
+    no_dataset_in_folder,
+    prepared,
+    snapshot,
+)
+from solared_hf.errors import SolaredError, reason_of, whole_number
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME, SCHEMA_VERSION
-from solared_hf.timelines import Timeline, timelines_from_dataset
+from solared_hf.timelines import Timeline, timelines_from_dataset, timelines_from_table
 
-# All that reading takes, and nothing that others put into the repository.
-_FILES = (CARD_NAME, MANIFEST_NAME, CATALOG_PATH, "data/*/AR*.parquet")
+_DATA_FOLDER = "data"
+_TIMELINES, _CATALOG, _CATALOG_SPLIT = "timelines", "catalog", "regions"
 
 
 def load_timelines(dataset: str | Path, split: str, revision: str | None = None) -> list[Timeline]:
@@ -30,6 +37,9 @@ def load_timelines(dataset: str | Path, split: str, revision: str | None = None)
         dataset: folder written by `solared build`, or a repository id such as `nasa-impact/ar_emergence`.
         split: `train`, `validation` or `test`.
         revision: branch, tag or commit of a repository; `main` by default.
+
+    Without the Hub, a repository is read from the cache of its client, or from that of `datasets` if the rows are
+    there alone; a warning names the commit then.
 
     Raises:
         SolaredError: there is no such dataset or split, or its schema is newer than this package.
@@ -47,7 +57,16 @@ def load_timelines(dataset: str | Path, split: str, revision: str | None = None)
     >>> region.ar_number, region.values.shape, str(region.cadence)
     (90010, (48, 6, 63), '1:00:00')
     """
-    return timelines_from_dataset(_load(dataset, split, revision))
+    try:
+        folder = _whole_folder(dataset, revision)
+    except NotOnThisMachineError as error:
+        return timelines_from_dataset(_prepared_split(error, dataset, _TIMELINES, split, revision))
+    shards = _shards(folder)
+    if split not in shards:
+        raise SolaredError(
+            f"The dataset {dataset} has no split {split!r}, only {', '.join(shards)}; choose a split it has."
+        )
+    return [timeline for shard in shards[split] for timeline in _read_shard(shard)]
 
 
 def load_region(dataset: str | Path, ar_number: int, revision: str | None = None) -> Timeline:
@@ -56,15 +75,27 @@ def load_region(dataset: str | Path, ar_number: int, revision: str | None = None
     Raises:
         SolaredError: there is no such dataset or region, or its schema is newer than this package.
     """
-    regions = []
-    for split in _load(dataset, None, revision).values():
-        for timeline in timelines_from_dataset(split):
-            if timeline.ar_number == ar_number:
-                return timeline
-            regions.append(timeline.ar_number)
-    raise SolaredError(
-        f"The dataset {dataset} has no region AR{ar_number}; it has {', '.join(map(str, sorted(regions)))}."
-    )
+    ar_number = whole_number(ar_number, "An AR number", "give NOAA's, such as 11726")
+    try:
+        shards = _shards(_whole_folder(dataset, revision))
+    except NotOnThisMachineError as error:
+        splits = prepared(dataset, _TIMELINES, revision)
+        if splits is None:
+            raise
+        timelines = [
+            timeline
+            for split in splits.info.splits
+            for timeline in timelines_from_dataset(_prepared_split(error, dataset, _TIMELINES, split, revision))
+        ]
+        regions = {timeline.ar_number: timeline for timeline in timelines}
+    else:
+        regions = {int(shard.stem.removeprefix("AR")): shard for split in shards.values() for shard in split}
+    if ar_number not in regions:
+        raise SolaredError(
+            f"The dataset {dataset} has no region AR{ar_number}; it has {', '.join(map(str, sorted(regions)))}."
+        )
+    found = regions[ar_number]
+    return found if isinstance(found, Timeline) else _read_shard(found)[0]
 
 
 def load_catalog(dataset: str | Path, revision: str | None = None) -> list[dict]:
@@ -74,7 +105,10 @@ def load_catalog(dataset: str | Path, revision: str | None = None) -> list[dict]
     Raises:
         SolaredError: there is no such dataset, or its catalog is damaged.
     """
-    folder = _local_folder(dataset, revision)
+    try:
+        folder = _folder(dataset, revision)
+    except NotOnThisMachineError as error:
+        return _prepared_split(error, dataset, _CATALOG, _CATALOG_SPLIT, revision).to_list()
     try:
         return pq.read_table(folder / CATALOG_PATH).to_pylist()
     except (OSError, pa.ArrowException) as error:
@@ -107,7 +141,15 @@ def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | N
     Raises:
         SolaredError: there is no such dataset or revision.
     """
-    return None if Path(dataset).is_dir() else _local_folder(dataset, revision).name
+    if local_folder(dataset) is not None:
+        return None
+    try:
+        return snapshot(str(dataset), revision).name
+    except NotOnThisMachineError:
+        found = prepared(str(dataset), _TIMELINES, revision)
+        if found is None:
+            raise
+        return found.hash
 
 
 def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
@@ -120,83 +162,87 @@ def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
     Raises:
         SolaredError: there is no such dataset.
     """
-    folder = _local_folder(dataset, revision)
+    folder = _folder(dataset, revision)
+    if not (folder / MANIFEST_NAME).exists():
+        raise no_dataset_in_folder(dataset, folder)
     try:
         content = (folder / MANIFEST_NAME).read_bytes()
         manifest = json.loads(content)
         described = {key: manifest[key] for key in ("source", "simulated", "schema_version")}
     except (OSError, KeyError, ValueError) as error:
-        raise _no_dataset(dataset, error) from error
-    if Path(dataset).is_dir():
+        raise no_dataset(dataset, f"{MANIFEST_NAME} cannot be used: {reason_of(error)}", "build it again") from error
+    if local_folder(dataset) is not None:
         return {"dataset": folder.resolve().name, "revision": hashlib.sha256(content).hexdigest(), **described}
     return {"dataset": str(dataset), "revision": folder.name, **described}
 
 
-def _local_folder(dataset: str | Path, revision: str | None) -> Path:
-    """A dataset folder itself, or the whole of a repository in the cache of the Hub's client, in a folder named by its
-    commit.
-    """
-    if Path(dataset).is_dir():
-        return Path(dataset)
-    if str(dataset).count("/") != 1:
-        raise _no_dataset(dataset, FileNotFoundError("no such folder"))
-    try:
-        folder = Path(
-            snapshot_download(str(dataset), repo_type="dataset", revision=revision, allow_patterns=list(_FILES))
+def _folder(dataset: str | Path, revision: str | None) -> Path:
+    """A dataset folder itself, or that of a repository's commit in the cache of the Hub's client."""
+    folder = local_folder(dataset)
+    return snapshot(str(dataset), revision) if folder is None else folder
+
+
+def _whole_folder(dataset: str | Path, revision: str | None) -> Path:
+    """The same; a SolaredError if a part of the dataset is missing, or this package cannot read it."""
+    folder = _folder(dataset, revision)
+    if not (folder / CARD_NAME).exists() or not _shards(folder):
+        raise no_dataset_in_folder(dataset, folder)
+    # A folder without a manifest may be a part of a dataset that somebody has chosen.
+    missing = missing_files(dataset, folder) if (folder / MANIFEST_NAME).exists() else []
+    if missing:
+        raise SolaredError(
+            f"Of the dataset {dataset}, {missing[0]} is missing, one of {len(missing)} files; build it again, or copy "
+            "all of it."
         )
-    except (HTTPError, OSError, ValueError) as error:
-        raise _no_dataset(dataset, error, revision) from error
-    _check_whole(dataset, folder)
+    _check_schema_version(dataset, folder)
     return folder
 
 
-def _check_whole(dataset: str | Path, snapshot: Path) -> None:
-    """Refuse what was left of a download that was cut off: without the Hub the client gives what there is."""
-    manifest = snapshot / MANIFEST_NAME
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """The Parquet files of each split, in order of their names."""
+    shards: dict[str, list[Path]] = {}
+    # A pattern of `datasets` would take brackets in the folder's own name for a part of it.
+    for shard in sorted(folder.glob(f"{_DATA_FOLDER}/*/AR*.parquet")):
+        shards.setdefault(shard.parent.name, []).append(shard)
+    return shards
+
+
+def _read_shard(shard: Path) -> list[Timeline]:
     try:
-        paths = [region["path"] for region in json.loads(manifest.read_bytes())["regions"]]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _no_dataset(dataset, error) from error
-    missing = [path for path in paths if not (snapshot / path).exists()]
-    if missing:
+        # Without the folders' names, of which pyarrow could make columns.
+        table = pq.ParquetFile(shard).read()
+    except (OSError, pa.ArrowException) as error:
         raise SolaredError(
-            f"Of {dataset}, {missing[0]} and {len(missing) - 1} more files are not on this machine; connect to the "
-            "Hub and run the same again."
+            f"{shard} could not be read ({reason_of(error)}); build the dataset again, or download it again."
+        ) from error
+    return timelines_from_table(table)
+
+
+def _prepared_split(error: SolaredError, dataset: str, config: str, split: str, revision: str | None) -> Dataset:
+    """Rows that `datasets` has prepared of a repository; `error` if there are none."""
+    found = prepared(str(dataset), config, revision)
+    if found is None:
+        raise error
+    if split not in found.info.splits:
+        raise SolaredError(
+            f"The dataset {dataset} has no split {split!r}, only {', '.join(found.info.splits)}; choose a split it "
+            "has."
         )
+    warnings.warn(
+        f"{error} Until then, the rows are those that `datasets` has prepared of commit {found.hash[:8]}.",
+        stacklevel=3,
+    )
+    return found.as_dataset(split=split)
 
 
 def _check_schema_version(dataset: str | Path, folder: Path) -> None:
     try:
         card = DatasetCard.load(folder / CARD_NAME, ignore_metadata_errors=True)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _no_dataset(dataset, error) from error
+        raise no_dataset(dataset, f"{CARD_NAME} cannot be read: {reason_of(error)}", "build it again") from error
     version = card.data.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise SolaredError(
             f"The dataset {dataset} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
             "upgrade it with `pip install --upgrade solared-hf`."
         )
-
-
-def _load(dataset: str | Path, split: str | None, revision: str | None) -> IterableDataset | IterableDatasetDict:
-    # Not the repository itself: where the Hub fails, `datasets` gives any revision it has prepared before, in silence.
-    # And streaming, because it knows prepared folders by their card alone, and would give old rows after a rebuild.
-    folder = _local_folder(dataset, revision)
-    _check_schema_version(dataset, folder)
-    try:
-        return load_dataset(str(folder), "timelines", split=split, streaming=True)
-    except OSError as error:
-        raise _no_dataset(dataset, error) from error
-    except (DatasetGenerationError, ValueError) as error:
-        raise SolaredError(
-            f"The dataset {dataset} could not be loaded ({reason_of(error.__cause__ or error)}); choose a split it "
-            "has, or build it again."
-        ) from error
-
-
-def _no_dataset(dataset: str | Path, error: Exception, revision: str | None = None) -> SolaredError:
-    otherwise = (
-        f"There is no SOLARED dataset at {dataset} ({reason_of(error)}); name a folder written by `solared build`, or "
-        "a dataset repository on the Hub."
-    )
-    return SolaredError(explain(error, str(dataset), revision) or otherwise)

@@ -429,5 +429,7 @@ def _yaml_as_command_line(path: Path) -> list[str]:
         if value is None:
             continue
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        command_line += [f"--{key}", *map(str, values)]
+        # On the command line, the shell puts the home folder in the place of ~.
+        texts = [str(Path(text).expanduser()) if text.startswith("~/") else text for text in map(str, values)]
+        command_line += [f"--{key}", *texts]
     return command_line

@@ -211,5 +211,6 @@ def test_the_task_is_known_to_who_imported_transformers_first(
     assert code == 0, errors
     expected = [[forecast["ar_number"], *forecast["forecast_intensity"][-1]] for forecast in forecaster(timelines)]
     np.testing.assert_allclose(np.loadtxt(output.splitlines()), expected, rtol=1e-5, atol=1e-2)
-    # Nothing but the progress of loading: no warning of transformers.
-    assert [line for line in errors.splitlines() if line and not line.startswith("Loading weights")] == []
+    # Nothing but progress, which on a busy machine is shown for forecasts as well: no warning of transformers.
+    progress = ("Loading weights", "Forecasting")
+    assert [line for line in errors.splitlines() if line.strip() and not line.startswith(progress)] == []
