@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from solared_hf.errors import SolaredError, whole_number
 from solared_hf.processing_solared import NAN_POLICIES, SolaredProcessor, interpolate_in_time
 from solared_hf.region_windows import RegionWindows, count_before, cut_region, steps_ahead
 from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
+from solared_hf.shared_windows import for_another_process
 from solared_hf.timelines import Timeline, timelines_from_dataset
 
 DEFAULT_INPUT_STEPS = 120
@@ -44,6 +46,9 @@ class SolaredWindows(TorchDataset):
     Tensors are views of `values`, `observed` and `target`, which overlapping windows share: clone one before changing
     it in place. They are float32 and on the CPU, whatever torch's default dtype and device are. `batch` gathers many
     windows at once; a loader of batches is `DataLoader(range(len(windows)), batch_size=64, collate_fn=windows.batch)`.
+    Leave its `num_workers` at 0: the windows are in memory, and gathering a batch takes less time than receiving it
+    from a worker does, so that workers make a loader about ten times slower. They do no other harm, because they share
+    the memory.
 
     Args:
         data: a split of the dataset, map-style or streaming, or timelines.
@@ -65,6 +70,8 @@ class SolaredWindows(TorchDataset):
         observed: (T, C, 63) bool tensor.
         target: (T, 63) float32 tensor, continuum intensity, normalised, NaN kept.
         regions: what was cut of each region, in the order of the data.
+        shared_values: (T, 6, 63) float32 tensor that the timelines' values are views of, once another process reads
+            them; None before.
 
     Raises:
         SolaredError: there is nothing to cut a window from, or an argument is none of the above.
@@ -103,6 +110,7 @@ class SolaredWindows(TorchDataset):
         self.processor = processor
         self.require_target = require_target
         self.trajectory_steps = trajectory_steps
+        self.shared_values: torch.Tensor | None = None
         self._check_arguments()
 
         timelines = _timelines(data)
@@ -357,6 +365,10 @@ class SolaredWindows(TorchDataset):
         # Plain tuples of Python ints: indexing numpy scalars would cost more than slicing the window itself.
         columns = (self._starts, self._target_steps, self.ar_numbers, self.target_times.astype(np.int64))
         self._items = list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+# What other processes are sent. Not `__reduce__`, because pickles in files have no memory to share.
+ForkingPickler.register(SolaredWindows, for_another_process)
 
 
 def batch_of(references: Sequence[tuple[SolaredWindows, int]]) -> dict[str, torch.Tensor]:
