@@ -3,7 +3,8 @@
 A reader who follows the data meets the modules in this order:
 
 - which regions: `catalog`; their observations: `jsoc`; the layout they are kept in: `region_folders`, `region_file`;
-- what FITS files hold, when and how good: `observations`, `times`, `quality`; which steps follow: `plan`;
+- what FITS files hold, when and how good: `observations`, `times`, `axes`, `units`, `quality`, `calibration`; which
+  steps follow: `plan`;
 - pure functions of arrays: `tracking`, `interpolation`, `acoustic_power`, `tiles`; all for some steps: `reduction`;
 - many runs at once: `cluster`, `fits_source`; the published files instead: `published`, `sources`, and from the Hub:
   `published_index`, `hub_import`;

@@ -44,7 +44,7 @@ def longitude_changes(times: np.ndarray, corrected: Sequence[bool | None]) -> di
     >>> longitude_changes(np.array(["2020-11-28", "2020-11-29"], "M8[ms]"), [None, None])["known_from"]
     'date'
     """
-    known = np.array([value is not None for value in corrected])
+    known = np.array([value is not None for value in corrected], dtype=bool)
     right = np.where(known, [value is True for value in corrected], times >= _FIRST_CORRECTED)
     changes = np.flatnonzero(right[1:] != right[:-1]) + 1
     if not len(changes):

@@ -249,7 +249,7 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Ti
     enough = np.flatnonzero(missing <= MOST_MISSING)
     if not len(enough):
         reason = max(unreadable, key=lambda reason: len(unreadable[reason]), default="the frames hold no values")
-        raise SolaredError(f"no step has enough frames, mostly because {reason}")
+        raise SolaredError(f"no step has enough frames, mostly because {reason.rstrip('.')}")
     kept = slice(int(enough[0]), int(enough[-1]) + 1)
     times = slot_time(plan.starts) + HALF_WINDOW
     candidates = {
