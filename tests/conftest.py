@@ -44,6 +44,7 @@ from dataset_builder.sources import PublishedSource
 from solared_hf.cli import main
 from solared_hf.schema import CHANNELS, NUM_TILES
 from solared_hf.timelines import Timeline
+from tests.processes import PATIENCE
 
 
 def pytest_unconfigure():
@@ -142,15 +143,16 @@ def solared(capfd):
 # Answers every line of snippets with what became of each. A fork has all that takes long to import, and nothing of
 # what the snippets are about.
 _FORKING_PROCESS = """
-import json, os, signal, sys, tempfile, traceback
+import faulthandler, json, os, sys, tempfile, traceback
 import numpy, pandas, pyarrow, torch, torchvision
 
 assert not {"transformers", "datasets", "solared_hf", "dataset_builder"} & sys.modules.keys()
+patience = float(sys.argv[1])
 
 def run(code, *arguments):
     for file, descriptor in ((open(os.devnull), 0), (output, 1), (errors, 2)):
         os.dup2(file.fileno(), descriptor)
-    signal.alarm(240)
+    faulthandler.dump_traceback_later(patience, exit=True)
     sys.argv[1:] = arguments
     failed = False
     try:
@@ -191,7 +193,10 @@ def in_processes():
     Gives the exit code, the output and the errors of each. They share one import of torch, which takes seconds.
     """
     server = subprocess.Popen(
-        [sys.executable, "-c", _FORKING_PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _FORKING_PROCESS, str(PATIENCE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
     def run(*snippets: tuple[str, ...]) -> list[tuple[int, str, str]]:

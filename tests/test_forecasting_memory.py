@@ -2,8 +2,9 @@
 
 import json
 import os
-import subprocess
 import sys
+
+from tests.processes import run
 
 # In a process of its own, whose peak nothing else has raised; `ru_maxrss` would begin with that of pytest.
 SCRIPT = """
@@ -46,11 +47,8 @@ print(json.dumps(found))
 
 
 def test_ten_times_the_windows_take_no_more_memory_than_their_forecasts():
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert finished.returncode == 0, finished.stderr[-4000:]

@@ -1,9 +1,10 @@
 """`import solared_hf` is quick, light, and makes the Auto classes know the families, whatever is imported first."""
 
-import subprocess
 import sys
 
 import pytest
+
+from tests.processes import run
 
 
 def test_imports_stay_light_and_one_way():
@@ -15,7 +16,7 @@ print([name for name in ("torch", "transformers") if name in sys.modules])
 import solared_hf.training, solared_hf.plotting.forecasts, solared_hf.evaluation.split_scores
 print([name for name in ("dataset_builder", "sunpy", "dask") if name in sys.modules])
 """
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    finished = run([sys.executable, "-c", code])
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == "[]\n[]\n[]\n"
 

@@ -26,6 +26,7 @@ from tests.dataset_builder.jsoc.case import HELD, REGION, write_catalog
 from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
 from tests.hub.loopback import TOKEN
 from tests.models.test_convert_original import OriginalAttention
+from tests.processes import kill, run
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -160,7 +161,7 @@ def test_python_snippets(newcomer, snippet, capsys):
 def test_commands(newcomer, simulated_published, request, monkeypatch, command):
     if command.startswith("make "):
         # Only what it would do: the fixture's quickstart is this one, and these are the tests.
-        would = subprocess.run([*command.split(), "--dry-run"], cwd=REPOSITORY, capture_output=True, text=True)
+        would = run([*command.split(), "--dry-run"], cwd=REPOSITORY)
         assert would.returncode == 0
         runs = {"make quickstart": "bin/solared quickstart", "make test": "bin/python -m pytest "}
         assert runs.get(command, "") in would.stdout
@@ -202,8 +203,10 @@ def test_commands(newcomer, simulated_published, request, monkeypatch, command):
         # Until somebody stops it. What is on the page has tests of its own.
         page = [sys.executable, "-m", "solared_hf", "app", "--port", "0"]
         with subprocess.Popen(page, stdout=subprocess.PIPE, text=True) as process:
-            said = process.stdout.readline()
-            process.terminate()
+            try:
+                said = process.stdout.readline()
+            finally:
+                kill(process)
         assert said.startswith("The page is at http://127.0.0.1:")
     elif command.startswith("solared "):
         assert solared(on_this_hub(command)) == 0

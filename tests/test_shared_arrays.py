@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 
 from solared_hf.shared_arrays import share_between_processes
 from solared_hf.windows import SolaredWindows
+from tests.processes import run
 
 # What each of two processes finds before and after it shares 60 MB.
 SCRIPT = """
@@ -79,11 +79,8 @@ def test_two_processes_read_the_same_memory(tmp_path):
     script.write_text(SCRIPT)
     temporary.mkdir()
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-m", *launcher, str(script), str(output)],
-        capture_output=True,
-        text=True,
-        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
     )
     assert finished.returncode == 0, finished.stderr[-4000:]

@@ -44,7 +44,7 @@ def served(tmp_path_factory):
         collection, forecasts = load("solared-quantile-trajectory", None, None, None)
         uploads = Uploads()
         server = page_server(collection, forecasts, uploads)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         yield SimpleNamespace(
             url=f"http://127.0.0.1:{listening.getsockname()[1]}",

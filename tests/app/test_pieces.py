@@ -262,7 +262,7 @@ def test_many_users_at_once_get_the_same_pictures(sun):
         region = regions[user % 2]
         pages[user] = tile_report(region, 100, user % 3, forecasts.make(region))
 
-    users = [threading.Thread(target=look, args=(user,)) for user in range(12)]
+    users = [threading.Thread(target=look, args=(user,), daemon=True) for user in range(12)]
     for user in users:
         user.start()
     for user in users:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attent
 )
 from solared_hf.processing_solared import SolaredProcessor
 from solared_hf.schema import CHANNELS
+from tests.processes import run
 
 INPUT_STEPS = 12
 TRAIN = ("train", "--model_type", "spatio_temporal_attention", "--dataset", "d", "--output_dir", "o")
@@ -220,7 +220,7 @@ def test_a_full_disk_keeps_the_old_forecast(model, simulated_dataset, tmp_path):
         f"ulimit -f 8; exec {sys.executable} -m solared_hf predict --model persistence --dataset {simulated_dataset} "
         f"--ar 90010 --output {output}"
     )
-    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    finished = run(["bash", "-c", command])
     assert finished.returncode == 2, finished.stderr
     assert f"solared: Could not write {output}" in finished.stderr
     assert output.read_text() == "yesterday's"
@@ -235,11 +235,8 @@ def test_weights_are_safetensors(model):
 def test_a_command_without_its_extra_says_how_to_get_it(tmp_path):
     # What an environment without the extra answers to the import.
     missing = "import sys; sys.modules['distributed'] = None; from solared_hf.cli import main; main(sys.argv[1:])"
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-c", missing, "quickstart", "--output", str(tmp_path / "made")],
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert finished.returncode == 2
     assert finished.stderr == "solared: distributed is missing; run `pip install 'solared-hf[builder]'`.\n"

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from solared_hf.loading import load_timelines
 from solared_hf.schema import CHANNELS, catalog_features, timeline_features
 from solared_hf.splits import SPLITS, published_split
 from solared_hf.timelines import timelines_from_dataset
+from tests.processes import run
 
 COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "published")
 
@@ -238,9 +238,7 @@ def test_shard_with_another_type_is_built_again(few, tmp_path, column, values, t
 
 
 def test_command(simulated_published, simulated_dataset, tmp_path, tree):
-    result = subprocess.run(
-        [*COMMAND, "--input", simulated_published, "--output", tmp_path / "out"], capture_output=True, text=True
-    )
+    result = run([*COMMAND, "--input", simulated_published, "--output", tmp_path / "out"])
     assert result.returncode == 0, result.stderr
     assert "10/10" in result.stderr  # the progress bar
     expected = tree(simulated_dataset)

@@ -6,7 +6,6 @@ import multiprocessing
 import random
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from dataset_builder.simulate import SIMULATED_REGIONS, split_of, write_simulate
 from dataset_builder.sources import PublishedSource
 from solared_hf import files
 from solared_hf.errors import SolaredError
+from tests.processes import run
 
 COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "published")
 
@@ -186,7 +186,8 @@ def test_killed_at_any_moment_then_resumed(simulated_published, simulated_datase
     seen = []
     for round_number, kill_after in enumerate((0, 1, 3, 5, 7, 9, 10)):
         output = tmp_path / f"out{round_number}"
-        process = context.Process(target=build_dataset, args=(PublishedSource(simulated_published), output))
+        arguments = PublishedSource(simulated_published), output
+        process = context.Process(target=build_dataset, args=arguments, daemon=True)
         process.start()
         while not (output / LOCK_NAME).exists() and process.is_alive():
             time.sleep(0.001)
@@ -206,10 +207,8 @@ def test_killed_at_any_moment_then_resumed(simulated_published, simulated_datase
 def test_command_on_a_full_disk(simulated_published, tmp_path, tree):
     """`ulimit -f` counts blocks of 1024 bytes; a shard has some 320 of them."""
     limited = 'ulimit -f 200; exec "$@"'
-    result = subprocess.run(
+    result = run(
         ["bash", "-c", limited, "bash", *COMMAND, "--input", simulated_published, "--output", tmp_path / "out"],
-        capture_output=True,
-        text=True,
     )
     assert result.returncode == 2
     assert "Traceback" not in result.stderr

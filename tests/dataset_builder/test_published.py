@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -21,6 +20,7 @@ from dataset_builder.simulate import simulate_region
 from dataset_builder.sources import PublishedSource
 from solared_hf.errors import SolaredError
 from solared_hf.loading import load_catalog, load_region
+from tests.processes import run
 
 
 @pytest.fixture
@@ -256,13 +256,9 @@ def test_hostile_times_neither_crash_nor_take_memory(region, tmp_path):
     for folder, (payload, _) in zip(folders, HOSTILE.values(), strict=True):
         shutil.copytree(region, folder)
         set_members(folder, "mag", arr_1=header("|O", (12,)) + b"\x80\x04" + payload + b".")
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-c", VICTIM, *map(str, folders)],
         cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
     sentences = finished.stdout.splitlines()
     assert finished.returncode == 0, (finished.returncode, list(HOSTILE)[len(sentences) :], finished.stderr)

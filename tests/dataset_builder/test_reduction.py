@@ -1,6 +1,5 @@
 """From the frames of one region to the tiles of its steps, in this process."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from dataset_builder.reduction import MOST_MISSING, Reduced, reduce_segment
 from dataset_builder.region_file import OBSERVABLES
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.times import WINDOW_FRAMES
+from tests.processes import run
 
 HOUR = 80
 HOURS = 14
@@ -282,7 +282,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     hdu = fits.PrimaryHDU(np.random.default_rng(0).integers(-900, 900, (640, 512, 512), dtype=np.int32))
     hdu.header.update({"MIDTIME": "2013.04.15_14:59:37.500_TAI", "BSCALE": 0.5, "BZERO": 0.0})
     hdu.writeto(tmp_path / "cube.fits")
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    finished = run([sys.executable, "-c", program])
     assert finished.returncode == 0, finished.stderr
     before, largest = map(int, finished.stdout.split())
     assert (largest - before) * 1024 < 1.9 * 640 * 512 * 512 * 4

@@ -1,6 +1,5 @@
 """`load_dataset` of what was pushed: whole and streaming, by split, config, tag and region, with `datasets` alone."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from solared_hf.timelines import Timeline, timelines_from_dataset
 from solared_hf.windows import SolaredWindows
 from tests.hub.loopback import READER_TOKEN, TOKEN
 from tests.hub.stranger import WITHOUT_OUR_PACKAGES
+from tests.processes import run
 
 STRANGER = """
 import sys
@@ -91,12 +91,8 @@ def test_catalog(repository):
 
 
 def test_datasets_alone_is_enough(repository):
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-c", WITHOUT_OUR_PACKAGES + STRANGER, repository],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines() == ["{'train': 60, 'validation': 60, 'test': 60}", "90009", "3"]

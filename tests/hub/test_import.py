@@ -21,6 +21,7 @@ from dataset_builder.build import LOCK_NAME, build_dataset
 from dataset_builder.simulate import write_simulated
 from dataset_builder.sources import PublishedSource
 from tests.hub.loopback import READER_TOKEN, TOKEN
+from tests.processes import PATIENCE
 
 KINDS = ("int", "mag", "pmdop")
 SMALL = (90001, 90007, 90009)  # one region of each split
@@ -184,7 +185,7 @@ def test_a_killed_import_goes_on(hub, published, sun, solared_import, tmp_path):
     hub.before = kill
     command = [sys.executable, "-m", "solared_hf", "import", published, "--output", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     assert not output.exists()
     hub.reset()
     assert solared_import(published, output)[0] == 0

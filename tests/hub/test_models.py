@@ -1,7 +1,6 @@
 """Models on the Hub through transformers alone: pushed, loaded with the package and without, private, and trained."""
 
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -31,6 +30,7 @@ from solared_hf import (
 from solared_hf.schema import CHANNELS
 from tests.hub.loopback import TOKEN
 from tests.hub.stranger import WITHOUT_OUR_PACKAGES
+from tests.processes import run
 
 STEPS = 6
 FAMILIES = ("quantile_trajectory", "solared_lstm", "spatio_temporal_attention", "spatio_temporal_resnet")
@@ -72,7 +72,7 @@ def check(place, repository):
         assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
         with torch.no_grad():
             forecast = processor.inverse(model(**inputs).prediction_outputs)
-        assert torch.equal(forecast, saved[repository]), (place, auto)
+        torch.testing.assert_close(forecast, saved[repository], rtol=1e-5, atol=1e-2, msg=f"{place}, {auto}")
     return model, processor
 
 for repository in sys.argv[2:]:
@@ -120,6 +120,11 @@ def forecast(model, processor, observed) -> torch.Tensor:
         return processor.inverse(model(**processor(observed, return_tensors="pt")).prediction_outputs)
 
 
+def assert_same_forecast(actual, expected) -> None:
+    """Compares forecasts in DN; weights that were loaded lie elsewhere in memory, and rounding depends on where."""
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-2)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pushed_model_is_weights_configuration_processor_code_and_card(hub, pushed, family):
     assert set(hub.files(pushed[family][0])) == {
@@ -142,7 +147,7 @@ def test_auto_classes_load_what_was_pushed(pushed, observed, family):
     ):
         loaded = auto_model.from_pretrained(repository), auto_processor.from_pretrained(repository)
         assert [type(one) for one in loaded] == [type(model), SolaredProcessor]
-        assert torch.equal(forecast(*loaded, observed), expected)
+        assert_same_forecast(forecast(*loaded, observed), expected)
 
 
 def test_a_model_is_downloaded_once(hub, pushed):
@@ -157,15 +162,10 @@ def test_a_model_is_downloaded_once(hub, pushed):
 def test_a_process_without_the_package_needs_trust_and_gets_the_same(pushed, observed, tmp_path):
     expected = {repository: expected for repository, _, expected in pushed.values()}
     torch.save({"observed": torch.from_numpy(observed), **expected}, tmp_path / "expected.pt")
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-c", WITHOUT_OUR_PACKAGES + STRANGER, tmp_path / "expected.pt", *expected],
         cwd=tmp_path,
         env={**os.environ, "HF_HOME": str(tmp_path / "home")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.endswith("refused\nsame\n")
@@ -213,4 +213,4 @@ def test_a_trainer_leaves_weights_card_and_processor_on_the_hub(hub, repo_id, to
     } <= set(hub.files(repo_id))
     loaded = AutoModelForTimeSeriesPrediction.from_pretrained(repo_id), AutoProcessor.from_pretrained(repo_id)
     windows = timeline.values[None, 4 : 4 + STEPS]
-    assert torch.equal(forecast(*loaded, windows), forecast(trainer.model.eval(), processor, windows))
+    assert_same_forecast(forecast(*loaded, windows), forecast(trainer.model.eval(), processor, windows))

@@ -40,7 +40,9 @@ def start_push():
     context.set_forkserver_preload(["dataset_builder.dataset_folder", "solared_hf.cli", "solared_hf.hub"])
 
     def start(folder, repo_id, *options):
-        process = context.Process(target=main, args=(["push", str(folder), "--repo-id", repo_id, *options],))
+        process = context.Process(
+            target=main, args=(["push", str(folder), "--repo-id", repo_id, *options],), daemon=True
+        )
         process.start()
         return process
 
@@ -113,7 +115,7 @@ def test_who_loads_during_a_push_sees_one_whole_revision(hub, repo_id, logged_in
         assert len(matches) == 1, f"a mixture: {sorted(read)}"
         return matches[0]
 
-    assert start_push(versions["old"], repo_id).join() is None
+    start_push(versions["old"], repo_id).join()
     stop = threading.Event()
 
     def keep_pushing():
@@ -121,7 +123,7 @@ def test_who_loads_during_a_push_sees_one_whole_revision(hub, repo_id, logged_in
             for name in ("new", "old"):
                 start_push(versions[name], repo_id).join()
 
-    pusher = threading.Thread(target=keep_pushing)
+    pusher = threading.Thread(target=keep_pushing, daemon=True)
     pusher.start()
     try:
         seen = []

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from tests.processes import finish
+
 CONFIGS = Path(__file__).parents[2] / "scripts" / "configs" / "accelerate"
 
 # In place of the training script, which takes seconds to import: writes down where in the run its process is.
@@ -57,7 +59,7 @@ def test_one_process_a_gpu_is_started(tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     for launch in launches.values():
-        output, _ = launch.communicate(timeout=240)
+        output, _ = finish(launch)
         assert launch.returncode == 0, output[-4000:]
     alone, eight = ([json.loads(path.read_text()) for path in (tmp_path / name).iterdir()] for name in launches)
     assert [(one["RANK"], one["WORLD_SIZE"]) for one in alone] == [(None, None)]

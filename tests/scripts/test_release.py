@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import tarfile
 import zipfile
 from datetime import date
@@ -12,6 +11,7 @@ import pytest
 
 from scripts import release
 from solared_hf.errors import SolaredError
+from tests.processes import run
 
 REPOSITORY = Path(__file__).parents[2]
 COMMITTED = (
@@ -44,7 +44,7 @@ def repository(tmp_path_factory) -> Path:
         (folder / name).touch()
     identity = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
     for command in (("init", "--quiet"), ("add", "."), (*identity, "commit", "--quiet", "--message", "All")):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+        assert run(["git", *command], cwd=folder).returncode == 0
     return folder
 
 

@@ -1,7 +1,6 @@
 """The Slurm scripts, with Slurm's commands replaced: by ones that show what they are asked, or run it here."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from dataset_builder.simulate_fits import write_observations
 from solared_hf.loading import load_timelines
+from tests.processes import run
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_one_launch_a_node_and_one_process_a_gpu(tmp_path, nodes, gpus, expected
         command.chmod(0o755)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "activate").touch()
-    finished = subprocess.run(
+    finished = run(
         ["bash", str(REPOSITORY / "scripts" / "slurm" / "train.sbatch"), "--config", "a folder/sta.yaml"],
         env={
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -46,8 +46,6 @@ def test_one_launch_a_node_and_one_process_a_gpu(tmp_path, nodes, gpus, expected
             "SLURM_JOB_NUM_NODES": str(nodes),
             "SLURM_GPUS_ON_NODE": str(gpus),
         },
-        capture_output=True,
-        text=True,
     )
     assert finished.returncode == 0, finished.stderr
     launches = finished.stdout.splitlines()
@@ -72,7 +70,7 @@ def test_dask_workers_in_slurm_jobs_build_a_dataset(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     options = ["--jobs", "1", "--cores", "2", "--memory", "4GB", "--partition", "solar"]
-    finished = subprocess.run(
+    finished = run(
         [
             sys.executable,
             str(REPOSITORY / "scripts" / "slurm" / "build.py"),
@@ -84,9 +82,6 @@ def test_dask_workers_in_slurm_jobs_build_a_dataset(tmp_path):
         ],
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
     assert finished.returncode == 0, finished.stderr
     assert "2 regions written" in finished.stdout
@@ -110,13 +105,10 @@ def test_what_slurm_says_of_a_job_that_it_does_not_take_is_told(tmp_path):
         "--partition",
         "moon",
     ]
-    finished = subprocess.run(
+    finished = run(
         [*command, "--input", "raw", "--output", "out"],
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert finished.returncode == 2
     assert "build.py: Slurm does not take the job; mend what it says and run this again." in finished.stderr

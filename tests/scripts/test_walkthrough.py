@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from solared_hf.schema import CHANNELS
+from tests.processes import run
 
 WALKTHROUGH = Path(__file__).parents[2] / "scripts" / "walkthrough.py"
 TEXT = WALKTHROUGH.read_text()
@@ -31,15 +31,13 @@ def ran(tmp_path_factory) -> tuple[Path, str]:
         assert text.count(f"\n{line}\n") == 1
         text = text.replace(line, faster)
     (folder / WALKTHROUGH.name).write_text(text)
-    run = subprocess.run(
+    finished = run(
         [sys.executable, WALKTHROUGH.name],
         cwd=folder,
-        capture_output=True,
-        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert run.returncode == 0, run.stderr[-4000:]
-    return folder, run.stdout
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return folder, finished.stdout
 
 
 def number(pattern: str, printed: str) -> float:

@@ -25,6 +25,7 @@ from tests.dataset_builder.jsoc.case import (
     ordered,
 )
 from tests.dataset_builder.jsoc.images import file_name, fits_file
+from tests.processes import PATIENCE
 
 
 def test_second_run_orders_nothing(jsoc, command):
@@ -208,7 +209,7 @@ def test_killed_in_the_middle_of_a_file_then_resumed(jsoc, catalog, download, tm
     def halfway(slot):
         if slot == HELD[4] and not reached.is_set():
             reached.set()
-            killed.wait(60)
+            killed.wait(PATIENCE)
 
     jsoc.before_half = halfway
     options = ["--catalog", catalog, "--output", tmp_path / "raw", "--email", EMAIL, "--server", jsoc.url]
@@ -218,7 +219,7 @@ def test_killed_in_the_middle_of_a_file_then_resumed(jsoc, catalog, download, tm
         [sys.executable, "-m", "solared_hf", "download", *options], env=environment, stdout=subprocess.DEVNULL
     )
     try:
-        assert reached.wait(120)
+        assert reached.wait(PATIENCE)
         part = tmp_path / f"raw/AR{AR}/.jsoc" / (Path(file_of("dopplergram", HELD[4])).name + ".part")
         while not (part.exists() and part.stat().st_size):
             assert process.poll() is None
