@@ -12,7 +12,8 @@ with a quarter of the work of one product 639 long:
 are real, so that H for j = 0 .. 4 is enough. A window that slides needs less still, see `SlidingBandPower`.
 
 Pixels are worked on in chunks that stay in a core's cache through all stages, each chunk by one thread, on as many
-threads as torch may use (`torch.set_num_threads`). Results do not depend on their number.
+threads as torch may use (`torch.set_num_threads`). Their number changes only the
+rounding of results.
 """
 
 from collections.abc import Callable, Iterator
@@ -110,7 +111,7 @@ class SlidingBandPower:
 
     The state is 870 float32 a pixel, 0.9 GB for 512 x 512 pixels: the last 639 differences, real and imaginary part of
     115 sums, and a frame; while a window is incomplete, its new differences once more. How a stream is split into
-    pushes does not change a bit of the result. A push that completes several windows reads the sums only once.
+    pushes changes only the rounding of the result. A push that completes several windows reads the sums only once.
 
     Args:
         step: frames from the start of one window to the start of the next.

@@ -42,6 +42,8 @@ _DAY = timedelta(days=1)
 # June 2002 to 14500 in 2026, and they need only be right to 5000.
 _DAY_OF_10000, _REGIONS_A_YEAR = date(2002, 6, 14), 220
 
+_NOT_WHOLE = "a header or one of the sections I, IA and II is missing or not whole"
+
 # What sunpy calls the columns, and what we do.
 _COLUMNS = {
     "ID": "kind",
@@ -278,7 +280,10 @@ def _read_report(path: Path) -> Report:
         # Reports are ASCII: other bytes are damage, and to guess at them could change a number.
         raise SolaredError(f"{path}: the byte 0x{error.object[error.start]:02x} in it is no text") from error
     except Exception as error:  # sunpy's reader answers text in another form with errors of every kind
-        raise SolaredError(f"{path}: a header or one of the sections I, IA and II is missing or not whole") from error
+        raise SolaredError(f"{path}: {_NOT_WHOLE}") from error
+    # sunpy from version 8 takes a title that runs into the first row, as "Lo1704", for the title of an empty section.
+    if any(character.isdigit() for name in table.colnames for character in name):
+        raise SolaredError(f"{path}: {_NOT_WHOLE}")
     try:
         day = _day(table.meta["issued"], table.meta["id"]["I"])
         frame = table.to_pandas()[list(_COLUMNS)].set_axis(_COLUMNS.values(), axis="columns")

@@ -106,7 +106,8 @@ def test_one_region_is_forecast_up_to_the_future(folders, family, processor, mak
     table = forecast_table(windows, other.forecast(windows))
     for column in ("last_input_time_tai", "target_time_tai"):
         np.testing.assert_array_equal(np.repeat(forecast[column], 63), table[column].to_numpy())
-    np.testing.assert_array_equal(forecast["forecast_intensity"].ravel(), table["forecast_intensity"].to_numpy())
+    error = forecast["forecast_intensity"].ravel() - table["forecast_intensity"].to_numpy()
+    assert np.abs(error).max() <= 1e-5 * processor.target_range
 
 
 def test_many_regions_and_splits_give_a_list_in_their_order(forecaster, simulated_dataset, assert_same):

@@ -206,5 +206,5 @@ def test_activations_computed_again_change_nothing_but_the_work(simulated_datase
         dropout = json.dumps({**MODEL, "dropout": 0.3})
         train(parse_arguments(command_line(**options, model_config=dropout, gradient_checkpointing=again)))
         counts.append(sum(calls))
-    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-6)
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
     assert counts == [LAYERS * STEPS, 2 * LAYERS * STEPS]

@@ -85,7 +85,7 @@ def test_it_does_not_matter_how_a_stream_is_split(step):
     stream = observations(2400, rows=1, columns=3)
     whole = SlidingBandPower(step).push(stream)
     for counts in ([1, 638, 1, 1, 7, 80, 1672], [640] + 22 * [80], [16] * 150, [2399, 1]):
-        np.testing.assert_array_equal(push_in_parts(SlidingBandPower(step), stream, counts), whole)
+        assert_equal_power(push_in_parts(SlidingBandPower(step), stream, counts), whole)
 
 
 def test_a_push_gives_the_windows_that_it_completes():
@@ -97,7 +97,7 @@ def test_a_push_gives_the_windows_that_it_completes():
     assert_equal_power(np.concatenate(completed), references(stream, 50))
 
 
-def test_the_same_pushes_give_the_same_bits_on_any_number_of_threads():
+def test_the_same_pushes_give_the_same_power_on_any_number_of_threads():
     stream = observations(WINDOW_FRAMES + 100, rows=40, columns=60)
     before = torch.get_num_threads()
     results = []
@@ -114,8 +114,8 @@ def test_the_same_pushes_give_the_same_bits_on_any_number_of_threads():
     finally:
         torch.set_num_threads(before)
     for window, windows in results[1:]:
-        np.testing.assert_array_equal(window, results[0][0])
-        np.testing.assert_array_equal(windows, results[0][1])
+        assert_equal_power(window, results[0][0])
+        assert_equal_power(windows, results[0][1])
 
 
 def test_more_pixels_than_are_worked_on_at_once():
@@ -278,8 +278,8 @@ def test_frames_of_other_types_and_layouts_are_taken(recwarn):
     expected = SlidingBandPower(1).push(cube)
     for other in (cube.astype(">f4"), cube.astype(np.int16), cube.astype(float), np.asfortranarray(cube), read_only):
         before = other.copy()
-        np.testing.assert_array_equal(SlidingBandPower(1).push(other), expected)
-        np.testing.assert_array_equal(band_power(other[:WINDOW_FRAMES]), band_power(cube[:WINDOW_FRAMES]))
+        assert_equal_power(SlidingBandPower(1).push(other), expected)
+        assert_equal_power(band_power(other[:WINDOW_FRAMES]), band_power(cube[:WINDOW_FRAMES]))
         np.testing.assert_array_equal(other, before)
     assert not recwarn.list
 

@@ -162,12 +162,14 @@ def test_settings_never_mix(sequence, build, tmp_path):
     assert "latitude background removed" not in (dataset / "README.md").read_text()
 
 
-def test_rerun_keeps_and_changed_observations_are_reduced_again(sequence, build, tmp_path, tree, times_of):
+def test_rerun_keeps_and_changed_observations_are_reduced_again(
+    sequence, build, tmp_path, assert_same_dataset, times_of
+):
     raw, dataset = tmp_path / "raw", tmp_path / "dataset"
     shutil.copytree(sequence / "raw", raw)
     assert build(raw, dataset).written == 2
-    # The same files elsewhere give the same bytes.
-    assert tree(dataset) == tree(sequence / "dataset")
+    # The same files elsewhere give the same dataset.
+    assert_same_dataset(dataset, sequence / "dataset")
     before = times_of(dataset)
     report = build(raw, dataset)
     assert (report.written, report.kept) == (0, 2)

@@ -155,7 +155,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(model, use_reentr
     plain_runs, plain = train_step(checkpointing=False)
     runs, recomputed = train_step(checkpointing=True)
     assert (plain_runs, runs) == (8, 16)
-    torch.testing.assert_close(recomputed[:-1], plain[:-1], atol=0, rtol=0)
+    torch.testing.assert_close(recomputed[:-1], plain[:-1], atol=1e-5, rtol=1e-4)
     assert recomputed[-1] == plain[-1]
 
 
@@ -165,9 +165,10 @@ def test_saved_model_predicts_the_same(model, tmp_path):
     model.save_pretrained(tmp_path)
     reloaded = SpatioTemporalResnetForPrediction.from_pretrained(tmp_path)
     past, _ = make_batch()
-    assert torch.equal(predict(reloaded, past), predict(model, past))
+    expected = predict(model, past)
+    torch.testing.assert_close(predict(reloaded, past), expected, atol=1e-5, rtol=0)
     model.backbone.stem[1].running_mean.zero_()
-    assert not torch.equal(predict(reloaded, past), predict(model, past))
+    assert (predict(model, past) - expected).abs().max() > 1e-3
 
 
 def test_predictions_do_not_depend_on_the_rest_of_the_batch(model):
@@ -183,7 +184,7 @@ def test_nan_under_the_mask_is_read_as_zero(model):
     expected = predict(model, past * mask)
     assert (expected - predict(model, past)).abs().max() > 1e-3
     past[~mask] = float("nan")
-    assert torch.equal(predict(model, past, past_observed_mask=mask), expected)
+    torch.testing.assert_close(predict(model, past, past_observed_mask=mask), expected, atol=1e-5, rtol=0)
 
 
 def test_outputs(model):
