@@ -5,14 +5,31 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 EXTRAS := app,builder,release,test
 
-.PHONY: quickstart test install style bench release
+.PHONY: quickstart test test-floors install style bench release
 
 quickstart: $(INSTALLED)
 	$(VENV)/bin/solared quickstart $(if $(DATA),--data '$(DATA)')
 
 # A file stays in one process, for what its tests share is costly; and torch's threads would fight with the processes.
+run_tests = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 test: style
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(call run_tests,$(VENV))
+
+# The tests with the lowest versions that pyproject.toml allows, in an environment of its own: before a release, and when
+# a floor changes.
+FLOORS := $(VENV)-floors
+FLOORS_PYTHON ?= 3.11
+
+test-floors: $(FLOORS)/.installed
+	$(FLOORS)/bin/python scripts/floors.py
+	$(call run_tests,$(FLOORS))
+
+$(FLOORS)/.installed: pyproject.toml $(INSTALLED)
+	$(VENV)/bin/python -m uv venv --quiet --clear --python $(FLOORS_PYTHON) $(FLOORS)
+	$(VENV)/bin/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct \
+		--editable '.[$(EXTRAS)]'
+	@touch $@
 
 style: $(INSTALLED)
 	$(VENV)/bin/ruff check .

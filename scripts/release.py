@@ -1,7 +1,8 @@
 """`make release`: builds the source distribution and the wheel, tries them as users get them, and writes CHANGELOG.md.
 
-Nothing is published. The wheel is tried in an empty environment, which takes some minutes, 9 GB of the folder for
-temporary files while pip unpacks torch, and an index for pip. Files are written when all has gone well, not before.
+Nothing is published. `make test-floors` comes before it, because the wheel promises its floors to users. The wheel is
+tried in an empty environment, which takes some minutes, 9 GB of the folder for temporary files while pip unpacks
+torch, and an index for pip. Files are written when all has gone well, not before.
 """
 
 import os

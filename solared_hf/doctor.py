@@ -91,17 +91,20 @@ def packages() -> list[Finding]:
 
 
 def extras() -> list[Finding]:
-    """Which optional parts are installed, and the command for those that are not."""
+    """Which optional parts are installed or too old, and the command for those that are not."""
     findings = []
     for extra in metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra", []):
         if extra not in _EXTRAS_OF_DEVELOPERS:
-            lacking = [
-                f"{requirement.name}{requirement.specifier}"
-                for requirement, version in _requirements(_DISTRIBUTION, extra)
-                if not _suits(requirement, version)
-            ]
-            install = f"not installed; where you want it: pip install '{_DISTRIBUTION}[{extra}]'"
-            findings.append(Finding(extra, f"{install} (it lacks {', '.join(lacking)})" if lacking else "installed"))
+            unsuited = [needed for needed in _requirements(_DISTRIBUTION, extra) if not _suits(*needed)]
+            lacking = ", ".join(f"{requirement.name}{requirement.specifier}" for requirement, _ in unsuited)
+            too_old = [f"{requirement.name} {version}" for requirement, version in unsuited if version]
+            install = f"pip install --upgrade '{_DISTRIBUTION}[{extra}]'"
+            if too_old:
+                advice = f"{', '.join(too_old)} cannot do what the extra {extra} needs ({lacking}); run `{install}`."
+                findings.append(Finding(extra, "too old", advice))
+            else:
+                missing = f"not installed; where you want it: {install} (it lacks {lacking})"
+                findings.append(Finding(extra, missing if lacking else "installed"))
     return findings
 
 

@@ -2,17 +2,18 @@
 
 import os
 import re
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 
+import pytest
 import torch
 import torchvision
 
 from solared_hf import doctor
 from tests.hub.loopback import TOKEN
+from tests.processes import PATIENCE, run
 
 
 def lines_of(out: str) -> dict[str, tuple[str, str]]:
@@ -28,13 +29,10 @@ def lines_of(out: str) -> dict[str, tuple[str, str]]:
 
 def in_broken_environment(folder: Path, **environment: str) -> tuple[int, str]:
     """Exit code and output of the command in a process of its own, which runs in `folder`."""
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-m", "solared_hf", "doctor"],
         cwd=folder,
         env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
     assert "Traceback" not in finished.stderr
     return finished.returncode, finished.stdout
@@ -104,7 +102,7 @@ def test_a_hub_that_is_not_reached_is_worth_knowing(solared, hub, token, monkeyp
     hub.down = False
 
     over = Event()
-    hub.before = lambda method, path: over.wait(60)
+    hub.before = lambda method, path: over.wait(PATIENCE)
     monkeypatch.setattr(doctor, "_SECONDS_FOR_THE_HUB", 0.2)
     code, out, _ = solared("doctor")
     over.set()
@@ -155,6 +153,7 @@ def test_where_much_is_broken_each_fault_has_a_sentence_with_its_cure(tmp_path):
     write_distribution(
         site, "solared-hf", "0.1.0", "Provides-Extra: far", "Provides-Extra: test", "Requires-Dist: torch>=2.11",
         "Requires-Dist: solar-nonsense>=3", 'Requires-Dist: sun-nonsense>=4 ; extra == "far"',
+        "Provides-Extra: near", 'Requires-Dist: pytest>=999 ; extra == "near"',
         'Requires-Dist: pytest>=999 ; extra == "test"', 'Requires-Dist: nonsense ; python_version < "3"',
     )  # fmt: skip
     repository = home / "hub" / "models--me--model"
@@ -176,7 +175,10 @@ def test_where_much_is_broken_each_fault_has_a_sentence_with_its_cure(tmp_path):
     assert "- solar-nonsense is missing; run `pip install --upgrade 'solar-nonsense>=3'`.\n" in out
     assert "- torch is 2.0.0, and >=2.11 is needed; run `pip install --upgrade torch torchvision`.\n" in out
     assert lines["far"][0] == "ok"
-    assert "pip install 'solared-hf[far]' (it lacks sun-nonsense>=4)" in lines["far"][1]
+    assert "pip install --upgrade 'solared-hf[far]' (it lacks sun-nonsense>=4)" in lines["far"][1]
+    assert lines["near"] == ("note", "too old")
+    too_old = f"- pytest {pytest.__version__} cannot do what the extra near needs (pytest>=999); run `pip install "
+    assert f"{too_old}--upgrade 'solared-hf[near]'`.\n" in out
     assert "test" not in lines
     assert "nonsense" not in lines
     assert "- torch cannot be used (libcudart.so.13: cannot open shared object file); run `pip uninstall" in out

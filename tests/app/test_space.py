@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from solared_hf.forecasting import committed_models
+from tests.processes import finish, kill
 
 OURS = "solared-quantile-trajectory"
 
@@ -91,23 +92,29 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(solared, tmp_path):
 
 
 def test_an_exported_folder_serves_the_page_wherever_it_lies(solared, simulated_dataset, tmp_path):
+    """As in a Space, with telemetry switched on; what the process asks of other machines, the fixtures hear of."""
     folder = tmp_path / "space"
     code, _, errors = solared("app", "--model", "persistence", "--dataset", simulated_dataset, "--export", folder)
     assert code == 0, errors
     assert len(list((folder / "dataset" / "data").glob("*/AR*.parquet"))) == 10
     moved = folder.rename(tmp_path / "elsewhere")
     environment = {**os.environ, "GRADIO_SERVER_PORT": "0", "OMP_NUM_THREADS": "1"}
+    environment |= {"SYSTEM": "spaces", "SPACE_ID": "you/solared", "GRADIO_ANALYTICS_ENABLED": "True"}
+    del environment["HF_HUB_DISABLE_TELEMETRY"]
     command = [sys.executable, str(moved / "app.py")]
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
-            url = re.fullmatch(r"The page is at (http://127\.0\.0\.1:\d+); Ctrl-C stops it\.\n", line)[1]
-            with urlopen(url) as answer:
+            port = re.fullmatch(r"The page is at http://0\.0\.0\.0:(\d+); Ctrl-C stops it\.\n", line)[1]
+            with urlopen(f"http://127.0.0.1:{port}") as answer:
                 page = answer.read().decode()
-        finally:
             process.terminate()
+            finish(process)
+        finally:
+            kill(process)
     assert process.returncode == 0
     config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", page)[1])
+    assert config["analytics_enabled"] is False
     shown = [component["props"].get("value") for component in config["components"]]
     assert any("by persistence. Data: dataset." in str(value) for value in shown)
     assert any('aria-label="row 7, column 0: ' in str(value) for value in shown)
