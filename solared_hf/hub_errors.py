@@ -55,8 +55,9 @@ def explain(error: BaseException, repo_id: str, revision: str | None = None) -> 
             return _UNKNOWN_TOKEN
         case EntryNotFoundError() | OfflineModeIsEnabled() if is_offline_mode():
             return (
-                f"{repo_id} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps it from being fetched. "
-                f"Unset it, or fetch it by `hf download` where there is a network and copy {constants.HF_HUB_CACHE}."
+                f"{repo_id} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps the machine offline. "
+                "Unset it, or fetch the repository by `hf download` where there is a network and copy "
+                f"{constants.HF_HUB_CACHE}."
             )
         case HTTPError() | EntryNotFoundError() | OfflineModeIsEnabled():
             return (

@@ -106,7 +106,7 @@ def test_rows_in_the_cache_of_datasets_are_read_without_the_hub(pushed, simulate
     # Another revision is never given in its place.
     other = answers(home, name, "v1.0")
     assert other["train"] == other["pinned"]
-    assert other["train"].startswith(f"{name} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps it")
+    assert other["train"].startswith(f"{name} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps the")
 
 
 def test_what_was_read_once_is_read_without_the_hub(pushed, simulated_dataset, hub, home):
@@ -126,8 +126,8 @@ def test_a_machine_that_has_nothing_is_told_how_to_get_it(pushed, hub, home):
     hub.down = True
     offline = answers(home, name)
     assert offline["train"] == (
-        f"{name} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps it from being fetched. Unset it, "
-        f"or fetch it by `hf download` where there is a network and copy {home}/hub."
+        f"{name} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps the machine offline. Unset it, "
+        f"or fetch the repository by `hf download` where there is a network and copy {home}/hub."
     )
     assert len({told if isinstance(told, str) else "" for told in offline.values()}) == 1
     assert answers(home, name, offline=False)["train"].startswith(f"{name} could not be read from the Hub (")
