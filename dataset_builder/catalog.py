@@ -3,10 +3,13 @@
 A region qualifies if it emerged within 30 degrees of the central meridian, lived at least 4 days and grew to at least
 200 millionths of a hemisphere. A report lists the regions with spots (I), the plages without (IA) and the regions due
 to return from the far side (II); its positions hold for 24 UT of the day before it is issued.
+
+Reports are typed. What they say twice is compared: dates, positions, and what one day says with the next. A typing
+error that most statements speak against is put right, and told in `notes`; a region whose first position cannot be
+told is rejected, and a report whose day cannot be told is refused.
 """
 
 import io
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ import pyarrow.parquet as pq
 from datasets import Features, Value
 from sunpy.io.special.srs import read_srs
 
+from dataset_builder.region_positions import central_meridian, is_spike, reconcile, shared_offset
+from dataset_builder.report_dates import report_day
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
 from solared_hf.schema import NOAA_FACTS
@@ -27,6 +32,8 @@ SHORTEST_LIFETIME_DAYS = 4
 SMALLEST_AREA = 200.0
 # In more reports without it a region is gone, and what comes back under its number is not the same life.
 LONGEST_ABSENCE_DAYS = 3
+# No region is visible for longer at a time, whether there are reports or not.
+LONGEST_VISIBLE_DAYS = 15
 
 # Why a region does not qualify; the column `reason` joins them with "; ".
 NO_SPOTS = "never reported with spots"
@@ -35,9 +42,11 @@ NO_DAY_BEFORE = "no report of the day before its first spots, so its emergence i
 FAR_FROM_CENTRE = f"first spots more than {LARGEST_LONGITUDE:g} degrees from the central meridian"
 SHORT_LIVED = f"lifetime below {SHORTEST_LIFETIME_DAYS} days"
 CUT_SHORT = f"less than {SHORTEST_LIFETIME_DAYS} days old when the reports end or pause"
+CONTRADICTORY = "the reports contradict each other about where its first spots are"
 SMALL = f"largest area below {SMALLEST_AREA:g} millionths of a hemisphere"
 
 _DAY = timedelta(days=1)
+_HALE_CLASSES = {"Alpha", "Beta", "Gamma", "Delta"}
 # Reports give the last four digits of a number. These roughly follow the numbers, from 7900 in 1996 over 10000 in
 # June 2002 to 14500 in 2026, and they need only be right to 5000.
 _DAY_OF_10000, _REGIONS_A_YEAR = date(2002, 6, 14), 220
@@ -91,6 +100,7 @@ class Report:
         day: its positions hold for 0 UT of this day, on which it is issued as a rule.
         regions: its rows, in their order.
         corrected: whether it says that it is a corrected copy.
+        notes: what it says of its date that is wrong.
     """
 
     source: str
@@ -98,6 +108,7 @@ class Report:
     day: date
     regions: tuple[ReportedRegion, ...]
     corrected: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def selection_features() -> Features:
@@ -107,7 +118,8 @@ def selection_features() -> Features:
     those of the first spots: Carrington and Stonyhurst degrees, north and west positive, and UTC. `noaa_area` is the
     largest, in millionths of a solar hemisphere, and the Hale class the one on that day. The lifetime and the reports
     are those with spots or as a plage: from the first to the last, and the number of days that have one. A region that
-    is absent from more than 3 reports and returns has several lives; that of the first spots counts.
+    is absent from more than 3 reports and returns has several lives; that of the first spots counts. `notes` says what
+    its reports contradict each other in, and what was taken for right; it is empty where they agree.
     """
     return Features(
         {
@@ -119,6 +131,7 @@ def selection_features() -> Features:
             "first_report": Value("date32"),
             "last_report": Value("date32"),
             "reports": Value("int32"),
+            "notes": Value("string"),
         }
     )
 
@@ -147,6 +160,14 @@ def read_reports(folder: Path | str, progress: Callable[[Sequence[Path]], Iterab
             reports.append(_read_report(path))
         except SolaredError as error:
             bad.append(str(error))
+    meridian = central_meridian(sorted({report.day for report in reports}))
+    for report in reports:
+        offset = shared_offset(report.regions, meridian[report.day])
+        if offset is not None:
+            bad.append(
+                f"{report.source}: the longitudes of all its regions differ from their Lo by {offset:+.0f} degrees, "
+                f"as on another day than {report.day}"
+            )
     if bad:
         raise SolaredError(
             f"{len(bad)} of {len(paths)} files are not whole Solar Region Summaries; fetch them again, mend their "
@@ -178,7 +199,13 @@ def select_regions(reports: Iterable[Report]) -> pa.Table:
     for day, report in daily.items():
         for region in report.regions:
             history[region.ar_number].append((day, region))
-    rows = [{"ar_number": number, **_judge(history[number], daily.keys())} for number in sorted(history)]
+    meridian = central_meridian(list(daily))
+    rows = []
+    for number in sorted(history):
+        of_dates = [f"{day}: {note}" for day, _ in history[number] for note in daily[day].notes]
+        kept, notes, doubtful = reconcile(history[number], meridian)
+        facts, of_sizes = _judge(kept, daily.keys(), doubtful)
+        rows.append({"ar_number": number, **facts, "notes": "; ".join([*of_dates, *notes, *of_sizes])})
     return pa.Table.from_pylist(rows, schema=selection_features().arrow_schema)
 
 
@@ -197,24 +224,40 @@ def write_selection(table: pa.Table, path: Path | str) -> None:
     write_atomically(path, content.getvalue())
 
 
-def _judge(history: list[tuple[date, ReportedRegion]], days: Collection[date]) -> dict:
-    """The facts of one region, and every rule that it fails, from its rows by ascending day."""
+def _judge(
+    history: list[tuple[date, ReportedRegion]], days: Collection[date], doubtful: Collection[date]
+) -> tuple[dict, list[str]]:
+    """The facts of one region, and every rule that it fails, from its rows by ascending day; and what they lack.
+
+    Of `doubtful` days the position is not to be trusted.
+    """
     with_spots = [(day, region) for day, region in history if region.kind == "I"]
     lives = _lives(sorted({day for day, region in history if region.kind != "II"}), days)
-    facts, reasons = {}, []
+    facts, reasons, notes = {}, [], []
     if with_spots:
         first_day, first = with_spots[0]
         reported = next(life for life in lives if first_day in life)
         with_spots = [(day, region) for day, region in with_spots if day in reported]
+        areas = [(day, region.area) for day, region in with_spots]
+        spikes = [index for index in range(len(areas)) if is_spike(areas, index)]
+        notes += [
+            f"{areas[index][0]}: the area {areas[index][1]:.0f} is many times that of the days around; not counted"
+            for index in spikes
+        ]
         # Of equal areas the first counts.
-        largest = max((region for _, region in with_spots), key=lambda region: region.area)
+        counted = [one for index, one in enumerate(with_spots) if index not in spikes]
+        largest_day, largest = max(counted, key=lambda one: one[1].area)
+        hale_class = largest.hale_class
+        if hale_class is not None and not set(hale_class.split("-")) <= _HALE_CLASSES:
+            notes.append(f"{largest_day}: {hale_class} is no magnetic class")
+            hale_class = None
         facts = {
             "carrington_longitude": first.carrington_longitude,
             "noaa_latitude": first.latitude,
             "noaa_longitude": first.longitude,
             "noaa_emergence_time": datetime.combine(first_day, time()),
             "noaa_area": largest.area,
-            "noaa_hale_class": largest.hale_class,
+            "noaa_hale_class": hale_class,
         }
         if history[0][0] < first_day:
             reasons.append(SEEN_BEFORE)
@@ -222,6 +265,8 @@ def _judge(history: list[tuple[date, ReportedRegion]], days: Collection[date]) -
             reasons.append(NO_DAY_BEFORE)
         if abs(first.longitude) > LARGEST_LONGITUDE:
             reasons.append(FAR_FROM_CENTRE)
+        if first_day in doubtful:
+            reasons.append(CONTRADICTORY)
         if largest.area < SMALLEST_AREA:
             reasons.append(SMALL)
     else:
@@ -232,7 +277,7 @@ def _judge(history: list[tuple[date, ReportedRegion]], days: Collection[date]) -
         facts |= {"noaa_lifetime_days": lifetime, "first_report": reported[0], "last_report": reported[-1]}
         if lifetime < SHORTEST_LIFETIME_DAYS:
             reasons.append(SHORT_LIVED if reported[-1] + _DAY in days else CUT_SHORT)
-    return {"selected": not reasons, "reason": "; ".join(reasons), "reports": len(reported), **facts}
+    return {"selected": not reasons, "reason": "; ".join(reasons), "reports": len(reported), **facts}, notes
 
 
 def _lives(reported: list[date], days: Collection[date]) -> list[list[date]]:
@@ -243,8 +288,9 @@ def _lives(reported: list[date], days: Collection[date]) -> list[list[date]]:
     lives = [reported[:1]]
     for day in reported[1:]:
         last = lives[-1][-1]
-        absent = sum(last + n * _DAY in days for n in range(1, (day - last).days))
-        if absent > LONGEST_ABSENCE_DAYS:
+        apart = (day - last).days
+        absent = sum(last + n * _DAY in days for n in range(1, apart))
+        if absent > LONGEST_ABSENCE_DAYS or apart > LONGEST_VISIBLE_DAYS:
             lives.append([])
         lives[-1].append(day)
     return lives
@@ -284,8 +330,9 @@ def _read_report(path: Path) -> Report:
     # sunpy from version 8 takes a title that runs into the first row, as "Lo1704", for the title of an empty section.
     if any(character.isdigit() for name in table.colnames for character in name):
         raise SolaredError(f"{path}: {_NOT_WHOLE}")
+    corrected = table.meta.get("corrected", False)
     try:
-        day = _day(table.meta["issued"], table.meta["id"]["I"])
+        day, issued, notes = report_day(path, table.meta["header"], table.meta["issued"], corrected)
         frame = table.to_pandas()[list(_COLUMNS)].set_axis(_COLUMNS.values(), axis="columns")
         rows = pa.Table.from_pandas(frame, schema=_ROW_SCHEMA, preserve_index=False).to_pylist()
         regions = tuple(_reported_region(row, day) for row in rows)
@@ -294,21 +341,7 @@ def _read_report(path: Path) -> Report:
             raise ValueError(f"it has several rows for region {twice[0]}")
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise SolaredError(f"{path}: {error.args[0]}") from error
-    return Report(str(path), table.meta["issued"], day, regions, table.meta.get("corrected", False))
-
-
-def _day(issued: datetime, section_title: str) -> date:
-    """The day for whose 0 UT positions hold, from the title of section I: "Locations Valid at 05/2400Z" is the 6th.
-
-    A late correction is issued on another day than the report that it corrects.
-    """
-    named = re.search(r"(\d{1,2})/2400Z", section_title)
-    if named is None:
-        return issued.date()
-    for day in (issued.date(), issued.date() - _DAY, issued.date() + _DAY):
-        if (day - _DAY).day == int(named[1]):
-            return day
-    raise ValueError(f"issued on {issued:%Y-%m-%d}, but its positions hold for another day: {section_title}")
+    return Report(str(path), issued, day, regions, corrected, tuple(notes))
 
 
 def _reported_region(row: dict, day: date) -> ReportedRegion:

@@ -146,6 +146,8 @@ def read_catalog(path: Path, ar_numbers: Sequence[int] = ()) -> list[RegionFile]
     if not path.is_file():
         raise SolaredError(f"There is no file {path}; name the Parquet file that `solared select` wrote.")
     schema = selection_features().arrow_schema
+    # Catalogs that were made before there were notes are read as well.
+    schema = schema.remove(schema.get_field_index("notes"))
     try:
         rows = pq.read_table(path, columns=schema.names, partitioning=None).cast(schema).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -35,6 +35,9 @@ def select(
     print(f"{len(reports):,} reports of {len(days):,} days, {min(days)} to {max(days)}; days without one: {missing:,}")
     print(f"{output}: {len(rows):,} regions, {len(selected):,} selected")
 
+    noted = [row for row in rows if row["notes"]]
+    if noted:
+        print(f"{len(noted):,} regions whose reports contradict themselves, see the column notes of {output}")
     console = Console()
     reasons = Counter(reason for row in rows if not row["selected"] for reason in row["reason"].split("; "))
     if reasons:
@@ -60,3 +63,6 @@ def select(
                 row["noaa_hale_class"],
             )
         console.print(found)
+        for row in selected:
+            if row["notes"]:
+                print(f"AR{row['ar_number']}, {row['notes']}")

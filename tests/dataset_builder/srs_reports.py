@@ -1,7 +1,12 @@
 """Solar Region Summaries as NOAA writes them."""
 
+import re
 from datetime import date, datetime, timedelta
+from functools import cache
 from pathlib import Path
+
+from astropy.time import Time
+from sunpy.coordinates import sun
 
 HEADER = """\
 :Product: {day:%m%d}SRS.txt
@@ -10,7 +15,7 @@ HEADER = """\
 # Space Weather Prediction Center and the U.S. Air Force.
 #
 Joint USAF/NOAA Solar Region Summary
-{corrected}SRS Number 65 Issued at 0030Z on {day:%d %b %Y}
+{corrected}SRS Number {day_of_year} Issued at 0030Z on {day:%d %b %Y}
 Report compiled from data received at SWO on {before:%d %b}
 I.  Regions with Sunspots.  Locations Valid at {before:%d}/2400Z 
 Nmbr Location  Lo  Area  Z   LL   NN Mag Type
@@ -24,25 +29,58 @@ Nmbr Lat    Lo
 """  # noqa: W291, as NOAA writes it
 
 
-def spots(number: int, place: str = "N05W10", area: int = 250, hale: str = "Beta", carrington: int = 342) -> str:
-    return f"{number % 10_000:04} {place}   {carrington:03}  {area:04} Cao  10   09 {hale}"
+# In the place of the Carrington longitude that follows from the longitude and the day of the report.
+LO = "LO?"
 
 
-def plage(number: int) -> str:
-    return f"{number % 10_000:04}  S08W14   013"
+def spots(number: int, place: str = "N05W10", area: int = 250, hale: str = "Beta", lo: str = LO) -> str:
+    return f"{number % 10_000:04} {place}   {lo}  {area:04} Cao  10   09 {hale}"
 
 
-def due(number: int) -> str:
-    return f"{number % 10_000:04} S08    185"
+def plage(number: int, place: str = "N05W14") -> str:
+    return f"{number % 10_000:04}  {place}   {LO}"
+
+
+def due(number: int, latitude: str = "N05") -> str:
+    return f"{number % 10_000:04} {latitude}    185"
+
+
+def moved(place: str, days: int) -> str:
+    """Where what is at a place is some days later, as the Sun turns."""
+    latitude, east_or_west, longitude = re.fullmatch(r"([NS]\d\d)([EW])(\d\d)", place).groups()
+    west = round((1 if east_or_west == "W" else -1) * int(longitude) + 13.2 * days)
+    return f"{latitude}{'W' if west >= 0 else 'E'}{abs(west):02}"
+
+
+def daily(number: int, days, place: str = "N05W10", **options) -> dict[int, str]:
+    """Rows of a region by day of the month; the place is that of the first."""
+    return {day: spots(number, moved(place, day - days[0]), **options) for day in days}
+
+
+@cache
+def meridian(day: date) -> float:
+    """Carrington longitude of the central meridian at 0 UT, in degrees."""
+    return sun.L0(Time(day.isoformat())).deg
+
+
+def with_lo(row: str, day: date) -> str:
+    """A row with the Carrington longitude that its place has on a day."""
+    match = re.search(r"([EW])(\d+)\s+" + re.escape(LO), row)
+    if not match:
+        return row
+    longitude = round(meridian(day) + (1 if match[1] == "W" else -1) * int(match[2])) % 360
+    return row.replace(LO, f"{longitude:03}")
 
 
 def report_text(day: date, rows=(), issued: datetime | None = None, corrected: bool = False) -> str:
     """A report as NOAA writes it for `day`; the form of a row says which section it belongs to."""
+    rows = [with_lo(row, day) for row in rows]
     sections = {length: [row for row in rows if len(row.split()) == length] for length in (8, 3)}
     returning = [row for row in sections[3] if len(row.split()[1]) == 3]
     plages = [row for row in sections[3] if row not in returning]
     return HEADER.format(
         day=day,
+        day_of_year=day.timetuple().tm_yday,
         before=day - timedelta(days=1),
         last=day + timedelta(days=2),
         issued=issued or datetime(day.year, day.month, day.day, 0, 30),

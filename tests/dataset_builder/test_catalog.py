@@ -21,7 +21,16 @@ from dataset_builder.catalog import (
     selection_features,
 )
 from solared_hf.cli import main
-from tests.dataset_builder.srs_reports import due, plage, report_text, spots, write_lives, write_report
+from tests.dataset_builder.srs_reports import (
+    daily,
+    due,
+    moved,
+    plage,
+    report_text,
+    spots,
+    write_lives,
+    write_report,
+)
 
 SHIPPED = Path(sunpy.data.test.rootdir) / "SRS"
 # Which reports lie in sunpy's wheel depends on its version; these lie in all of them.
@@ -124,36 +133,41 @@ def test_real_reports_through_the_command(select, real):
 
 # Region: its rows by day of April 2013; the reports begin on the 1st, end on the 14th, and that of the 8th is missing.
 LIVES = {
-    11701: {3: spots(11701, "N05W30", 100), 4: spots(11701, "N05W43", 200), 5: plage(11701), 6: plage(11701)},
-    11702: {day: spots(11702, "S05E30") for day in (3, 4, 5, 6)},
-    11703: {day: spots(11703, "N05W29") for day in (3, 4, 5, 6)},
-    11704: {day: spots(11704, "N05W31") for day in (3, 4, 5, 6)},
-    11705: {day: spots(11705, "N05E31") for day in (3, 4, 5, 6)},
-    11706: {day: spots(11706) for day in (3, 4, 5)},
-    11707: {day: spots(11707, area=199) for day in (3, 4, 5, 6)},
-    11708: {2: plage(11708), **{day: spots(11708) for day in (3, 4, 5, 6)}},
-    11709: {2: due(11709), **{day: spots(11709) for day in (3, 4, 5, 6)}},
-    11710: {day: spots(11710) for day in (1, 2, 3, 4)},
-    11711: {day: spots(11711) for day in (9, 10, 11, 12)},
+    11701: {
+        3: spots(11701, "N05W30", 100),
+        4: spots(11701, "N05W43", 200),
+        5: plage(11701, "N05W56"),
+        6: plage(11701, "N05W69"),
+    },
+    11702: daily(11702, (3, 4, 5, 6), "S05E30"),
+    11703: daily(11703, (3, 4, 5, 6), "N05W29"),
+    11704: daily(11704, (3, 4, 5, 6), "N05W31"),
+    11705: daily(11705, (3, 4, 5, 6), "N05E31"),
+    11706: daily(11706, (3, 4, 5)),
+    11707: daily(11707, (3, 4, 5, 6), area=199),
+    11708: {2: plage(11708, "N05E03"), **daily(11708, (3, 4, 5, 6))},
+    11709: {2: due(11709), **daily(11709, (3, 4, 5, 6))},
+    11710: daily(11710, (1, 2, 3, 4)),
+    11711: daily(11711, (9, 10, 11, 12)),
     11712: {
         3: spots(11712, area=150, hale="Beta"),
-        4: spots(11712, area=300, hale="Beta-Gamma", carrington=343),
-        5: spots(11712, area=300, hale="Beta-Delta"),
+        4: spots(11712, "N05W22", area=300, hale="Beta-Gamma"),
+        5: spots(11712, "N05W36", area=300, hale="Beta-Delta"),
         6: spots(11712, "N06W50", area=250, hale="Alpha"),
         13: due(11712),
     },
-    11713: {day: spots(11713) for day in (6, 7, 9)},
-    11714: {day: spots(11714) for day in (12, 13, 14)},
-    11715: {day: plage(11715) for day in (3, 4, 5, 6)},
+    11713: daily(11713, (6, 7, 9)),
+    11714: daily(11714, (12, 13, 14)),
+    11715: {day: plage(11715, moved("N05W14", day - 3)) for day in (3, 4, 5, 6)},
     11716: {5: due(11716)},
-    11717: {day: spots(11717, "N05E31", area=199) for day in (3, 4, 5)},
-    11718: {day: spots(11718) for day in (5, 6, 7)},
+    11717: daily(11717, (3, 4, 5), "N05E31", area=199),
+    11718: daily(11718, (5, 6, 7)),
     11719: {5: plage(11719)},
     # Absent from three reports, and that of the 8th is missing; absent from four.
-    11720: {**{day: spots(11720) for day in (4, 5, 6)}, 11: spots(11720, "N06W60", area=400)},
-    11721: {**{day: spots(11721) for day in (2, 3, 4)}, 10: spots(11721, "N06W60", area=400), 11: plage(11721)},
-    11722: {2: plage(11722), **{day: spots(11722) for day in (7, 9, 10, 11)}},
-    11723: {2: plage(11723), 7: plage(11723)},
+    11720: {**daily(11720, (4, 5, 6), "N05E30"), 11: spots(11720, "N06W60", area=400)},
+    11721: {**daily(11721, (2, 3, 4), "N05E30"), 10: spots(11721, "N06W74", area=400), 11: plage(11721, "N06W87")},
+    11722: {2: plage(11722, "N05E46"), **daily(11722, (7, 9, 10, 11), "N05W20")},
+    11723: {2: plage(11723, "N05E46"), 7: plage(11723, "N05W20")},
 }
 REASONS = {
     11701: (), 11702: (), 11703: (), 11704: (FAR_FROM_CENTRE,), 11705: (FAR_FROM_CENTRE,), 11706: (SHORT_LIVED,),
@@ -194,7 +208,8 @@ def test_facts_are_those_of_the_first_spots_and_the_largest_area(select, april):
         "ar_number": 11712,
         "selected": True,
         "reason": "",
-        "carrington_longitude": 342,
+        # The central meridian is at 195.
+        "carrington_longitude": 205,
         "noaa_latitude": 5,
         "noaa_longitude": 10,
         "noaa_emergence_time": datetime(2013, 4, 3),
@@ -204,7 +219,9 @@ def test_facts_are_those_of_the_first_spots_and_the_largest_area(select, april):
         "first_report": date(2013, 4, 3),
         "last_report": date(2013, 4, 6),
         "reports": 4,
+        "notes": "",
     }
+    assert {row["notes"] for row in rows.values()} == {""}
     # Plages count for the lifetime, and a missing report inside a life does not shorten it.
     assert (rows[11701]["noaa_lifetime_days"], rows[11701]["reports"]) == (4, 4)
     assert (rows[11713]["noaa_lifetime_days"], rows[11713]["reports"]) == (4, 3)
@@ -239,7 +256,7 @@ def test_the_order_of_the_reports_does_not_matter(april):
 
 
 def test_a_day_on_which_the_sun_is_empty_is_a_day_with_a_report(select, tmp_path):
-    write_lives(tmp_path / "srs", {11701: {day: spots(11701) for day in (2, 3, 4, 5)}}, range(1, 7))
+    write_lives(tmp_path / "srs", {11701: daily(11701, (2, 3, 4, 5))}, range(1, 7))
     rows, _ = select(tmp_path / "srs")
     assert [number for number, row in rows.items() if row["selected"]] == [11701]
 
@@ -255,7 +272,7 @@ def test_a_day_on_which_the_sun_is_empty_is_a_day_with_a_report(select, tmp_path
     ],
 )
 def test_four_digits_are_told_apart_by_the_date(select, tmp_path, start, numbers):
-    lives = {number: {day: spots(number) for day in (2, 3, 4, 5)} for number in numbers}
+    lives = {number: daily(number, (2, 3, 4, 5)) for number in numbers}
     write_lives(tmp_path / "srs", lives, range(1, 7), start)
     rows, _ = select(tmp_path / "srs")
     assert tuple(rows) == numbers
@@ -265,7 +282,7 @@ def test_four_digits_are_told_apart_by_the_date(select, tmp_path, start, numbers
 @pytest.fixture
 def small_region(tmp_path) -> Path:
     """A region that a correction of April 3 can make large enough."""
-    write_lives(tmp_path / "srs", {11701: {day: spots(11701, area=150) for day in (2, 3, 4, 5)}}, range(1, 7))
+    write_lives(tmp_path / "srs", {11701: daily(11701, (2, 3, 4, 5), area=150)}, range(1, 7))
     return tmp_path / "srs"
 
 
@@ -274,7 +291,7 @@ THIRD = date(2013, 4, 3)
 
 def test_a_copy_changes_nothing(select, small_region):
     before, _ = select(small_region)
-    write_report(small_region / "copies", THIRD, [spots(11701, area=150)])
+    write_report(small_region / "copies", THIRD, [spots(11701, "N05W23", area=150)])
     after, printed = select(small_region)
     assert after == before
     assert "7 reports of 6 days" in printed
@@ -290,7 +307,7 @@ def test_a_copy_changes_nothing(select, small_region):
 )
 @pytest.mark.parametrize("name", ["a", "z"])
 def test_a_correction_counts_for_its_own_day(select, small_region, correction, name):
-    write_report(small_region / name, THIRD, [spots(11701, area=220, hale="Beta-Gamma")], **correction)
+    write_report(small_region / name, THIRD, [spots(11701, "N05W23", area=220, hale="Beta-Gamma")], **correction)
     rows, printed = select(small_region)
     assert rows[11701]["selected"]
     assert (rows[11701]["noaa_area"], rows[11701]["noaa_hale_class"]) == (220, "Beta-Gamma")
@@ -299,13 +316,13 @@ def test_a_correction_counts_for_its_own_day(select, small_region, correction, n
 
 
 def test_an_earlier_report_does_not_replace_a_later_one(select, small_region):
-    write_report(small_region / "z", THIRD, [spots(11701, area=220)], issued=datetime(2013, 4, 2, 23, 50))
+    write_report(small_region / "z", THIRD, [spots(11701, "N05W23", area=220)], issued=datetime(2013, 4, 2, 23, 50))
     rows, _ = select(small_region)
     assert rows[11701]["noaa_area"] == 150
 
 
 def test_two_different_reports_issued_at_once_are_refused(refused, small_region):
-    other = write_report(small_region / "other", THIRD, [spots(11701, area=220)])
+    other = write_report(small_region / "other", THIRD, [spots(11701, "N05W23", area=220)])
     message = refused(small_region)
     assert "say different things; move the wrong ones out" in message
     assert str(other) in message
@@ -330,7 +347,7 @@ BAD = {
     "binary": b"\x1f\x8b\x08\x00\xff\xfe",
     "one_byte": GOOD.encode().replace(b"Joint", b"J\xf6int", 1),
     "beyond_the_pole": GOOD.replace("N05W10", "N95W10", 1),
-    "returning_beyond_the_pole": GOOD.replace("1704 S08", "1704 S98"),
+    "returning_beyond_the_pole": GOOD.replace("1704 N05", "1704 S98"),
     "beyond_the_far_side": GOOD.replace("N05W10", "N05W190", 1),
     "twice": GOOD.replace("1702", "1701"),
     "twice_in_two_sections": GOOD.replace("1703", "1702"),
