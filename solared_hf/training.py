@@ -19,7 +19,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
@@ -42,6 +41,7 @@ from solared_hf.schema import CHANNELS
 from solared_hf.sharding import SavedAsItsFamily
 from solared_hf.shared_arrays import share_between_processes
 from solared_hf.timelines import Timeline
+from solared_hf.trainer import SolaredTrainer
 from solared_hf.windows import SolaredWindows, batch_of
 
 
@@ -218,7 +218,7 @@ def train(arguments: Arguments) -> dict:
         check_same_run(checkpoint, model.config, processor)
     repo_id = _make_repository(training) if pushes and training.process_index == 0 else None
     patience = training.early_stopping_patience
-    trainer = Trainer(
+    trainer = SolaredTrainer(
         model=model,
         args=training,
         data_collator=batch_of,

@@ -273,6 +273,21 @@ def test_early_stopping_also_of_a_resumed_run(simulated_dataset, tmp_path):
     assert max(entry["step"] for entry in metrics["log"]) == 3
 
 
+def test_batches_and_accumulation_do_not_change_the_losses(simulated_dataset, tmp_path):
+    """Trajectories go beyond the end of regions, so a batch's targets are observed in part."""
+    lstm = {"model_type": "solared_lstm", "model_config": json.dumps({"hidden_size": 8, "dropout": 0.0})}
+    runs = []
+    for name, size, steps, evaluated in (("whole", 64, 1, 256), ("accumulated", 16, 4, 100)):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        options |= {"per_device_eval_batch_size": evaluated, "max_steps": 3, "dataloader_drop_last": "true"}
+        metrics = run(simulated_dataset, tmp_path / name, **lstm, **options, learning_rate="1e-2")
+        log = metrics["log"]
+        runs.append([entry[key] for key in ("loss", "eval_loss") for entry in log if key in entry])
+        assert metrics["validation"]["eval_loss"] == pytest.approx(runs[-1][-1], rel=1e-5)
+    assert len(runs[0]) == 4
+    assert runs[1] == pytest.approx(runs[0], rel=1e-4)
+
+
 def test_one_run_in_tensorboard_and_trackio(simulated_dataset, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     arguments = command_line(

@@ -34,6 +34,8 @@ MODEL = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
 }
+# Its targets are trajectories, which are observed in part where a region ends.
+LSTM = {"model_type": "solared_lstm", "model_config": json.dumps({"hidden_size": 8, "dropout": 0.0})}
 OPTIONS = {
     "model_type": "spatio_temporal_attention",
     "model_config": json.dumps(MODEL),
@@ -97,7 +99,7 @@ def losses(output: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def runs(simulated_dataset, tmp_path_factory) -> Path:
-    """A folder with the same run three times: by one process, on two machines, and split over two processes.
+    """A folder with the same run by one process and split over two, and another by one process and on two machines.
 
     Both machines are this one. What the split run printed is in `split.txt`.
     """
@@ -108,8 +110,9 @@ def runs(simulated_dataset, tmp_path_factory) -> Path:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
 
-    def launch(config: str, *launcher: str, script: Path, output: str) -> subprocess.Popen:
-        arguments = command_line(dataset=simulated_dataset, output_dir=folder / output, per_device_train_batch_size=2)
+    def launch(config: str, *launcher: str, script: Path, output: str, **options) -> subprocess.Popen:
+        options = {"per_device_train_batch_size": 2, **options}
+        arguments = command_line(dataset=simulated_dataset, output_dir=folder / output, **options)
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
@@ -123,14 +126,19 @@ def runs(simulated_dataset, tmp_path_factory) -> Path:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    options = {"dataset": simulated_dataset, "output_dir": folder / "one", "per_device_train_batch_size": 4}
-    train(parse_arguments(command_line(**options)))
+    for output, size, options in (("one", 4, {}), ("one_lstm", 64, LSTM)):
+        options = {**options, "dataset": simulated_dataset, "output_dir": folder / output}
+        train(parse_arguments(command_line(**options, per_device_train_batch_size=size)))
     launches = [
         launch(
             "two_nodes.yaml",
             *("--machine_rank", rank, "--main_process_ip", "127.0.0.1", "--main_process_port", port),
             script=REPOSITORY / "scripts" / "train.py",
             output="two",
+            **LSTM,
+            per_device_train_batch_size=16,
+            gradient_accumulation_steps=2,
+            per_device_eval_batch_size=50,
         )
         for rank in ("0", "1")
     ]
@@ -146,13 +154,15 @@ def runs(simulated_dataset, tmp_path_factory) -> Path:
     return folder
 
 
-def test_two_machines_train_like_one_process_with_twice_the_batch(runs):
-    one, two = (json.loads((runs / name / "metrics.json").read_text()) for name in ("one", "two"))
+def test_two_machines_train_like_one_process_with_four_times_the_batch(runs):
+    """Two processes, each of which takes two pieces of a step, and evaluates in other batches."""
+    one, two = (json.loads((runs / name / "metrics.json").read_text()) for name in ("one_lstm", "two"))
     assert [metrics["train"]["world_size"] for metrics in (one, two)] == [1, 2]
     assert [len(metrics["hardware"]["devices"]) for metrics in (one, two)] == [1, 2]
     assert re.search(r"\| 2 x cpu \(\w+\), 2 processes, \d+ CPUs \|", (runs / "two" / "README.md").read_text())
-    assert two["validation"]["eval_rmse_dn"] == pytest.approx(one["validation"]["eval_rmse_dn"], rel=1e-4)
-    assert losses(runs / "two") == pytest.approx(losses(runs / "one"), rel=1e-4)
+    for name in ("eval_rmse_dn", "eval_loss"):
+        assert two["validation"][name] == pytest.approx(one["validation"][name], rel=1e-4), name
+    assert losses(runs / "two") == pytest.approx(losses(runs / "one_lstm"), rel=1e-4)
 
 
 def test_a_model_split_over_processes_trains_like_a_whole_one(runs):

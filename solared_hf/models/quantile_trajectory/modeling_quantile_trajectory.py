@@ -139,8 +139,8 @@ class QuantileTrajectoryPreTrainedModel(PreTrainedModel):
     config: QuantileTrajectoryConfig
     main_input_name = "past_values"
     input_modalities = ("time",)
-    # The loss is a mean; the Trainer must divide it by the accumulation steps itself.
-    accepts_loss_kwargs = False
+    # With `num_items_in_batch` the loss is a part of that of a larger batch. Without it the Trainer divides the mean.
+    accepts_loss_kwargs = True
     # Statistics of the features, which half precision would round.
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"standardise"}
 
@@ -223,6 +223,8 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         past_observed_mask: torch.Tensor | None = None,
         future_values: torch.Tensor | None = None,
         future_trajectory: torch.Tensor | None = None,
+        return_loss: bool = True,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuantileTrajectoryOutput:
         r"""
@@ -238,6 +240,12 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
             future_trajectory (`torch.Tensor` of shape `(batch_size, forecast_steps, num_tiles)`, *optional*):
                 Normalised target channel at each of the steps after the last one, NaN where it was not observed; the
                 loss is then that of all these steps, and `future_values` has no part in it.
+            return_loss (`bool`, defaults to `True`):
+                Whether the loss is computed when a target is given. Its default tells a plain
+                [`~transformers.Trainer`] that evaluation has a loss, without `label_names`.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+                Number of observed target values in the whole batch that this one is a part of, over all accumulation
+                steps and processes: the loss is then the sum over the observed values divided by this number.
 
         Returns:
             [`QuantileTrajectoryOutput`], or a plain tuple with `return_dict=False`.
@@ -267,12 +275,14 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         scale = self.config.input_scale[self.target]
         last = past_values[:, -1, self.target]
         loss = None
-        if future_trajectory is not None:
-            loss = self._loss(changes, quantiles, (future_trajectory.float() - last[:, None]) / scale)
-        elif future_values is not None:
+        if return_loss and future_trajectory is not None:
+            observed_change = (future_trajectory.float() - last[:, None]) / scale
+            loss = self._loss(changes, quantiles, observed_change, num_items_in_batch)
+        elif return_loss and future_values is not None:
             at_horizon = slice(self.config.horizon_steps - 1, self.config.horizon_steps)
             observed_change = (future_values.float() - last)[:, None] / scale
-            loss = self._loss(changes[:, :, at_horizon], quantiles[:, :, at_horizon], observed_change)
+            at_target = (changes[:, :, at_horizon], quantiles[:, :, at_horizon])
+            loss = self._loss(*at_target, observed_change, num_items_in_batch)
         trajectories = last[:, None] + changes.mean(0) * scale
         return QuantileTrajectoryOutput(
             loss=loss,
@@ -307,7 +317,13 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         below = nn.functional.softplus(below).flip(-2).cumsum(-2).flip(-2)
         return torch.cat([median - below, median, median + above], dim=-2)
 
-    def _loss(self, changes: torch.Tensor, quantiles: torch.Tensor, observed_change: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self,
+        changes: torch.Tensor,
+        quantiles: torch.Tensor,
+        observed_change: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
         """Squared error in units of the forecast's own spread, plus the pinball loss, over what was observed.
 
         An error counts against the spread that was forecast for it, as it does in a mean over tiles of root mean
@@ -321,7 +337,10 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         levels = torch.tensor(self.config.quantile_levels, device=errors.device)[:, None]
         pinball = torch.maximum(levels * pinball_errors, (levels - 1) * pinball_errors).sum(-2)
         loss = (errors.square() / (spread + 0.1) + pinball).sum()
-        return loss / (missing.logical_not().sum().clamp(min=1) * len(changes))
+        if num_items_in_batch is None:
+            num_items_in_batch = missing.logical_not().sum()
+        observed = torch.as_tensor(num_items_in_batch, device=errors.device).clamp(min=1)
+        return loss / (observed * len(changes))
 
     def _check_inputs(self, past_values, past_observed_mask, future_values, future_trajectory):
         channels, steps, tiles = self.config.num_channels, self.config.forecast_steps, self.config.num_tiles

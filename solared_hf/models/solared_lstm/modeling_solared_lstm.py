@@ -46,8 +46,8 @@ class SolaredLstmPreTrainedModel(PreTrainedModel):
     config: SolaredLstmConfig
     main_input_name = "past_values"
     input_modalities = ("time",)
-    # The loss is a mean; the Trainer must divide it by the accumulation steps itself.
-    accepts_loss_kwargs = False
+    # With `num_items_in_batch` the loss is a part of that of a larger batch. Without it the Trainer divides the mean.
+    accepts_loss_kwargs = True
     _no_split_modules: ClassVar[list[str]] = ["LSTM"]
 
     @torch.no_grad()
@@ -111,6 +111,8 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
         past_observed_mask: torch.Tensor | None = None,
         future_values: torch.Tensor | None = None,
         future_trajectory: torch.Tensor | None = None,
+        return_loss: bool = True,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SolaredLstmOutput:
         r"""
@@ -125,6 +127,12 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
             future_trajectory (`torch.Tensor` of shape `(batch_size, forecast_steps, num_tiles)`, *optional*):
                 Normalised target channel at each of the steps after the last one, NaN where it was not observed; the
                 loss is then that of all these steps, and `future_values` has no part in it.
+            return_loss (`bool`, defaults to `True`):
+                Whether the loss is computed when a target is given. Its default tells a plain
+                [`~transformers.Trainer`] that evaluation has a loss, without `label_names`.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+                Number of observed target values in the whole batch that this one is a part of, over all accumulation
+                steps and processes: the loss is then the sum over the observed values divided by this number.
 
         Returns:
             [`SolaredLstmOutput`], or a plain tuple with `return_dict=False`.
@@ -148,10 +156,10 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
         trajectories = self.prediction_head(decoded).squeeze(-1).unflatten(1, by_tile).transpose(0, 1)
         predictions = trajectories[:, self.config.horizon_steps - 1]
         loss = None
-        if future_trajectory is not None:
-            loss = mean_squared_error(trajectories, future_trajectory)
-        elif future_values is not None:
-            loss = mean_squared_error(predictions, future_values)
+        if return_loss and future_trajectory is not None:
+            loss = mean_squared_error(trajectories, future_trajectory, num_items_in_batch)
+        elif return_loss and future_values is not None:
+            loss = mean_squared_error(predictions, future_values, num_items_in_batch)
         hidden_states = None
         if kwargs.get("output_hidden_states", self.config.output_hidden_states):
             hidden_states = tuple(states.unflatten(1, by_tile).permute(1, 2, 0, 3) for states in (encoded, decoded))
@@ -192,19 +200,26 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
             )
 
 
-def mean_squared_error(predictions: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
-    """Mean squared error over what was observed, in the squared unit of the arguments; 0 where nothing was.
+def mean_squared_error(
+    predictions: torch.Tensor, observed: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Mean squared error over what was observed, in the squared unit of the arguments; 0 if nothing was.
 
     Args:
         predictions (`torch.Tensor`): Any shape and floating dtype.
         observed (`torch.Tensor`): The same shape, NaN where it was not observed.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+            Divides the sum of squared errors in the place of the number of observed values. With the number of all
+            observed values of a larger batch, the results of its parts add up to the mean over the whole.
 
     Returns:
         `torch.Tensor` of shape `()`, float32. Predictions of what was not observed get a gradient of 0.
     """
     missing = observed.isnan()
     errors = (predictions.float() - observed.float()).masked_fill(missing, 0.0)
-    return errors.square().sum() / missing.logical_not().sum().clamp(min=1)
+    if num_items_in_batch is None:
+        num_items_in_batch = missing.logical_not().sum()
+    return errors.square().sum() / torch.as_tensor(num_items_in_batch, device=errors.device).clamp(min=1)
 
 
 SolaredLstmForPrediction.register_for_auto_class("AutoModel")

@@ -32,7 +32,7 @@ class SpatioTemporalAttentionOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `future_values` is given):
-            Mean squared error over batch and tiles, in float32.
+            Mean squared error over the observed values of `future_values`, in float32.
         prediction_outputs (`torch.FloatTensor` of shape `(batch_size, num_tiles)`):
             Target channel of each tile `horizon_hours` after the last step, in the (normalised) unit of the targets.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
@@ -200,8 +200,8 @@ class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
     config: SpatioTemporalAttentionConfig
     main_input_name = "past_values"
     input_modalities = ("time",)
-    # The loss is a mean; the Trainer must divide it by the accumulation steps itself.
-    accepts_loss_kwargs = False
+    # With `num_items_in_batch` the loss is a part of that of a larger batch. Without it the Trainer divides the mean.
+    accepts_loss_kwargs = True
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["SpatioTemporalAttentionLayer"]
     _supports_sdpa = True
@@ -288,6 +288,8 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
         past_values: torch.Tensor,
         past_observed_mask: torch.Tensor | None = None,
         future_values: torch.Tensor | None = None,
+        return_loss: bool = True,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SpatioTemporalAttentionOutput:
         r"""
@@ -297,7 +299,14 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
             past_observed_mask (`torch.BoolTensor` of the shape of `past_values`, *optional*):
                 False where a value was not observed. NaN is read as 0 there; what a processor filled in is used.
             future_values (`torch.Tensor` of shape `(batch_size, num_tiles)`, *optional*):
-                Normalised target channel `config.horizon_hours` after the last step; asks for the loss.
+                Normalised target channel `config.horizon_hours` after the last step, NaN where it was not observed;
+                asks for the loss.
+            return_loss (`bool`, defaults to `True`):
+                Whether the loss is computed when a target is given. Its default tells a plain
+                [`~transformers.Trainer`] that evaluation has a loss, without `label_names`.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+                Number of observed target values in the whole batch that this one is a part of, over all accumulation
+                steps and processes: the loss is then the sum over the observed values divided by this number.
 
         Returns:
             [`SpatioTemporalAttentionOutput`], or a plain tuple with `return_dict=False`.
@@ -327,8 +336,8 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
 
         predictions = self.prediction_head(hidden_states.mean(dim=1)).squeeze(-1)
         loss = None
-        if future_values is not None:
-            loss = nn.functional.mse_loss(predictions.float(), future_values.float())
+        if return_loss and future_values is not None:
+            loss = mean_squared_error(predictions, future_values, num_items_in_batch)
         return SpatioTemporalAttentionOutput(loss=loss, prediction_outputs=predictions)
 
     def _check_inputs(self, past_values, past_observed_mask, future_values):
@@ -353,6 +362,29 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
                 f"future_values must have shape (batch_size, tiles) = ({past_values.shape[0]}, {tiles}), got "
                 f"{tuple(future_values.shape)}."
             )
+
+
+# Copied from solared_hf.models.solared_lstm.modeling_solared_lstm.mean_squared_error
+def mean_squared_error(
+    predictions: torch.Tensor, observed: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Mean squared error over what was observed, in the squared unit of the arguments; 0 if nothing was.
+
+    Args:
+        predictions (`torch.Tensor`): Any shape and floating dtype.
+        observed (`torch.Tensor`): The same shape, NaN where it was not observed.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+            Divides the sum of squared errors in the place of the number of observed values. With the number of all
+            observed values of a larger batch, the results of its parts add up to the mean over the whole.
+
+    Returns:
+        `torch.Tensor` of shape `()`, float32. Predictions of what was not observed get a gradient of 0.
+    """
+    missing = observed.isnan()
+    errors = (predictions.float() - observed.float()).masked_fill(missing, 0.0)
+    if num_items_in_batch is None:
+        num_items_in_batch = missing.logical_not().sum()
+    return errors.square().sum() / torch.as_tensor(num_items_in_batch, device=errors.device).clamp(min=1)
 
 
 SpatioTemporalAttentionForPrediction.register_for_auto_class("AutoModel")
