@@ -1,7 +1,19 @@
 """The Trainer of `solared train`: losses that count what was observed, whatever the batches and processes."""
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+
+from solared_hf.errors import SolaredError
+from solared_hf.training_checks import cannot_start
+
+
+class _Beginning(TrainerCallback):
+    """Knows whether everything is prepared and training has begun."""
+
+    is_over = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.is_over = True
 
 
 class SolaredTrainer(Trainer):
@@ -13,6 +25,22 @@ class SolaredTrainer(Trainer):
     - in a training step, however many accumulation steps and processes it is split into;
     - in evaluation, whatever the batch size and the number of processes. Every window is evaluated exactly once.
     """
+
+    def train(self, *args, **kwargs):
+        """Train.
+
+        Raises:
+            SolaredError: an optimizer, a schedule, a loader or something else that the arguments ask for cannot be
+                prepared.
+        """
+        beginning = _Beginning()
+        self.add_callback(beginning)
+        try:
+            return super().train(*args, **kwargs)
+        except Exception as error:
+            if isinstance(error, SolaredError) or beginning.is_over:
+                raise
+            raise cannot_start(error) from error
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Return a loader of all windows: `dataloader_drop_last` is about training."""

@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForTimeSeriesPrediction,
     EarlyStoppingCallback,
-    EvalPrediction,
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,11 +22,10 @@ from transformers import (
     set_seed,
 )
 
-from solared_hf.baselines import BASELINES, Persistence
+from solared_hf.baselines import BASELINES
 from solared_hf.cards import CARD_NAME
 from solared_hf.checkpoints import check_same_run, checkpoint_to_resume
 from solared_hf.errors import SolaredError
-from solared_hf.evaluation.scores import forecast_errors
 from solared_hf.files import write_atomically
 from solared_hf.hub import MAIN_BRANCH, make_repository, push
 from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
@@ -42,6 +40,13 @@ from solared_hf.sharding import SavedAsItsFamily
 from solared_hf.shared_arrays import share_between_processes
 from solared_hf.timelines import Timeline
 from solared_hf.trainer import SolaredTrainer
+from solared_hf.training_checks import (
+    LABEL_NAMES,
+    arguments_explained,
+    check_arguments,
+    check_model,
+)
+from solared_hf.validation_metrics import GREATER_IS_BETTER, ValidationMetrics
 from solared_hf.windows import SolaredWindows, batch_of
 
 
@@ -92,11 +97,11 @@ class SolaredTrainingArguments(TrainingArguments):
     """`TrainingArguments` whose defaults suit the task: evaluate and save every epoch, keep the best.
 
     Raises:
-        SolaredError: checkpoints are to be pushed to the Hub.
+        SolaredError: an argument cannot work or has no effect, or checkpoints are to be pushed to the Hub.
     """
 
     # Without it the Trainer finds no labels, and evaluation silently has neither loss nor metrics.
-    label_names: list[str] | None = field(default_factory=lambda: ["future_values"])
+    label_names: list[str] | None = field(default_factory=LABEL_NAMES.copy)
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     save_total_limit: int | None = 2
@@ -116,7 +121,10 @@ class SolaredTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_arguments(self)
         super().__post_init__()
+        if self.metric_for_best_model is not None:
+            self.greater_is_better = GREATER_IS_BETTER[self.metric_for_best_model.removeprefix("eval_")]
         if self.push_to_hub and self.hub_strategy != "end":
             raise SolaredError(
                 f"hub_strategy {self.hub_strategy.value} would push checkpoints, which hold pickles; leave it out: "
@@ -216,18 +224,20 @@ def train(arguments: Arguments) -> dict:
     validation_metrics = ValidationMetrics(windows["validation"], processor)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config, processor)
+    check_model(training, model)
     repo_id = _make_repository(training) if pushes and training.process_index == 0 else None
     patience = training.early_stopping_patience
-    trainer = SolaredTrainer(
-        model=model,
-        args=training,
-        data_collator=batch_of,
-        train_dataset=windows["train"].references(),
-        eval_dataset=windows["validation"].references(),
-        processing_class=processor,
-        compute_metrics=validation_metrics,
-        callbacks=[SavedAsItsFamily(), *([EarlyStoppingCallback(patience)] if patience else [])],
-    )
+    with arguments_explained():
+        trainer = SolaredTrainer(
+            model=model,
+            args=training,
+            data_collator=batch_of,
+            train_dataset=windows["train"].references(),
+            eval_dataset=windows["validation"].references(),
+            processing_class=processor,
+            compute_metrics=validation_metrics,
+            callbacks=[SavedAsItsFamily(), *([EarlyStoppingCallback(patience)] if patience else [])],
+        )
     if trainer.is_world_process_zero():
         for report in (*windows["train"].report(), *windows["validation"].report()):
             if report.dropped:
@@ -236,7 +246,8 @@ def train(arguments: Arguments) -> dict:
     # Before the evaluation, which may round the weights: `bf16_full_eval` changes the model itself.
     trainer.save_model()
     # Unlike `evaluate` and `predict`, it reports to no tracker, which would open a second run after the first closed.
-    evaluation = trainer.evaluation_loop(trainer.get_eval_dataloader(), description="Validation")
+    loader = trainer.get_eval_dataloader()
+    evaluation = trainer.evaluation_loop(loader, description="Validation", prediction_loss_only=False)
     if not np.isfinite(evaluation.metrics["eval_loss"]):
         raise SolaredError(
             f"The training in {output} has diverged: its validation loss is {evaluation.metrics['eval_loss']}; train "
@@ -327,28 +338,6 @@ def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str,
         return AutoModelForTimeSeriesPrediction.from_config(type(config)(**{**task, **following, **given}))
     except (OSError, StrictDataclassError, ValueError) as error:
         raise SolaredError(f"The model could not be made: {error}") from error
-
-
-class ValidationMetrics:
-    """What the Trainer's evaluation reports: errors in normalised and physical units, skill against persistence.
-
-    Args:
-        windows: the N windows of the validation split, in the order in which they are evaluated.
-        processor: gives the forecasts back in DN.
-    """
-
-    def __init__(self, windows: SolaredWindows, processor: SolaredProcessor):
-        self.processor = processor
-        self.observed = windows.observed_targets
-        self.persistence = Persistence().forecast(windows)
-
-    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics of what the model predicted: (N, 63), normalised."""
-        return self.of_forecast(self.processor.inverse(prediction.predictions))
-
-    def of_forecast(self, forecast: np.ndarray) -> dict[str, float]:
-        """Metrics of a forecast in DN, (N, 63)."""
-        return forecast_errors(forecast, self.persistence, self.observed, self.processor.target_range)
 
 
 def _fit_processor(data: DataArguments, regions: list[Timeline], revision: str | None) -> SolaredProcessor:

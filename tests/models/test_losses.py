@@ -58,7 +58,6 @@ def windows(make_timeline):
     def make(family: str, number: int = 7) -> SolaredWindows:
         timeline = make_timeline(90001, STEPS + number + 11)
         missing = np.random.default_rng(1).random((number, 63)) < np.linspace(0, 0.9, number)[:, None]
-        timeline.intensity[-1] *= 9  # so that means of batches differ
         timeline.intensity[-number:][missing] = np.nan
         processor = SolaredProcessor.fit([timeline.values], CHANNELS, input_steps=STEPS, cadence_minutes=60)
         trajectory_steps = getattr(FAMILIES[family][1], "forecast_steps", None)
@@ -72,7 +71,11 @@ def windows(make_timeline):
 
 
 def batch_of_all(windows) -> dict[str, torch.Tensor]:
-    return windows.dataset.batch(range(len(windows)))
+    batch = windows.dataset.batch(range(len(windows)))
+    for name in {"future_values", "future_trajectory"} & batch.keys():
+        for row, targets in enumerate(batch[name]):
+            targets *= 1 + row  # so that means of batches differ
+    return batch
 
 
 def observed_values(batch) -> int:
@@ -116,7 +119,7 @@ def test_what_was_not_observed_does_not_count(family, windows):
     nothing = part(batch, slice(1, None))
     loss = model(**nothing).loss
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
     assert model(**batch, return_loss=False).loss is None
 
@@ -167,7 +170,7 @@ def test_the_evaluation_loss_does_not_depend_on_the_batch_size(family, windows, 
         )  # fmt: skip
         losses.append(SolaredTrainer(model, arguments, eval_dataset=data).evaluate()["eval_loss"])
     with torch.no_grad():
-        expected = float(model.eval()(**batch_of_all(data)).loss)
+        expected = float(model.eval()(**data.dataset.batch(range(len(data)))).loss)
     assert losses == pytest.approx([expected] * 3, rel=1e-4)
 
 

@@ -322,7 +322,7 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         changes: torch.Tensor,
         quantiles: torch.Tensor,
         observed_change: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Squared error in units of the forecast's own spread, plus the pinball loss, over what was observed.
 

@@ -3,6 +3,7 @@
 The file imports nothing of the package but its own configuration, because it travels with saved weights.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -149,8 +150,11 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
 
         # Every tile is a sequence; the steps come first, as the LSTMs work through them.
         sequences = past_values.permute(1, 0, 3, 2).flatten(1, 2).to(self.prediction_head.weight.dtype)
-        encoded, state = self.encoder(sequences)
-        decoded = self._unroll(state)
+        # On a CPU, torch cannot run an LSTM under autocast: there it works in the dtype of its weights.
+        is_on_cpu = sequences.device.type == "cpu"
+        with torch.autocast("cpu", enabled=False) if is_on_cpu else nullcontext():
+            encoded, state = self.encoder(sequences)
+            decoded = self._unroll(state)
 
         by_tile = (-1, self.config.num_tiles)
         trajectories = self.prediction_head(decoded).squeeze(-1).unflatten(1, by_tile).transpose(0, 1)
