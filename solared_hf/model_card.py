@@ -94,6 +94,8 @@ def _facts(config: dict, processor: dict, metrics: dict) -> dict:
         "resumed": metrics["train"]["resumed"],
         "best_step": metrics["best_step"],
         "best_metric": metrics["best_metric"],
+        # Models of an older version have no such entry.
+        "earlier": metrics.get("earlier", []),
         "hyperparameters": {
             **metrics["hyperparameters"],
             **{f"model_config.{name}": value for name, value in metrics["model_config"].items()},

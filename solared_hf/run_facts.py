@@ -6,13 +6,13 @@ from importlib.metadata import version
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 # Where a run happens and how it talks say nothing about the model, and the Hub's arguments may hold a secret.
 _NOT_HYPERPARAMETERS = {
     *("output_dir", "run_name", "report_to", "resume_from_checkpoint", "disable_tqdm", "use_cpu", "label_names"),
     *("logging_steps", "save_total_limit", "dataloader_pin_memory", "greater_is_better", "project", "push_to_hub"),
-    *("do_train", "do_eval", "ddp_find_unused_parameters", "restore_callback_states_from_checkpoint"),
+    *("do_train", "do_eval", "ddp_find_unused_parameters"),
 }
 _NOT_HYPERPARAMETERS_BEGIN = ("hub_", "trackio_")
 
@@ -31,6 +31,13 @@ def changed_arguments(training: TrainingArguments) -> dict:
         and value is not None
         and value != defaults.get(name)
     }
+
+
+def batch_size_found(training: TrainingArguments, state: TrainerState) -> dict[str, int]:
+    """The batch size that `auto_find_batch_size` came to, which may be smaller than the argument."""
+    if not training.auto_find_batch_size:
+        return {}
+    return {"per_device_train_batch_size": state.train_batch_size // max(1, training.n_gpu)}
 
 
 def hardware(training: TrainingArguments) -> dict:

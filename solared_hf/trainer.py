@@ -1,6 +1,7 @@
 """The Trainer of `solared train`: losses that count what was observed, whatever the batches and processes."""
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
 from solared_hf.errors import SolaredError
@@ -12,7 +13,11 @@ class _Beginning(TrainerCallback):
 
     is_over = False
 
+    def __init__(self, trainer: "SolaredTrainer"):
+        self.trainer = trainer
+
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.put_arguments_in_force()
         self.is_over = True
 
 
@@ -33,7 +38,7 @@ class SolaredTrainer(Trainer):
             SolaredError: an optimizer, a schedule, a loader or something else that the arguments ask for cannot be
                 prepared.
         """
-        beginning = _Beginning()
+        beginning = _Beginning(self)
         self.add_callback(beginning)
         try:
             return super().train(*args, **kwargs)
@@ -41,6 +46,35 @@ class SolaredTrainer(Trainer):
             if isinstance(error, SolaredError) or beginning.is_over:
                 raise
             raise cannot_start(error) from error
+
+    def create_optimizer(self, *args, **kwargs):
+        """Create the optimizer, and remember what the arguments say of each group of weights."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new:
+            groups = optimizer.param_groups
+            self._options = [{name: value for name, value in one.items() if name != "params"} for one in groups]
+        return optimizer
+
+    def put_arguments_in_force(self) -> None:
+        """Let a resumed run go on with its own arguments, where the checkpoint's have taken their place.
+
+        The states of the optimizer and of the schedule hold the learning rate, weight decay and the like that the
+        checkpoint was trained with, and the rate of its last step, which is 0 at the end of most schedules. A schedule
+        whose rate follows from the step goes on at this step's rate. Others keep their rate, which is their state.
+        """
+        self.state.compute_steps(self.args, self.state.max_steps)
+        follows_step = isinstance(self.lr_scheduler, LambdaLR)
+        for group, options in zip(self.optimizer.param_groups, self._options, strict=True):
+            group.update({name: value for name, value in options.items() if follows_step or name != "lr"})
+        if follows_step:
+            schedule = self.lr_scheduler
+            schedule.base_lrs = [options["lr"] for options in self._options]
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            rates = [rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)]
+            schedule._last_lr = rates
+            for group, initial_rate, rate in zip(self.optimizer.param_groups, schedule.base_lrs, rates, strict=True):
+                group |= {"initial_lr": initial_rate, "lr": rate}
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Return a loader of all windows: `dataloader_drop_last` is about training."""

@@ -14,17 +14,17 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForTimeSeriesPrediction,
-    EarlyStoppingCallback,
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
 
 from solared_hf.baselines import BASELINES
 from solared_hf.cards import CARD_NAME
-from solared_hf.checkpoints import check_same_run, checkpoint_to_resume
+from solared_hf.checkpoints import check_can_go_on, check_same_run, checkpoint_to_resume, step_of, weights_to_keep
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
 from solared_hf.hub import MAIN_BRANCH, make_repository, push
@@ -34,7 +34,8 @@ from solared_hf.model_folder import model_to_push
 from solared_hf.plotting.style import as_png
 from solared_hf.plotting.training import plot_training
 from solared_hf.processing_solared import SolaredProcessor
-from solared_hf.run_facts import changed_arguments, hardware, software
+from solared_hf.run_facts import batch_size_found, changed_arguments, hardware, software
+from solared_hf.run_record import STATE_NAME, EarlyStopping, is_done, record_of
 from solared_hf.schema import CHANNELS
 from solared_hf.sharding import SavedAsItsFamily
 from solared_hf.shared_arrays import share_between_processes
@@ -111,8 +112,6 @@ class SolaredTrainingArguments(TrainingArguments):
     hub_strategy: str = "end"
     # Every weight takes part in every step, and looking for others costs a pass over the graph.
     ddp_find_unused_parameters: bool | None = False
-    # A resumed run stops as early as it would have without the interruption.
-    restore_callback_states_from_checkpoint: bool = True
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better loss after which training stops."}
     )
@@ -197,15 +196,11 @@ def train(arguments: Arguments) -> dict:
     pushes, training.push_to_hub = training.push_to_hub, False
     checkpoint = checkpoint_to_resume(training)
     output = Path(training.output_dir)
-    metrics_file = output / METRICS_NAME
-    requested = {"max_steps": training.max_steps, "num_train_epochs": training.num_train_epochs}
-    if checkpoint is not None and training.resume_from_checkpoint == "last" and metrics_file.is_file():
-        metrics = json.loads(metrics_file.read_text())
-        if metrics["requested"] == requested:
-            print(f"The run in {training.output_dir} is finished; ask for more steps or epochs to train on.")
-            if pushes and training.process_index == 0:
-                _push(training, _make_repository(training))
-            return metrics
+    record = record_of(training, checkpoint)
+    state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME))
+    done = state is not None and is_done(state, training)
+    if checkpoint is not None and not done:
+        check_can_go_on(checkpoint)
     set_seed(training.seed)
 
     # The main process's word, as the branch may move while the others ask.
@@ -213,6 +208,16 @@ def train(arguments: Arguments) -> dict:
     splits = {split: load_timelines(data.dataset, split, revision) for split in ("train", "validation")}
     processor = _fit_processor(data, splits["train"], revision)
     model = build_model(model_arguments, data, _fitted_fields(processor, splits["train"]))
+    if checkpoint is not None:
+        check_same_run(checkpoint, model.config, processor)
+    if done and (metrics := _metrics_of_finished_run(output, state)) is not None:
+        print(f"The run in {training.output_dir} is finished; ask for more steps or epochs to train on.")
+        if pushes and training.process_index == 0:
+            _push(training, _make_repository(training))
+        return metrics
+    if done:
+        # The run was interrupted after its last step.
+        model = type(model).from_pretrained(weights_to_keep(checkpoint, state, output))
     # Only some families learn from the whole way to the target.
     trajectory_steps = getattr(model.config, "forecast_steps", None)
     windows = {
@@ -222,11 +227,10 @@ def train(arguments: Arguments) -> dict:
     del splits  # Nothing else shall hold what is shared from here on.
     share_between_processes(windows.values())
     validation_metrics = ValidationMetrics(windows["validation"], processor)
-    if checkpoint is not None:
-        check_same_run(checkpoint, model.config, processor)
     check_model(training, model)
     repo_id = _make_repository(training) if pushes and training.process_index == 0 else None
     patience = training.early_stopping_patience
+    early_stopping = [] if patience is None else [EarlyStopping(patience)]
     with arguments_explained():
         trainer = SolaredTrainer(
             model=model,
@@ -236,13 +240,22 @@ def train(arguments: Arguments) -> dict:
             eval_dataset=windows["validation"].references(),
             processing_class=processor,
             compute_metrics=validation_metrics,
-            callbacks=[SavedAsItsFamily(), *([EarlyStoppingCallback(patience)] if patience else [])],
+            callbacks=[SavedAsItsFamily(), record, *early_stopping],
         )
     if trainer.is_world_process_zero():
         for report in (*windows["train"].report(), *windows["validation"].report()):
             if report.dropped:
                 print(report)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    if done:
+        trainer.state, trained = state, {"epoch": state.epoch, "train_runtime": 0.0}
+    else:
+        trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        stopped_early = any(one.early_stopping_patience_counter >= patience for one in early_stopping)
+        if trainer.state.global_step < trainer.state.max_steps and not stopped_early:
+            raise SolaredError(
+                f"The training in {output} was stopped at step {trainer.state.global_step} of "
+                f"{trainer.state.max_steps}. Add --resume_from_checkpoint last to go on with it."
+            )
     # Before the evaluation, which may round the weights: `bf16_full_eval` changes the model itself.
     trainer.save_model()
     # Unlike `evaluate` and `predict`, it reports to no tracker, which would open a second run after the first closed.
@@ -255,14 +268,14 @@ def train(arguments: Arguments) -> dict:
         )
 
     metrics = {
-        "requested": requested,
+        "requested": {"max_steps": training.max_steps, "num_train_epochs": training.num_train_epochs},
         "train": {
-            **result.metrics,
+            **trained,
             "windows": len(windows["train"]),
             "world_size": training.world_size,
             "resumed": checkpoint is not None,
         },
-        "best_step": trainer.state.best_global_step if training.load_best_model_at_end else None,
+        "best_step": step_of(trainer.state.best_model_checkpoint) if training.load_best_model_at_end else None,
         "best_metric": training.metric_for_best_model if training.load_best_model_at_end else None,
         "validation": evaluation.metrics,
         "validation_baselines": {
@@ -271,7 +284,8 @@ def train(arguments: Arguments) -> dict:
         },
         "parameters": trainer.model.num_parameters(),
         "model_config": model_arguments.model_config,
-        "hyperparameters": changed_arguments(training),
+        "hyperparameters": changed_arguments(training) | batch_size_found(training, trainer.state),
+        "earlier": record.earlier(),
         "hardware": hardware(training),
         "software": software(),
         "log": trainer.state.log_history,
@@ -281,6 +295,13 @@ def train(arguments: Arguments) -> dict:
         if repo_id is not None:
             _push(training, repo_id)
     return metrics
+
+
+def _metrics_of_finished_run(output: Path, state: TrainerState) -> dict | None:
+    """The `metrics.json` of a run that ended at this state, None if it holds those of fewer steps or is not there."""
+    metrics_file = output / METRICS_NAME
+    metrics = json.loads(metrics_file.read_text()) if metrics_file.is_file() else None
+    return metrics if metrics and metrics["log"][-1]["step"] == state.global_step else None
 
 
 def _write_results(output: Path, metrics: dict) -> None:

@@ -31,10 +31,11 @@ _WITHOUT_EFFECT = {
     "use_liger_kernel": "its kernels are for language models",
     "length_column_name": "all windows have the same length",
     "include_for_metrics": "our metrics need forecasts and targets alone",
+    "restore_callback_states_from_checkpoint": "a resumed run always goes on with what it had counted",
     "do_predict": "`solared predict` and `solared evaluate` are the commands for it",
 }
 _NOT_FOR_SCHEDULES = {
-    "lr_scheduler_kwargs": ("constant", "constant_with_warmup", "inverse_sqrt"),
+    "lr_scheduler_kwargs": ("constant", "constant_with_warmup"),
     "warmup_steps": ("constant", "reduce_lr_on_plateau", "greedy"),
 }
 _NEEDS = {"gradient_checkpointing_kwargs": "gradient_checkpointing", "fsdp_config": "fsdp"}
