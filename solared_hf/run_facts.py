@@ -21,8 +21,13 @@ _PACKAGES = ("solared-hf", "torch", "transformers", "accelerate")
 
 def changed_arguments(training: TrainingArguments) -> dict:
     """Training arguments that differ from the defaults of transformers, ready for JSON."""
-    # Made on the same machine, so that what is derived from the machine drops out.
-    defaults = TrainingArguments(output_dir=training.output_dir, use_cpu=training.use_cpu).to_dict()
+    # Made on the same machine, so that what is derived from the machine drops out. Without the last argument they
+    # would reset what accelerate knows of the processes.
+    defaults = TrainingArguments(
+        output_dir=training.output_dir,
+        use_cpu=training.use_cpu,
+        accelerator_config={"use_configured_state": True},
+    ).to_dict()
     return {
         name: value
         for name, value in sorted(training.to_dict().items())

@@ -58,7 +58,7 @@ OPTIONS = {
 SPLIT_ON_CPU = """
 import os, sys
 import torch
-from accelerate.state import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
@@ -66,6 +66,7 @@ from solared_hf.errors import SolaredError
 from solared_hf.training import parse_arguments, train
 
 def train_split(*arguments):
+    AcceleratorState._reset_state(reset_partial_state=True)
     PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
     configured = ("--accelerator_config", '{"use_configured_state": true}')
     train(parse_arguments([*sys.argv[1:], *configured, *arguments]))
@@ -145,7 +146,7 @@ def runs(simulated_dataset, tmp_path_factory) -> Path:
     launches.append(launch("fsdp.yaml", "--main_process_port", "0", script=split_on_cpu, output="split"))
     try:
         for process in launches:
-            printed, errors = process.communicate(timeout=240)
+            printed, errors = process.communicate(timeout=1800)
             assert process.returncode == 0, errors[-4000:]
     finally:
         for process in launches:
