@@ -1,7 +1,9 @@
 """From a source to a dataset folder: one region, one Parquet shard; a rerun does only what is left to do.
 
 A shard carries a key in its footer: the checksum of its source files and of how it is built. A region whose shard is
-whole and carries the key of today is done. Card, catalog and manifest are made from the shards themselves, at the end.
+whole and carries the key of today is done. Card, catalog and manifest are made at the end, from facts of each shard.
+The facts of a new shard are taken when it is written; those of a shard that is as the last build left it are in the
+manifest. So a build holds the values of a few regions only, and a rerun does not read finished shards.
 
 A folder with a card is a finished dataset, and the card describes the files beside it. To keep that true, a rebuild
 writes what is new into the hidden folder `.staged`, which is laid out as the dataset is, and moves it into place once
@@ -20,9 +22,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from dataset_builder import simulate
-from dataset_builder.publish import catalog_table, dataset_card, region_facts, statistics
+from dataset_builder.inventory import Inventory, shard_facts
+from dataset_builder.publish import FACTS_VERSION, catalog_table, dataset_card, statistics
 from dataset_builder.region_folders import region_number
-from dataset_builder.shards import decode_shard, encode_shard, encode_table
+from dataset_builder.shards import encode_shard, encode_table
 from dataset_builder.sources import Source
 from solared_hf.cards import CARD_NAME
 from solared_hf.errors import SolaredError
@@ -34,7 +37,6 @@ LOCK_NAME = ".build.lock"
 DATA_FOLDER = "data"
 STAGING_NAME = ".staged"
 _GENERATOR = "solared build"
-_KEY = b"solared_source_key"
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,25 @@ def build_dataset(
         remove_leftovers(*_written_folders(output), *_written_folders(staging))
         if (staging / CARD_NAME).exists():  # written last: an earlier build was killed while it moved files
             _move_into_place(output, staging)
-        _check_source(source, regions, output)
+        inventory = Inventory(output)
+        _check_source(source, regions, output, inventory)
         # A folder without a card is no dataset yet, and its shards need no detour.
         target = staging if staging.exists() or (output / CARD_NAME).exists() else output
         bad, written = {}, 0
-        for outcome in source.outcomes(partial(_is_finished, output, target, split_of), progress):
+        for outcome in source.outcomes(partial(_is_finished, output, target, split_of, inventory), progress):
+            path = _shard_path(target, outcome.ar_number, split_of)
             try:
                 if outcome.error is not None:
                     raise outcome.error
                 if outcome.shard is not None:
-                    region_facts(outcome.shard.timeline)  # refuses a region that cannot be described
+                    content = encode_shard(outcome.shard)
+                    facts = shard_facts(outcome.shard, content)  # refuses a region that cannot be described
             except SolaredError as error:
                 bad[outcome.ar_number] = str(error)
                 continue
             if outcome.shard is not None:
-                write_atomically(_shard_path(target, outcome.ar_number, split_of), encode_shard(outcome.shard))
+                write_atomically(path, content)
+                inventory.add(path, facts)
                 written += 1
             _remove_from_other_splits(target, outcome.ar_number, split_of)
         if bad:
@@ -121,7 +127,7 @@ def build_dataset(
                 "next run, and a dataset that was there is left as it was. Mend these and run the same command "
                 f"again:\n{sentences}"
             )
-        manifest = _describe(output, target, source.name)
+        manifest = _describe(output, target, source.name, inventory)
         if target != output and target.exists():
             _move_into_place(output, target)
     return BuildReport(
@@ -134,51 +140,43 @@ def build_dataset(
     )
 
 
-def _is_finished(output: Path, target: Path, split_of: Callable[[int], str], ar_number: int, key: str) -> bool:
+def _is_finished(
+    output: Path, target: Path, split_of: Callable[[int], str], inventory: Inventory, ar_number: int, key: str
+) -> bool:
     """Whether a region's shard of this key is in `output` or in `target`."""
     finished, path = (_shard_path(folder, ar_number, split_of) for folder in (output, target))
-    if _is_current(finished, key):
+    if _is_current(finished, key, inventory):
         if path != finished:
             path.unlink(missing_ok=True)  # staged for sources that have changed back since
         return True
-    return _is_current(path, key)
+    return _is_current(path, key, inventory)
 
 
-def _is_current(path: Path, key: str) -> bool:
+def _is_current(path: Path, key: str, inventory: Inventory) -> bool:
     try:
-        return decode_shard(path.read_bytes()).key == key
+        return inventory.facts(path)["source_key"] == key
     except (OSError, SolaredError):
         return False  # missing or damaged
 
 
-def _describe(output: Path, target: Path, source: str) -> dict:
+def _describe(output: Path, target: Path, source: str, inventory: Inventory) -> dict:
     """Write catalog, manifest and card of the shards into `target`, each only where `output` differs; the manifest."""
-    regions, by_split = [], {}
+    regions = []
     for name, path in _shards_to_be(output, target):
-        content = path.read_bytes()
         try:
-            shard = decode_shard(content)
+            facts = inventory.facts(path)
         except SolaredError as error:
             raise SolaredError(f"{path} is damaged or no shard of ours; delete it and build again.") from error
-        split = Path(name).parent.name
-        by_split.setdefault(split, []).append(shard.timeline)
-        regions.append(
-            {
-                **region_facts(shard.timeline),
-                **shard.processing,
-                "split": split,
-                "path": name,
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "source_key": shard.key,
-            }
-        )
+        regions.append({**facts, "split": Path(name).parent.name, "path": name})
     regions.sort(key=lambda region: region["ar_number"])
     for first, second in pairwise(regions):
         if first["ar_number"] == second["ar_number"]:
             raise SolaredError(
                 f"{output} holds AR{first['ar_number']} as {first['path']} and {second['path']}; delete one of them."
             )
+    by_split = {region["split"]: [] for region in regions}
+    for region in regions:
+        by_split[region["split"]].append(region)
     catalog_content = encode_table(catalog_table(regions))
     manifest = {
         "generator": _GENERATOR,
@@ -186,6 +184,7 @@ def _describe(output: Path, target: Path, source: str) -> dict:
         "source": source,
         "simulated": all(simulate.is_simulated(region["ar_number"]) for region in regions),
         "regions": regions,
+        "facts_version": FACTS_VERSION,
         "statistics": {split: statistics(by_split[split]) for split in SPLITS if split in by_split},
         "catalog": {
             "path": CATALOG_PATH,
@@ -273,7 +272,7 @@ def _holds(path: Path, content: bytes) -> bool:
     return path.exists() and path.read_bytes() == content
 
 
-def _check_source(source: Source, regions: list[Path], output: Path) -> None:
+def _check_source(source: Source, regions: list[Path], output: Path, inventory: Inventory) -> None:
     """Refuse simulated regions among real ones, and those of two sources in one folder: the card would be untrue."""
     shards = _shard_paths(output)
     paths = [*regions, *shards]
@@ -286,16 +285,16 @@ def _check_source(source: Source, regions: list[Path], output: Path) -> None:
     built_anew = {region.name for region in regions}
     for path in shards:
         try:
-            processing = decode_shard(path.read_bytes()).processing
+            facts = inventory.facts(path)
         except (OSError, SolaredError):
             continue  # damaged: it is built again, or refused when the shards are described
-        if processing["source"] != source.name:
+        if facts["source"] != source.name:
             raise SolaredError(
-                f"{path} was built with --source {processing['source']}, and this is --source {source.name}; name "
+                f"{path} was built with --source {facts['source']}, and this is --source {source.name}; name "
                 "another folder."
             )
         for name, value in source.shared_settings.items():
-            other = processing["settings"][name]
+            other = facts["settings"][name]
             if other != value and path.stem not in built_anew:
                 raise SolaredError(
                     f"{path} was built with {name} {other}, and this is {name} {value}; name another folder, or build "

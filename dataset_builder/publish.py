@@ -4,9 +4,9 @@ Everything is a pure function of timelines or of the build manifest, so the same
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from datetime import datetime
-from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +37,18 @@ CATALOG_SPLIT = "regions"
 _VALIDATION_REGIONS = {11190, 11462, 11521, 11627, 11907, 12219, 12271, 12275, 12567, 12571, 13213}
 BENCHMARK_REGIONS = TRAIN_REGIONS | TEST_REGIONS | _VALIDATION_REGIONS
 
-_SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_LARGEST_CATEGORY = "1M<n<10M"
+# Raised whenever the facts of the same shard change, so that those in older manifests are not taken for today's.
+FACTS_VERSION = 1
+
+_SIZE_CATEGORIES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+)
+_LARGEST_CATEGORY = "100M<n<1B"
 
 # What the card's front matter says of each kind of data, which has a template of its own besides; the simulated come
 # from our own, Apache-2.0, code.
@@ -93,23 +103,36 @@ def region_facts(timeline: Timeline) -> dict:
     }
 
 
-def statistics(timelines: Sequence[Timeline]) -> dict[str, dict]:
-    """Count, extremes, mean, standard deviation and NaN share of each channel over some regions.
+def moments(timeline: Timeline) -> dict[str, dict]:
+    """Count, extremes, mean and standard deviation of each channel of one region, which `statistics` merges.
 
-    Moments are taken in float64 over what was observed and rounded to six digits, so that the order in which a machine
-    adds does not show; None where nothing was observed.
+    They are taken in float64 over what was observed; None where nothing was observed. Sums run in the order of the
+    values, so that every machine gets the same digits.
     """
     described = {}
     for index, channel in enumerate(CHANNELS):
-        values = np.concatenate([timeline.values[:, index].ravel() for timeline in timelines]).astype(np.float64)
-        observed = values[~np.isnan(values)]
-        moments = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
-        described[channel] = {
-            "count": len(observed),
-            **{name: _six_digits(moment(observed)) if len(observed) else None for name, moment in moments.items()},
-            "nan_share": _six_digits(1 - len(observed) / len(values)),
-        }
+        values = timeline.values[:, index]
+        observed = values[~np.isnan(values)].astype(np.float64)
+        count, lowest, highest, mean, deviation = len(observed), None, None, None, None
+        if count:
+            lowest, highest = float(observed.min()), float(observed.max())
+            mean = float(_sum_in_order(observed) / count)
+            deviation = math.sqrt(_sum_in_order(np.square(observed - mean)) / count)
+        described[channel] = {"count": count, "min": lowest, "max": highest, "mean": mean, "std": deviation}
     return described
+
+
+def statistics(regions: Iterable[dict]) -> dict[str, dict]:
+    """Count, extremes, mean, standard deviation and NaN share of each channel over some regions.
+
+    Numbers are rounded to six digits; None where nothing was observed.
+
+    Args:
+        regions: of each its `steps` and, as `statistics`, its `moments`.
+    """
+    regions = list(regions)
+    values = sum(region["steps"] for region in regions) * NUM_TILES
+    return {channel: _merged([region["statistics"][channel] for region in regions], values) for channel in CHANNELS}
 
 
 def catalog_table(regions: Iterable[dict]) -> pa.Table:
@@ -184,14 +207,16 @@ def overlaps(regions: Iterable[dict]) -> list[dict]:
     >>> [pair["hours"] for pair in overlaps([late, early])]
     [24.0]
     """
-    pairs = []
-    for first, second in combinations(sorted(regions, key=lambda region: region["ar_number"]), 2):
-        start = max(first["start_tai"], second["start_tai"])
-        end = min(first["end_tai"], second["end_tai"])
+    pairs, still_seen = [], []
+    for second in sorted(regions, key=lambda region: region["start_tai"]):
         # ISO 8601 times of one length sort as the times do.
-        if start <= end:
-            pairs.append({"first": first, "second": second, "hours": round(_days(start, end) * 24, 1)})
-    return pairs
+        still_seen = [first for first in still_seen if first["end_tai"] >= second["start_tai"]]
+        for first in still_seen:
+            hours = round(_days(second["start_tai"], min(first["end_tai"], second["end_tai"])) * 24, 1)
+            low, high = sorted((first, second), key=lambda region: region["ar_number"])
+            pairs.append({"first": low, "second": high, "hours": hours})
+        still_seen.append(second)
+    return sorted(pairs, key=lambda pair: (pair["first"]["ar_number"], pair["second"]["ar_number"]))
 
 
 def _is_corrected(region: dict) -> bool:
@@ -268,6 +293,30 @@ def _time(text: str | None) -> datetime | None:
 
 def _days(start_tai: str, end_tai: str) -> float:
     return float((np.datetime64(end_tai) - np.datetime64(start_tai)) / np.timedelta64(1, "D"))
+
+
+def _merged(parts: list[dict], values: int) -> dict:
+    """Moments of a channel over regions, from those of each (Chan et al. 1983, American Statistician 37, 242).
+
+    Args:
+        parts: `moments` of the channel, one a region.
+        values: how many there are of the channel, observed or not.
+    """
+    parts = [part for part in parts if part["count"]]
+    count = sum(part["count"] for part in parts)
+    merged = dict.fromkeys(("min", "max", "mean", "std"))
+    if count:
+        mean = math.fsum(part["count"] * part["mean"] for part in parts) / count
+        squares = math.fsum(part["count"] * (part["std"] ** 2 + (part["mean"] - mean) ** 2) for part in parts)
+        lowest, highest = min(part["min"] for part in parts), max(part["max"] for part in parts)
+        merged = {"min": lowest, "max": highest, "mean": mean, "std": math.sqrt(squares / count)}
+        merged = {name: _six_digits(value) for name, value in merged.items()}
+    return {"count": count, **merged, "nan_share": _six_digits(1 - count / values)}
+
+
+def _sum_in_order(values: np.ndarray) -> float:
+    """Sum of (N,) values; `numpy.sum` adds in another order on another processor."""
+    return values.cumsum()[-1]
 
 
 def _six_digits(value: float) -> float:

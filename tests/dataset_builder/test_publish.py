@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from jinja2 import UndefinedError
 
 from dataset_builder.build import build_dataset
-from dataset_builder.publish import BENCHMARK_REGIONS, dataset_card, overlaps, region_facts, statistics
+from dataset_builder.publish import BENCHMARK_REGIONS, dataset_card, moments, overlaps, region_facts, statistics
 from dataset_builder.published import read_timeline
 from dataset_builder.region_folders import find_regions
 from dataset_builder.simulate import write_simulated
@@ -186,7 +186,7 @@ def test_statistics_are_those_of_the_values(simulated_published, manifest):
 def test_channel_that_was_never_observed(make_timeline):
     timeline = make_timeline(11130, 5)
     timeline.values[:, 2] = np.nan
-    facts = statistics([timeline])["power_4_5mhz"]
+    facts = statistics([{"steps": len(timeline), "statistics": moments(timeline)}])["power_4_5mhz"]
     assert facts == {"count": 0, "min": None, "max": None, "mean": None, "std": None, "nan_share": 1.0}
 
 
