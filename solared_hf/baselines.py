@@ -5,12 +5,13 @@ targets by `forecast`, (N, steps, 63) float32 at the steps after their last inpu
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 import numpy as np
 
 from solared_hf.errors import SolaredError, whole_number
+from solared_hf.schema import NUM_TILES
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
@@ -45,7 +46,7 @@ class Persistence(Baseline):
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
         """(N, 63) float32, DN: the last intensity that was observed."""
-        return np.stack([_last_observed(intensity) for intensity in windows.past_intensities()])
+        return _by_region(_last_observed, windows)
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
         """(N, steps, 63) float32, DN: the forecast, repeated."""
@@ -60,7 +61,7 @@ class Average(Baseline):
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
         """(N, 63) float32, DN: the mean of what was observed in the window."""
-        return np.stack([_mean_observed(intensity) for intensity in windows.past_intensities()])
+        return _by_region(_mean_observed, windows)
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
         """(N, steps, 63) float32, DN: the forecast, repeated."""
@@ -92,7 +93,12 @@ class Climatology(Baseline):
         """
         if not timelines:
             raise SolaredError("There is no region to take a climatology from; give the train split of a dataset.")
-        return cls(_mean_observed(np.concatenate([timeline.intensity for timeline in timelines])))
+        total, count = np.zeros(NUM_TILES), np.zeros(NUM_TILES, int)
+        for timeline in timelines:
+            observed = ~np.isnan(timeline.intensity)
+            total += np.where(observed, timeline.intensity, np.float32(0)).sum(axis=0, dtype=np.float64)
+            count += observed.sum(axis=0)
+        return cls(total / np.maximum(count, 1))
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
         """(N, 63) float32, DN: the same for every window."""
@@ -215,13 +221,25 @@ def check_reach(forecaster, steps: int) -> None:
         )
 
 
-def _last_observed(intensity: np.ndarray) -> np.ndarray:
-    observed = ~np.isnan(intensity)
-    last = len(intensity) - 1 - observed[::-1].argmax(axis=0)
-    return np.where(observed.any(axis=0), np.take_along_axis(intensity, last[None], axis=0)[0], np.float32(0))
+def _last_observed(intensity: np.ndarray, first: np.ndarray, steps: int) -> np.ndarray:
+    """(N, 63) float32 of one region: what was observed last in each window of `steps` steps from a `first` one on."""
+    index = np.arange(len(intensity))[:, None]
+    latest = np.maximum.accumulate(np.where(np.isnan(intensity), -1, index), axis=0)[first + steps - 1]
+    values = np.take_along_axis(intensity, np.maximum(latest, 0), axis=0)
+    return np.where(latest >= first[:, None], values, np.float32(0))
 
 
-def _mean_observed(intensity: np.ndarray) -> np.ndarray:
+def _mean_observed(intensity: np.ndarray, first: np.ndarray, steps: int) -> np.ndarray:
+    """(N, 63) float32 of one region: the mean of what was observed in each window; arguments as above."""
     observed = ~np.isnan(intensity)
-    total = np.where(observed, intensity, np.float32(0)).sum(axis=0, dtype=np.float64)
-    return (total / np.maximum(observed.sum(axis=0), 1)).astype(np.float32)
+    # Sums and numbers of all that came before each step, so that a window is a difference of two.
+    before = np.zeros((2, len(intensity) + 1, NUM_TILES))
+    np.cumsum([np.where(observed, intensity, np.float32(0)), observed], axis=1, dtype=np.float64, out=before[:, 1:])
+    total, count = before[:, first + steps] - before[:, first]
+    return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+def _by_region(forecast: Callable[[np.ndarray, np.ndarray, int], np.ndarray], windows: SolaredWindows) -> np.ndarray:
+    """(N, 63): what a function says of the intensity of each region and the first steps of the windows in it."""
+    steps = windows.input_steps
+    return np.concatenate([forecast(one.timeline.intensity, one.starts, steps) for one in windows.regions])

@@ -26,8 +26,13 @@ def rmse_by_region(forecast: np.ndarray, observed: np.ndarray, ar_numbers: np.nd
         forecast, observed: (N, 63).
         ar_numbers: (N,) region of each window, `SolaredWindows.ar_numbers`.
     """
-    regions = {int(number): ar_numbers == number for number in np.unique(ar_numbers)}
-    return {number: root_mean_squared_error(forecast[its], observed[its]) for number, its in regions.items()}
+    order = np.argsort(ar_numbers, kind="stable")
+    numbers, first = np.unique(ar_numbers[order], return_index=True)
+    parts = np.split(order, first[1:])
+    return {
+        number: root_mean_squared_error(forecast[part], observed[part])
+        for number, part in zip(numbers.tolist(), parts, strict=True)
+    }
 
 
 def rmse_by_lead(trajectory: np.ndarray, observed: np.ndarray) -> np.ndarray:

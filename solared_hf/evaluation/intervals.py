@@ -7,6 +7,8 @@ from scipy.stats import bootstrap
 
 _RESAMPLES = 2_000
 _CONFIDENCE = 0.9
+# How many regions are drawn at a time, in all resamples together; more take memory and no less time.
+_DRAWS = 1_000_000
 
 
 def region_interval(statistic: Callable, *per_region: np.ndarray) -> tuple[float, float] | None:
@@ -36,6 +38,7 @@ def region_interval(statistic: Callable, *per_region: np.ndarray) -> tuple[float
             paired=True,
             vectorized=True,
             n_resamples=_RESAMPLES,
+            batch=max(_DRAWS // len(per_region[0]), 1),
             confidence_level=_CONFIDENCE,
             method="percentile",
             rng=np.random.default_rng(0),

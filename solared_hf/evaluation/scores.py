@@ -123,4 +123,5 @@ def _rmse_interval(forecast: np.ndarray, observed: np.ndarray, ar_numbers: np.nd
 
 
 def _sums_by_region(values: np.ndarray, ar_numbers: np.ndarray) -> np.ndarray:
-    return np.array([np.nansum(values[ar_numbers == one], dtype=np.float64) for one in np.unique(ar_numbers)])
+    _, region = np.unique(ar_numbers, return_inverse=True)
+    return np.bincount(region, weights=np.nansum(values, axis=1))

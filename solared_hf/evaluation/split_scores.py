@@ -62,7 +62,7 @@ def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: s
     identity = dataset_identity(dataset, revision)
     timelines = load_timelines(dataset, split, revision)
     try:
-        train = load_timelines(dataset, "train", revision)
+        train = timelines if split == "train" else load_timelines(dataset, "train", revision)
     except SolaredError:
         train = []
     is_model = isinstance(forecaster, ModelForecaster)
