@@ -1,6 +1,7 @@
 """A region's timeline, and its way between Python and the rows of the dataset."""
 
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -22,7 +23,8 @@ from solared_hf.schema import (
 )
 from solared_hf.step_times import MOST_JITTER, cadence_of, check_years, is_spaced_by, most_jitter, step_times
 
-_STREAM_BATCH_ROWS = 1_000
+# Rows that are taken apart at a time: some four regions, and 1.5 MB.
+_BATCH_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -163,56 +165,75 @@ def timelines_from_table(table: pa.Table) -> list[Timeline]:
         SolaredError: a column is missing or its values do not fit its type, a step occurs twice, or rows were taken
             away between two steps.
     """
-    missing = [column for column in COLUMNS if column not in table.column_names]
-    if missing:
-        raise SolaredError(
-            f"The dataset has no column {', '.join(missing)}, so it is not a SOLARED timelines dataset; load the "
-            "config 'timelines' of a folder written by `solared build`, with all its columns."
-        )
-    table = _cast(table)
-    numbers, steps = (table.column(name).to_numpy() for name in ("ar_number", "step"))
-    times = table.column("time_tai").to_numpy()
-    values = np.stack([_tile_values(table, channel) for channel in CHANNELS], axis=1)
-    order = np.lexsort((steps, numbers))
-    timelines, begun_later = [], []
-    for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-        if not len(rows):
-            continue
-        _check_steps(numbers[rows[0]], steps[rows])
-        if steps[rows[0]] != 0:
-            begun_later.append(f"step {steps[rows[0]]} of AR{numbers[rows[0]]}")
-        # Rows almost always come in order, and a slice of the stacked array spares a copy of the region.
-        contiguous = len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all()
-        picked = slice(rows[0], rows[-1] + 1) if contiguous else rows
-        timelines.append(Timeline(int(numbers[rows[0]]), times[picked], values[picked]))
-    if begun_later:
-        warnings.warn(
-            f"The rows before {', '.join(begun_later)} were taken away; what is counted from the beginning of a "
-            "region is counted from there.",
-            stacklevel=2,
-        )
-    return timelines
+    return _collected([table])
 
 
 def timelines_from_dataset(dataset: Dataset | IterableDataset) -> list[Timeline]:
     """Regions of one split, from a map-style or a streaming `datasets` object.
 
-    The rows are read once, as Arrow; a whole published dataset takes about 20 MB of memory.
+    The rows are read once, as Arrow, some at a time: memory holds the values of the regions and little else. A whole
+    published dataset takes about 20 MB.
 
     Raises:
         SolaredError: `dataset` is a dictionary of splits, or not a SOLARED timelines dataset.
     """
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
         raise SolaredError(f"Choose one split of the dataset, such as dataset['train']; it has {', '.join(dataset)}.")
-    if isinstance(dataset, IterableDataset):
-        try:
-            batches = list(dataset.with_format("arrow").iter(batch_size=_STREAM_BATCH_ROWS))
-        except (OSError, pa.ArrowException) as error:
+    return _collected(_batches(dataset))
+
+
+def _batches(dataset: Dataset | IterableDataset) -> Iterator[pa.Table]:
+    try:
+        yield from dataset.with_format("arrow").iter(batch_size=_BATCH_ROWS)
+    except (OSError, pa.ArrowException) as error:
+        raise SolaredError(
+            f"The rows of the dataset could not be read ({error}); build it again, or download it again."
+        ) from error
+
+
+def _collected(tables: Iterable[pa.Table]) -> list[Timeline]:
+    """Regions of all rows; see `timelines_from_table`. Each value is copied once, and no table is kept."""
+    parts: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for table in tables:
+        missing = [column for column in COLUMNS if column not in table.column_names]
+        if missing:
             raise SolaredError(
-                f"The rows of the dataset could not be read ({error}); build it again, or download it again."
-            ) from error
-        return timelines_from_table(pa.concat_tables(batches)) if batches else []
-    return timelines_from_table(dataset.with_format("arrow")[:])
+                f"The dataset has no column {', '.join(missing)}, so it is not a SOLARED timelines dataset; load the "
+                "config 'timelines' of a folder written by `solared build`, with all its columns."
+            )
+        for first in range(0, len(table), _BATCH_ROWS):
+            for ar_number, rows in _regions_in(_cast(table.slice(first, _BATCH_ROWS))):
+                parts.setdefault(ar_number, []).append(rows)
+    begun_later = sorted((number, first) for number, rows in parts.items() if (first := min(r[0].min() for r in rows)))
+    timelines = [_timeline(ar_number, parts.pop(ar_number)) for ar_number in sorted(parts)]
+    if begun_later:
+        places = ", ".join(f"step {step} of AR{number}" for number, step in begun_later)
+        warnings.warn(
+            f"The rows before {places} were taken away; what is counted from the beginning of a region is counted "
+            "from there.",
+            stacklevel=3,
+        )
+    return timelines
+
+
+def _regions_in(table: pa.Table) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Copies of the steps (rows,), times (rows,) and values (rows, 6, 63) of each region in a table, by AR number."""
+    numbers, steps, times = (table.column(name).to_numpy() for name in ("ar_number", "step", "time_tai"))
+    channels = [_tile_values(table, channel) for channel in CHANNELS]
+    order = np.argsort(numbers, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+        values = np.stack([channel[rows] for channel in channels], axis=1)
+        yield int(numbers[rows[0]]), (steps[rows], times[rows], values)
+
+
+def _timeline(ar_number: int, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Timeline:
+    """The timeline of a region whose rows came in parts, in any order."""
+    steps, times, values = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+    if (np.diff(steps) <= 0).any():
+        order = np.argsort(steps, kind="stable")
+        steps, times, values = steps[order], times[order], values[order]
+    _check_steps(ar_number, steps)
+    return Timeline(ar_number, times, values)
 
 
 def _check_steps(ar_number: int, steps: np.ndarray) -> None:
