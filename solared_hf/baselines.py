@@ -29,7 +29,7 @@ class Baseline:
         Raises:
             SolaredError: no window can be cut.
         """
-        return SolaredWindows(timelines, require_target=require_target)
+        return SolaredWindows(timelines, require_target=require_target, read=False)
 
 
 class Persistence(Baseline):

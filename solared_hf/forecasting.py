@@ -3,7 +3,7 @@
 A forecaster takes windows and gives the continuum intensity of each tile at the target time, in DN.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -90,7 +90,7 @@ class ModelForecaster:
         Raises:
             SolaredError: no window can be cut, or the regions have another cadence than the processor.
         """
-        return SolaredWindows(timelines, processor=self.processor, require_target=require_target)
+        return SolaredWindows(timelines, processor=self.processor, require_target=require_target, read=False)
 
     def forecast(self, windows: SolaredWindows, batch_size: int | None = None) -> np.ndarray:
         """(N, 63) float32: continuum intensity at each window's target time, in DN.
@@ -137,10 +137,9 @@ class ModelForecaster:
             batch_size = _CPU_BATCH_SIZE if self.device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
         batch_size = whole_number(batch_size, "batch_size", "it is how many windows are forecast at a time")
         forecasts, done = None, 0
-        firsts = range(0, len(windows), batch_size)
-        with torch.inference_mode():
-            for first in tqdm(firsts, desc=f"Forecasting with {self.name}", unit="batch", leave=False, delay=1):
-                batch = windows.batch(range(first, min(first + batch_size, len(windows))))
+        bar = tqdm(desc=f"Forecasting with {self.name}", unit="window", total=len(windows), leave=False, delay=1)
+        with torch.inference_mode(), bar:
+            for batch in _batches(windows, batch_size):
                 output = self.model(
                     past_values=batch["past_values"].to(self.device),
                     past_observed_mask=batch["past_observed_mask"].to(self.device),
@@ -151,7 +150,15 @@ class ModelForecaster:
                     forecasts = np.empty((len(windows), *output.shape[1:]), np.float32)
                 forecasts[done : done + len(output)] = self.processor.inverse(output.float().cpu().numpy())
                 done += len(output)
+                bar.update(len(output))
         return forecasts
+
+
+def _batches(windows: SolaredWindows, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """All windows in their order, a part of the regions after the other."""
+    for part in windows.parts():
+        for first in range(0, len(part), batch_size):
+            yield part.batch(range(first, min(first + batch_size, len(part))))
 
 
 def load_forecaster(model: str | Path, revision: str | None = None) -> Forecaster:

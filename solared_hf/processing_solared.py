@@ -105,12 +105,17 @@ class SolaredProcessor(FeatureExtractionMixin):
         Raises:
             ValueError: there is no region, or a channel is never observed or never varies.
         """
-        arrays = list(map(_unmasked, values))
-        if not arrays:
+        # Region by region, because together they may be more than memory holds.
+        ranges = []
+        for array in map(_unmasked, values):
+            observed = np.moveaxis(array, 1, 0).reshape(len(channels), -1)
+            nan = np.isnan(observed)
+            lowest = np.where(nan, np.inf, observed).min(axis=1, initial=np.inf)
+            ranges.append((lowest, np.where(nan, -np.inf, observed).max(axis=1, initial=-np.inf)))
+        if not ranges:
             raise ValueError("There is no region to fit the processor on; name a split that has some.")
-        observed = np.concatenate([np.moveaxis(array, 1, 0).reshape(len(channels), -1) for array in arrays], axis=1)
-        lowest = np.where(np.isnan(observed), np.inf, observed).min(axis=1)
-        highest = np.where(np.isnan(observed), -np.inf, observed).max(axis=1)
+        lowest, highest = (np.array(ends) for ends in zip(*ranges, strict=True))
+        lowest, highest = lowest.min(axis=0), highest.max(axis=0)
         return cls(
             minimum=dict(zip(channels, lowest.tolist(), strict=True)),
             maximum=dict(zip(channels, highest.tolist(), strict=True)),

@@ -15,6 +15,7 @@ def for_another_process(windows) -> tuple[Callable, tuple]:
     The first time, the timelines' values move into shared memory, where these windows read them from then on. So there
     is one copy of them, however many workers there are.
     """
+    windows.values  # noqa: B018 - read here once, and not by each of the others
     parts = [
         (region.timeline.ar_number, region.timeline.times, region.starts, region.target_steps, region.report)
         for region in windows.regions

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -24,6 +25,13 @@ from solared_hf.timelines import Timeline, timelines_from_dataset
 
 DEFAULT_INPUT_STEPS = 120
 DEFAULT_HORIZON = timedelta(hours=12)
+
+# What `_read` makes of the timelines, once any of it is asked for.
+_READ = ("values", "observed", "target", "_nan_steps_before")
+# Steps of the regions of one part, see `SolaredWindows.parts`: 4 MB of tensors, and several batches of windows.
+_PART_STEPS = 2_000
+# Regions that an error names.
+_MOST_NAMED = 5
 
 
 class SolaredWindows(TorchDataset):
@@ -63,10 +71,12 @@ class SolaredWindows(TorchDataset):
         require_target: keep only windows whose target was observed. Otherwise a window needs its input alone, and
             `future_values` is NaN where it is not known: what a forecast in real time looks like.
         trajectory_steps: how many steps after the last input step `future_trajectory` holds; none by default.
+        read: copy the values of the timelines into `values`, `observed` and `target` now. Otherwise this is done once
+            they are needed, which forecasters that look at the timelines themselves never do.
 
     Attributes:
         values: (T, C, 63) float32 tensor, all steps of all regions, one region after the other: 0 DN in the place of
-            NaN, then normalised.
+            NaN, then normalised. This is the only copy of the timelines' values.
         observed: (T, C, 63) bool tensor.
         target: (T, 63) float32 tensor, continuum intensity, normalised, NaN kept.
         regions: what was cut of each region, in the order of the data.
@@ -97,6 +107,7 @@ class SolaredWindows(TorchDataset):
         processor: SolaredProcessor | None = None,
         require_target: bool = True,
         trajectory_steps: int | None = None,
+        read: bool = True,
     ):
         if processor is not None:
             input_steps = processor.input_steps if input_steps is None else input_steps
@@ -113,16 +124,17 @@ class SolaredWindows(TorchDataset):
         self.shared_values: torch.Tensor | None = None
         self._check_arguments()
 
-        timelines = _timelines(data)
-        self._read(timelines)
-        # Without any region, the split still has one part.
-        observed = np.split(self.observed.numpy(), np.cumsum([len(timeline) for timeline in timelines])[:-1])
-        self.regions = [
-            cut_region(timeline, its, self.input_steps, self.horizon, self.require_target, self.nan_policy == "drop")
-            for timeline, its in zip(timelines, observed, strict=False)
-        ]
+        channels = [CHANNELS.index(channel) for channel in self.input_channels]
+        self.regions = []
+        for timeline in _timelines(data):
+            self._check_cadence(timeline)
+            observed = ~np.isnan(timeline.values[:, channels])
+            cut = self.input_steps, self.horizon, self.require_target, self.nan_policy == "drop"
+            self.regions.append(cut_region(timeline, observed, *cut))
         if not sum(region.report.windows for region in self.regions):
-            given = "; ".join(str(region.report) for region in self.regions) or "no region at all"
+            given = "; ".join(str(region.report) for region in self.regions[:_MOST_NAMED]) or "no region at all"
+            more = len(self.regions) - _MOST_NAMED
+            given += f"; and {more} more regions" if more > 0 else ""
             # What a model was trained with cannot be changed.
             cure = "fewer input steps, a shorter horizon, another NaN policy or longer timelines"
             cure = cure if self.processor is None else "longer timelines, without gaps"
@@ -131,15 +143,19 @@ class SolaredWindows(TorchDataset):
                 f"{given}. Use {cure}."
             )
         self._locate()
+        if read:
+            # Before a loader starts its workers, because each would make a copy of its own.
+            self._read()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._starts)
 
     def __getitem__(self, index: int) -> dict:
         if type(index) is not int:
             cure = "`windows.batch([0, 1])` gathers several"
             index = whole_number(index, "The index of a window", cure, least=-len(self))
-        start, target_step, ar_number, target_time = self._items[index]
+        # Plain ints: numpy's would cost more than slicing the window itself.
+        start, target_step = self._starts.item(index), self._target_steps.item(index)
         stop = start + self.input_steps
         past_values, observed = self.values[start:stop], self.observed[start:stop]
         if self.nan_policy == "interpolate" and self._nan_steps_before[stop] > self._nan_steps_before[start]:
@@ -148,8 +164,8 @@ class SolaredWindows(TorchDataset):
             "past_values": past_values,
             "past_observed_mask": observed,
             "future_values": self.target[target_step] if target_step >= 0 else _unknown(NUM_TILES),
-            "ar_number": ar_number,
-            "target_time": target_time,
+            "ar_number": self._ar_numbers.item(index),
+            "target_time": self._target_times.item(index),
         }
         if self.trajectory_steps is not None:
             known = self.target[stop : min(stop + self.trajectory_steps, self._gap_after[stop - 1])]
@@ -193,9 +209,29 @@ class SolaredWindows(TorchDataset):
             batch["future_trajectory"] = _take(self.target, following, known)
         return batch
 
-    def references(self) -> list[tuple["SolaredWindows", int]]:
+    def references(self) -> "WindowReferences":
         """`(self, index)` of each window: a dataset for a `Trainer`, whose collator is `batch_of`."""
-        return [(self, index) for index in range(len(self))]
+        return WindowReferences(self)
+
+    def parts(self) -> Iterator["SolaredWindows"]:
+        """The windows of some regions at a time, in their order, so that not all have to be read at once.
+
+        Every part has about as many steps, and what has been read of these windows is shared with their parts.
+        """
+        steps = np.cumsum([0, *(len(region.timeline) for region in self.regions)])
+        _, firsts = np.unique(steps[1:] // _PART_STEPS, return_index=True)
+        for first, stop in pairwise([*firsts.tolist(), len(self.regions)]):
+            part = copy.copy(self)
+            part.regions, part.shared_values = self.regions[first:stop], None
+            if not sum(len(region.starts) for region in part.regions):
+                continue
+            for name in _READ:
+                if name in vars(self):
+                    # Of each step there is one count before it, and one more after the last.
+                    after = steps[stop] + (name == "_nan_steps_before")
+                    setattr(part, name, getattr(self, name)[steps[first] : after])
+            part._locate()
+            yield part
 
     def as_seen_by(self, processor: SolaredProcessor, horizon: timedelta | None = None) -> "SolaredWindows":
         """The same windows with the same targets, as a model with this processor sees them.
@@ -227,17 +263,21 @@ class SolaredWindows(TorchDataset):
         seen._check_arguments()
         skipped = newest - seen.input_steps
         seen.regions = [replace(region, starts=region.starts + skipped) for region in self.regions]
+        channels = [CHANNELS.index(channel) for channel in seen.input_channels]
+        for region in seen.regions:
+            seen._check_cadence(region.timeline)
+            if seen.nan_policy == "drop":
+                has_nan = count_before(np.isnan(region.timeline.values[:, channels]).any(axis=(1, 2)))
+                if (has_nan[region.starts + seen.input_steps] > has_nan[region.starts]).any():
+                    raise SolaredError(
+                        f"Windows of AR{region.timeline.ar_number} have NaN, which this model's processor drops; give "
+                        'it windows with `nan_policy="drop"`, or leave the region out.'
+                    )
         # Windows that were cut for this model have its values already.
         if processor is not self.processor or list(processor.input_channels) != list(self.input_channels):
-            seen._read([region.timeline for region in self.regions])
+            for name in _READ:
+                vars(seen).pop(name, None)
         seen._locate()
-        if seen.nan_policy == "drop":
-            has_nan = seen._nan_steps_before[seen._starts + seen.input_steps] > seen._nan_steps_before[seen._starts]
-            if has_nan.any():
-                raise SolaredError(
-                    f"Windows of AR{seen.ar_numbers[has_nan][0]} have NaN, which this model's processor drops; give "
-                    'it windows with `nan_policy="drop"`, or leave the region out.'
-                )
         return seen
 
     def report(self) -> list[RegionWindows]:
@@ -276,7 +316,7 @@ class SolaredWindows(TorchDataset):
     @property
     def ar_numbers(self) -> np.ndarray:
         """(N,) int: region of each window."""
-        return np.concatenate([np.full(len(r.starts), r.timeline.ar_number) for r in self.regions])
+        return self._ar_numbers
 
     @property
     def last_input_times(self) -> np.ndarray:
@@ -324,10 +364,24 @@ class SolaredWindows(TorchDataset):
         if self.horizon <= timedelta(0):
             raise SolaredError(f"A window needs a horizon after its last input step, but got {self.horizon}.")
 
-    def _read(self, timelines: Sequence[Timeline]) -> None:
-        """Fills `values`, `observed` and `target` with all steps of the timelines, one after the other."""
-        channels = [CHANNELS.index(channel) for channel in self.input_channels]
+    def __getattr__(self, name: str):
+        if name not in _READ:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        self._read()
+        return vars(self)[name]
+
+    def _check_cadence(self, timeline: Timeline) -> None:
         expected = None if self.processor is None else self.processor.cadence_minutes
+        if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
+            raise SolaredError(
+                f"AR{timeline.ar_number} has a step every {timeline.cadence}, and the processor was fitted on one "
+                f"every {timedelta(minutes=expected)}; use data of that cadence, or train on this one."
+            )
+
+    def _read(self) -> None:
+        """Fill `values`, `observed` and `target` with all steps of the timelines, one after the other."""
+        channels = [CHANNELS.index(channel) for channel in self.input_channels]
+        timelines = [region.timeline for region in self.regions]
         steps = sum(len(timeline) for timeline in timelines)
         # numpy's, because torch's own default dtype and device may have been set to others.
         self.values = torch.from_numpy(np.empty((steps, len(channels), NUM_TILES), np.float32))
@@ -335,11 +389,6 @@ class SolaredWindows(TorchDataset):
         self.target = torch.from_numpy(np.empty((steps, NUM_TILES), np.float32))
         first = 0
         for timeline in timelines:
-            if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
-                raise SolaredError(
-                    f"AR{timeline.ar_number} has a step every {timeline.cadence}, and the processor was fitted on one "
-                    f"every {timedelta(minutes=expected)}; use data of that cadence, or train on this one."
-                )
             raw, target = timeline.values[:, channels], timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]]
             observed = ~np.isnan(raw)
             values = np.where(observed, raw, np.float32(0))
@@ -362,9 +411,23 @@ class SolaredWindows(TorchDataset):
         self._starts = np.concatenate([region.starts for region in self.regions]) + its_first
         targets = np.concatenate([region.target_steps for region in self.regions])
         self._target_steps = np.where(targets < 0, -1, targets + its_first)
-        # Plain tuples of Python ints: indexing numpy scalars would cost more than slicing the window itself.
-        columns = (self._starts, self._target_steps, self.ar_numbers, self.target_times.astype(np.int64))
-        self._items = list(zip(*(column.tolist() for column in columns), strict=True))
+        self._ar_numbers = np.repeat(
+            [region.timeline.ar_number for region in self.regions], [len(region.starts) for region in self.regions]
+        )
+        self._target_times = self.target_times.astype(np.int64)
+
+
+class WindowReferences(TorchDataset):
+    """What `SolaredWindows.references` gives: no list, because there may be millions of windows."""
+
+    def __init__(self, windows: SolaredWindows):
+        self._windows = windows
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> tuple[SolaredWindows, int]:
+        return self._windows, index
 
 
 # What other processes are sent. Not `__reduce__`, because pickles in files have no memory to share.
