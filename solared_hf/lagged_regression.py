@@ -1,5 +1,6 @@
 """Regressions on tables as forecasters: the change of a tile's intensity from its own and its neighbours' past."""
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -11,12 +12,15 @@ from sklearn.preprocessing import StandardScaler
 
 from solared_hf.baselines import Baseline, Persistence, check_cadence, check_reach, common_cadence
 from solared_hf.lagged_features import LONGEST_LAG, lagged_features, steps_per_hour
+from solared_hf.schema import NUM_TILES
 from solared_hf.timelines import Timeline
 from solared_hf.windows import SolaredWindows
 
 _LEADS = timedelta(hours=24)
 # Windows closer to each other than this say nearly the same.
 _TRAIN_EVERY_HOURS = 2
+# More rows say little more, and take memory: 240 MB of features. The 41 published train regions give 200,000.
+_MOST_TRAINING_ROWS = 500_000
 # Of the squared coefficients, for each row: chosen on the validation split.
 _RIDGE_PENALTY = 0.1
 
@@ -123,26 +127,29 @@ def _training_rows(
     """Features (rows, features), changes of intensity in DN at each lead in steps (rows, leads), and weights (rows,).
 
     A row is a tile of a window, where all leads were observed. Weights make regions count alike, however far their
-    intensity ranges, as the published measure has it.
+    intensity ranges, as the published measure has it. Of many regions, fewer windows each are taken, at other times in
+    one region than in the next.
     """
     hour = steps_per_hour(cadence)
-    windows = SolaredWindows(timelines, input_steps=LONGEST_LAG // cadence + 1, horizon=int(leads[-1]) * cadence)
+    windows = SolaredWindows(
+        timelines, input_steps=LONGEST_LAG // cadence + 1, horizon=int(leads[-1]) * cadence, read=False
+    )
+    least = _TRAIN_EVERY_HOURS * hour
+    every = least * max(math.ceil(len(windows) * NUM_TILES / least / _MOST_TRAINING_ROWS), 1)
     features, changes, weights = [], [], []
-    for region in (region for region in windows.regions if len(region.starts)):
+    for index, region in enumerate(region for region in windows.regions if len(region.starts)):
         intensity = region.timeline.intensity
-        first = region.starts[:: _TRAIN_EVERY_HOURS * hour]
+        first = region.starts[index * least % every :: every]
         last = first + windows.input_steps - 1
-        features.append(lagged_features(region.timeline.values, first, last, hour))
-        changes.append(intensity[last[:, None] + leads].swapaxes(1, 2) - intensity[last, :, None])
+        change = intensity[last[:, None] + leads].swapaxes(1, 2) - intensity[last, :, None]
+        known = ~np.isnan(change).any(axis=2)
+        features.append(lagged_features(region.timeline.values, first, last, hour)[known])
+        changes.append(change[known])
         # A region that stays within 1 DN shall not outweigh all others.
         span = max(np.nanmax(intensity) - np.nanmin(intensity), 1.0)
-        weights.append(np.full(changes[-1].shape[:2], span**-2.0))
-    features, changes, weights = (
-        np.concatenate([array.reshape(-1, *array.shape[2:]) for array in arrays])
-        for arrays in (features, changes, weights)
-    )
-    known = ~np.isnan(changes).any(axis=1)
-    return features[known], changes[known], weights[known] / weights[known].mean()
+        weights.append(np.full(len(changes[-1]), span**-2.0))
+    features, changes, weights = map(np.concatenate, (features, changes, weights))
+    return features, changes, weights / weights.mean()
 
 
 def _predicted_changes(regression, windows: SolaredWindows, cadence: timedelta) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +20,12 @@ from solared_hf.evaluation.alarms import (
     score_alarms,
 )
 from solared_hf.evaluation.benchmark_table import Benchmark, ForecasterResult, Warnings
-from solared_hf.evaluation.breakdowns import observed_trajectories, rmse_by_emergence, rmse_by_lead
+from solared_hf.evaluation.breakdowns import (
+    observed_trajectories,
+    rmse_by_emergence,
+    rmse_by_lead,
+    squared_errors_by_lead,
+)
 from solared_hf.evaluation.emergence import emerging_tiles
 from solared_hf.evaluation.published_protocol import ProtocolScore, protocol_score
 from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent, reliability
@@ -50,7 +56,7 @@ class _Answer:
     """What one forecaster says."""
 
     forecast: np.ndarray  # (windows, 63) DN
-    trajectories: np.ndarray | None  # (windows, steps, 63) DN
+    squared_errors_by_lead: np.ndarray | None  # (2, steps) DN^2, and their number
     alarms: dict[int, EmergenceScore]
     coverage: float | None
     reliability: dict[float, float] | None
@@ -82,7 +88,8 @@ def benchmark(
     """
     revision = pinned_revision(dataset, revision)
     identity = dataset_identity(dataset, revision)
-    train, timelines = (load_timelines(dataset, one, revision) for one in ("train", split))
+    train = load_timelines(dataset, "train", revision)
+    timelines = train if split == "train" else load_timelines(dataset, split, revision)
     left_out = dict(left_out or {})
     everyone = [Persistence(), Climatology.fit(train), *_fitted(train, left_out), *forecasters]
     names = [forecaster.name for forecaster in everyone]
@@ -129,7 +136,7 @@ def trained_models() -> tuple[list[Forecaster], dict[str, str]]:
 
 
 def _task(train: Sequence[Timeline], timelines: Sequence[Timeline], follow_protocol: bool) -> _Task:
-    windows, issues = SolaredWindows(timelines), SolaredWindows(timelines, require_target=False)
+    windows, issues = (SolaredWindows(timelines, require_target=one, read=False) for one in (True, False))
     pairs = zip(windows.regions, issues.regions, strict=True)
     return _Task(
         windows=windows,
@@ -164,21 +171,28 @@ def _has_protocol(timelines: Sequence[Timeline]) -> bool:
 
 
 def _ask(forecaster: Forecaster, task: _Task) -> _Answer:
-    # Once for all windows, because large models take minutes for them.
-    if forecaster.longest_trajectory:
-        steps = max(task.horizon_steps, int(min(task.warning_steps, forecaster.longest_trajectory)))
-        paths = forecaster.trajectory(task.issues, steps)
-        trajectories = paths[task.has_target]
-        forecast = trajectories[:, task.horizon_steps - 1]
-    else:
-        forecasts = forecaster.forecast(task.issues)
-        paths = lagged_trajectories(task.issues, forecasts)
-        forecast, trajectories = forecasts[task.has_target], None
+    forecasts, alarms, squared_errors, done = [], {}, [], 0
+    # Some regions at a time, because the ways to all targets are many times the values.
+    for issues in task.issues.parts():
+        has_target = task.has_target[done : done + len(issues)]
+        done += len(issues)
+        # Once for all questions, because large models take minutes.
+        if forecaster.longest_trajectory:
+            steps = max(task.horizon_steps, int(min(task.warning_steps, forecaster.longest_trajectory)))
+            paths = forecaster.trajectory(issues, steps)
+            forecast = paths[:, task.horizon_steps - 1]
+            observed = observed_trajectories(issues, steps)
+            squared_errors.append(squared_errors_by_lead(paths[has_target], observed[has_target]))
+        else:
+            forecast = forecaster.forecast(issues)
+            paths = lagged_trajectories(issues, forecast)
+        forecasts.append(forecast[has_target])
+        alarms |= score_alarms(issues, issue_alarms(issues, paths, task.alarm_scale_dn))
     quantile_coverage, quantile_reliability = _quantile_scores(forecaster, task.windows)
     return _Answer(
-        forecast=forecast,
-        trajectories=trajectories,
-        alarms=score_alarms(task.issues, issue_alarms(task.issues, paths, task.alarm_scale_dn)),
+        forecast=np.concatenate(forecasts),
+        squared_errors_by_lead=np.sum(squared_errors, axis=0) if squared_errors else None,
+        alarms=alarms,
         coverage=quantile_coverage,
         reliability=quantile_reliability,
         protocol=protocol_score(forecaster, task.protocol_timelines) if task.protocol_timelines else None,
@@ -192,11 +206,17 @@ def _quantile_scores(
     levels = getattr(forecaster, "quantile_levels", ())
     if not levels:
         return None, None
-    observed = windows.observed_targets
-    quantiles = forecaster.quantiles(windows, windows.horizon_steps)[:, -1]
-    frequencies = dict(zip(levels, reliability(quantiles, levels, observed).tolist(), strict=True))
-    ends = interval_of_80_percent(quantiles, levels)
-    return None if ends is None else coverage(*ends, observed), frequencies
+    inside, below, number = 0.0, np.zeros(len(levels)), 0
+    for part in windows.parts():
+        observed = part.observed_targets
+        known = np.count_nonzero(~np.isnan(observed))
+        quantiles = forecaster.quantiles(part, part.horizon_steps)[:, -1]
+        ends = interval_of_80_percent(quantiles, levels)
+        inside += np.nan if ends is None else known * coverage(*ends, observed)
+        below += known * reliability(quantiles, levels, observed)
+        number += known
+    frequencies = dict(zip(levels, (below / number).tolist(), strict=True))
+    return None if np.isnan(inside) else float(inside / number), frequencies
 
 
 def _results(
@@ -213,7 +233,7 @@ def _results(
             score=score,
             skill_climatology_interval=skill_interval(answer.forecast, climatology, observed, ar_numbers),
             rmse_dn_by_emergence=rmse_by_emergence(answer.forecast, observed, emerging),
-            rmse_dn_by_lead_hours=_by_lead(answer.trajectories, windows),
+            rmse_dn_by_lead_hours=_by_lead(answer.squared_errors_by_lead, windows.cadence),
             coverage_of_80_percent_interval=answer.coverage,
             reliability=answer.reliability,
             warnings=_warnings(answer.alarms),
@@ -224,13 +244,11 @@ def _results(
     return sorted(results, key=lambda result: result.score.rmse_dn)
 
 
-def _by_lead(trajectories: np.ndarray | None, windows: SolaredWindows) -> dict[float, float] | None:
-    if trajectories is None:
+def _by_lead(squared_errors: np.ndarray | None, cadence: timedelta) -> dict[float, float] | None:
+    if squared_errors is None:
         return None
-    steps = trajectories.shape[1]
-    step_hours = windows.cadence.total_seconds() / 3600
-    errors = rmse_by_lead(trajectories, observed_trajectories(windows, steps))
-    return {(step + 1) * step_hours: float(error) for step, error in enumerate(errors)}
+    step_hours = cadence.total_seconds() / 3600
+    return {(step + 1) * step_hours: float(error) for step, error in enumerate(rmse_by_lead(squared_errors))}
 
 
 def _warnings(by_region: dict[int, EmergenceScore]) -> Warnings:

@@ -35,17 +35,31 @@ def rmse_by_region(forecast: np.ndarray, observed: np.ndarray, ar_numbers: np.nd
     }
 
 
-def rmse_by_lead(trajectory: np.ndarray, observed: np.ndarray) -> np.ndarray:
+def squared_errors_by_lead(trajectory: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """(2, S) sum of the squared errors of each step after the last input step, and their number.
+
+    Those of some windows can be added to those of others, and `rmse_by_lead` takes the sum.
+
+    Args:
+        trajectory: (N, S, 63), `Forecaster.trajectory`.
+        observed: (N, S, 63), `observed_trajectories`.
+    """
+    squared = np.square(trajectory.astype(np.float64) - observed)
+    return np.array([np.nansum(squared, axis=(0, 2)), np.count_nonzero(~np.isnan(squared), axis=(0, 2))])
+
+
+def rmse_by_lead(squared_errors: np.ndarray) -> np.ndarray:
     """(S,) root mean squared error of each step after the last input step; NaN where nothing was observed.
 
     The first is one cadence after the last input step, which is no lead yet: a step is available
     `schema.AVAILABILITY_DELAY` after its time.
 
     Args:
-        trajectory: (N, S, 63), `Forecaster.trajectory`.
-        observed: (N, S, 63), `observed_trajectories`.
+        squared_errors: (2, S), the sum of `squared_errors_by_lead` over all windows.
     """
-    return root_mean_squared_error(trajectory, observed, axis=(0, 2))
+    total, number = squared_errors
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(total / number)
 
 
 def rmse_by_emergence(forecast: np.ndarray, observed: np.ndarray, emerging: np.ndarray) -> dict[str, float]:
