@@ -124,11 +124,16 @@ class SolaredWindows(TorchDataset):
         self.shared_values: torch.Tensor | None = None
         self._check_arguments()
 
+        timelines = _timelines(data)
+        for timeline in timelines:
+            self._check_cadence(timeline)
+        if read:
+            # Before a loader starts its workers, because each would make a copy of its own.
+            self._read(timelines)
         channels = [CHANNELS.index(channel) for channel in self.input_channels]
         self.regions = []
-        for timeline in _timelines(data):
-            self._check_cadence(timeline)
-            observed = ~np.isnan(timeline.values[:, channels])
+        for timeline in timelines:
+            observed = ~np.isnan(timeline.values)[:, channels]
             cut = self.input_steps, self.horizon, self.require_target, self.nan_policy == "drop"
             self.regions.append(cut_region(timeline, observed, *cut))
         if not sum(region.report.windows for region in self.regions):
@@ -143,9 +148,6 @@ class SolaredWindows(TorchDataset):
                 f"{given}. Use {cure}."
             )
         self._locate()
-        if read:
-            # Before a loader starts its workers, because each would make a copy of its own.
-            self._read()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -365,9 +367,10 @@ class SolaredWindows(TorchDataset):
             raise SolaredError(f"A window needs a horizon after its last input step, but got {self.horizon}.")
 
     def __getattr__(self, name: str):
+        # Of what is not there yet, the tensors are read, and anything else does not exist.
         if name not in _READ:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
-        self._read()
+        self._read([region.timeline for region in self.regions])
         return vars(self)[name]
 
     def _check_cadence(self, timeline: Timeline) -> None:
@@ -378,10 +381,9 @@ class SolaredWindows(TorchDataset):
                 f"every {timedelta(minutes=expected)}; use data of that cadence, or train on this one."
             )
 
-    def _read(self) -> None:
+    def _read(self, timelines: Sequence[Timeline]) -> None:
         """Fill `values`, `observed` and `target` with all steps of the timelines, one after the other."""
         channels = [CHANNELS.index(channel) for channel in self.input_channels]
-        timelines = [region.timeline for region in self.regions]
         steps = sum(len(timeline) for timeline in timelines)
         # numpy's, because torch's own default dtype and device may have been set to others.
         self.values = torch.from_numpy(np.empty((steps, len(channels), NUM_TILES), np.float32))
@@ -427,7 +429,7 @@ class WindowReferences(TorchDataset):
         return len(self._windows)
 
     def __getitem__(self, index: int) -> tuple[SolaredWindows, int]:
-        return self._windows, index
+        return self._windows, range(len(self))[index]
 
 
 # What other processes are sent. Not `__reduce__`, because pickles in files have no memory to share.
