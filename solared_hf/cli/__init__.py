@@ -19,6 +19,7 @@ from solared_hf.cli.quickstart import quickstart
 from solared_hf.cli.select import select
 from solared_hf.cli.train import train
 from solared_hf.errors import SolaredError
+from solared_hf.hub_patience import limit_silence
 
 # What the extra of that name brings, and commands import where they need it.
 _BUILDER = {"astropy", "dask", "distributed", "drms", "sunpy"}
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ModuleNotFoundError: a package is missing that is in no extra.
     """
+    limit_silence()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="solared")
     except SolaredError as error:
