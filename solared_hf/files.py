@@ -50,7 +50,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path`; the operating system frees it when a process dies, however it dies.
 
     Raises:
-        SolaredError: another process holds it, which `busy` says; or the folder cannot be written.
+        SolaredError: another process holds it, which `busy` says, and nobody waits for it; or the folder cannot be
+            written or its storage knows no locks.
     """
     lock = FileLock(path)
     try:
@@ -58,6 +59,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SolaredError(busy) from error
+    except NotImplementedError as error:
+        raise SolaredError(f"The storage of {path.parent} knows no locks (flock); choose another folder.") from error
     except OSError as error:
         raise SolaredError(
             f"Could not write {path.parent} ({error.strerror or error}); choose another folder."

@@ -6,6 +6,8 @@ import multiprocessing
 import random
 import resource
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -34,6 +36,29 @@ def test_second_build_at_the_same_time_is_refused(few, tmp_path, tree):
             build_dataset(PublishedSource(few), output)
         assert tree(output) == before
     assert build_dataset(PublishedSource(few), output).written == 1
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from solared_hf.files import locked
+
+with locked(Path(sys.argv[1]), "busy"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_stopped_holder_of_the_lock_is_not_waited_for_and_a_dead_one_holds_nothing(few, tmp_path):
+    output = tmp_path / "out"
+    command = [sys.executable, "-c", HOLDER, output / LOCK_NAME]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+        with pytest.raises(SolaredError, match="Another build is writing"):
+            build_dataset(PublishedSource(few), output)
+        holder.kill()
+    assert build_dataset(PublishedSource(few), output).written == 3
 
 
 def test_full_disk_is_one_sentence_and_no_half_file(tmp_path, tree):
