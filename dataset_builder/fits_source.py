@@ -8,17 +8,16 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
 import torch
-from distributed import Client, Future, KilledWorker, get_worker
+from distributed import Future, KilledWorker, get_worker
 from tqdm import tqdm
 
-from dataset_builder.cluster import connect
+from dataset_builder.cluster import WORKER_TIMEOUT_S, Cluster, ClusterLost, connect
 from dataset_builder.observations import Observations, collect, find_files, scan_files
 from dataset_builder.plan import Plan, Settings, assemble, plan_region
 from dataset_builder.reduction import CORRECTIONS, MOST_MISSING, Reduced, Segment, reduce_segment
@@ -54,6 +53,7 @@ class FitsSource:
         settings: how they are reduced.
         workers: Dask processes to start on this machine, by default one a core.
         scheduler: address of a running Dask scheduler, instead.
+        worker_timeout_s: how long to wait while there is no worker at all.
 
     Raises:
         SolaredError: a setting is unknown.
@@ -72,11 +72,12 @@ class FitsSource:
         *,
         workers: int | None = None,
         scheduler: str | None = None,
+        worker_timeout_s: float = WORKER_TIMEOUT_S,
     ):
         # Workers may run elsewhere and in another folder, but know the input by the name it was given here.
         self.folder = Path(folder).absolute()
         self._settings = settings or Settings()
-        self._workers, self._scheduler = workers, scheduler
+        self._workers, self._scheduler, self._worker_timeout_s = workers, scheduler, worker_timeout_s
         # Cadences may differ from region to region, as every timeline states its own.
         self.shared_settings = {key: value for key, value in asdict(self._settings).items() if key != "cadence"}
         for name, value, known in (
@@ -98,15 +99,18 @@ class FitsSource:
         """One outcome for each region, in the order in which they are finished; see `sources.Source`.
 
         Raises:
-            SolaredError: there is no region, or no cluster to work on.
+            SolaredError: there is no region, or no cluster to work on, or none any more.
         """
-        with connect(self._workers, self._scheduler) as client, _StepBar(client, progress) as bar:
-            if not client.nthreads():
-                bar.say("waiting for workers")
+        with (
+            connect(self._workers, self._scheduler, self._worker_timeout_s) as cluster,
+            _StepBar(cluster, progress) as bar,
+        ):
             running: deque[_Region] = deque()
             for folder in self.regions():
                 try:
-                    region = self._start(client, folder, is_finished, bar)
+                    region = self._start(cluster, folder, is_finished, bar)
+                except ClusterLost:
+                    raise
                 except SolaredError as error:
                     yield Outcome(region_number(folder), error=error)
                     continue
@@ -115,13 +119,13 @@ class FitsSource:
                     continue
                 running.append(region)
                 # Enough to keep every worker busy, and no more plans in memory than that takes.
-                while sum(len(region.futures) for region in running) > 2 * sum(client.nthreads().values()):
-                    yield self._finish(client, running.popleft())
+                while sum(len(region.futures) for region in running) > 2 * cluster.threads():
+                    yield self._finish(cluster, running.popleft())
             while running:
-                yield self._finish(client, running.popleft())
+                yield self._finish(cluster, running.popleft())
 
     def _start(
-        self, client: Client, folder: Path, is_finished: Callable[[int, str], bool], bar: "_StepBar"
+        self, cluster: Cluster, folder: Path, is_finished: Callable[[int, str], bool], bar: "_StepBar"
     ) -> _Region | None:
         """Scan and plan a region and submit its segments; None where its shard is finished.
 
@@ -133,7 +137,7 @@ class FitsSource:
             raise SolaredError(f"{folder} describes AR{described.ar_number} in region.json; correct one of them.")
         observations, contents = {}, {}
         for observable in OBSERVABLES:
-            observations[observable], fingerprints = _scan(client, folder / observable)
+            observations[observable], fingerprints = _scan(cluster, folder / observable)
             contents[observable] = "\n".join(fingerprints).encode()
         if described is not None:
             contents["region"] = json.dumps(asdict(described), sort_keys=True, default=str).encode()
@@ -152,32 +156,40 @@ class FitsSource:
             raise SolaredError(f"{folder}: {error}.") from error
         names = [f"AR{ar_number}-{index}-{key}" for index in range(len(plan.segments))]
         futures = [
-            client.submit(_reduce, segment, name, bar.topic, key=name, pure=False)
+            cluster.submit(_reduce, segment, name, bar.topic, key=name)
             for name, segment in zip(names, plan.segments, strict=True)
         ]
         bar.add(len(plan.starts))
         return _Region(ar_number, key, plan, futures)
 
-    def _finish(self, client: Client, region: _Region) -> Outcome:
-        """Wait for a region's segments."""
+    def _finish(self, cluster: Cluster, region: _Region) -> Outcome:
+        """Wait for a region's segments.
+
+        Raises:
+            ClusterLost: they cannot be finished, nor can any other.
+        """
         try:
-            reduced = _gather(client, region.futures)
+            reduced = _gather(cluster, region.futures)
             timeline, processing = assemble(region.ar_number, region.plan, reduced)
+        except ClusterLost:
+            raise
         except SolaredError as error:
-            client.cancel(region.futures)
+            for future in region.futures:
+                future.release()
             return Outcome(region.ar_number, error=SolaredError(f"AR{region.ar_number}: {error}."))
         processing["source"] = self.name
         return Outcome(region.ar_number, shard=Shard(timeline, region.key, processing))
 
 
-def _gather(client: Client, futures: list[Future]) -> list:
+def _gather(cluster: Cluster, futures: list[Future]) -> list:
     """Results of tasks; whatever went wrong is told as a sentence, so that other regions go on.
 
     Raises:
-        SolaredError: a task failed, its worker died time and again, or the scheduler was lost.
+        ClusterLost: there is nobody left who could finish them.
+        SolaredError: a task failed, or its worker died time and again.
     """
     try:
-        return client.gather(futures)
+        return cluster.gather(futures)
     except SolaredError:
         raise
     except KilledWorker as error:
@@ -185,8 +197,6 @@ def _gather(client: Client, futures: list[Future]) -> list:
             "the worker died each time that a piece of it was tried, presumably for lack of memory (it takes up to "
             "2 GB); run the same command with fewer --workers"
         ) from error
-    except CancelledError as error:
-        raise SolaredError("the Dask scheduler was lost; run the same command again") from error
     except Exception as error:  # raised by a task: one region's trouble, whatever it is
         raise SolaredError(
             f"a task failed with {type(error).__name__} ({error}); run the same command again, and report it if it "
@@ -194,18 +204,21 @@ def _gather(client: Client, futures: list[Future]) -> list:
         ) from error
 
 
-def _scan(client: Client, folder: Path) -> tuple[Observations, list[str]]:
+def _scan(cluster: Cluster, folder: Path) -> tuple[Observations, list[str]]:
     """Observations in one observable's folder, and the fingerprints of its files.
 
     Raises:
+        ClusterLost: there is nobody left to look at them.
         SolaredError: nothing there can be used.
     """
     paths = find_files(folder)
     chunks = [paths[first : first + _FILES_IN_SCAN] for first in range(0, len(paths), _FILES_IN_SCAN)]
     # Ahead of the segments of earlier regions, so that no worker waits for a plan.
-    futures = client.map(scan_files, chunks, pure=False, priority=1)
+    futures = [cluster.submit(scan_files, chunk, priority=1) for chunk in chunks]
     try:
-        files = [file for scan in _gather(client, futures) for file in scan]
+        files = [file for scan in _gather(cluster, futures) for file in scan]
+    except ClusterLost:
+        raise
     except SolaredError as error:
         raise SolaredError(f"{folder}: {error}.") from error
     return collect(folder, files, UNITS[folder.name]), [file.fingerprint for file in files]
@@ -220,10 +233,11 @@ def _reduce(segment: Segment, name: str, topic: str) -> Reduced:
 class _StepBar:
     """A bar over steps, which the workers report under `topic` while they work."""
 
-    def __init__(self, client: Client, progress: bool):
+    def __init__(self, cluster: Cluster, progress: bool):
         # Other builds may run on the same cluster.
         self.topic = f"solared-steps-{uuid4().hex}"
-        self._client = client
+        self._client = cluster.client
+        cluster.say = self.say
         self._finished: dict[str, int] = {}
         self._bar = tqdm(desc="building", unit="step", total=0, file=sys.stderr, disable=not progress)
 
@@ -232,14 +246,14 @@ class _StepBar:
         return self
 
     def __exit__(self, *raised) -> None:
-        self._client.unsubscribe_topic(self.topic)
+        if self._client.status == "running":
+            self._client.unsubscribe_topic(self.topic)
         self._bar.close()
 
     def say(self, what: str) -> None:
         self._bar.set_description(what)
 
     def add(self, steps: int) -> None:
-        self._bar.set_description("building", refresh=False)
         self._bar.total += steps
         self._bar.refresh()
 

@@ -6,7 +6,8 @@ are those of `solared build`:
     python scripts/slurm/build.py --jobs 8 --cores 32 --memory 96GB --input RAW --output OUT
 
 Input and output must be on storage that all nodes see. When a job ends early, its segments are given to others; when
-this process ends early, the same command goes on with the regions that are left.
+this process ends early, the same command goes on with the regions that are left. While no job runs, the build waits
+for a day, because jobs may stand in the queue; `--worker-timeout` changes that.
 """
 
 import asyncio
@@ -14,11 +15,20 @@ import sys
 from typing import Annotated
 
 import typer
-from dask_jobqueue import SLURMCluster
+from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed import Status
 
 from solared_hf.cli import main
 from solared_hf.errors import SolaredError
+
+_SECONDS_IN_QUEUE = 24 * 3600
+_SECONDS_FOR_A_COMMAND = 300
+
+
+class _Job(SLURMJob):
+    # Slurm's commands can hang when its controller does.
+    submit_command = f"timeout {_SECONDS_FOR_A_COMMAND} {SLURMJob.submit_command}"
+    cancel_command = f"timeout {_SECONDS_FOR_A_COMMAND} {SLURMJob.cancel_command}"
 
 
 def build(
@@ -31,6 +41,7 @@ def build(
 ) -> None:
     """Build a dataset folder from FITS files with workers in Slurm jobs."""
     with SLURMCluster(
+        job_cls=_Job,
         queue=partition,
         cores=cores,
         processes=cores,
@@ -44,7 +55,9 @@ def build(
         except SolaredError as error:
             print(f"build.py: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
-        main(["build", "--source", "fits", *context.args, "--scheduler", cluster.scheduler_address])
+        # What is given twice counts the last time.
+        patience = ["--worker-timeout", str(_SECONDS_IN_QUEUE), *context.args]
+        main(["build", "--source", "fits", *patience, "--scheduler", cluster.scheduler_address])
 
 
 async def _submitted(cluster: SLURMCluster, jobs: int) -> None:

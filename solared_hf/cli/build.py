@@ -32,6 +32,9 @@ def build(
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler to use instead, such as tcp://host:8786 (fits).")
     ] = None,
+    worker_timeout: Annotated[
+        float | None, typer.Option(help="Seconds to wait while there is no worker at all; 600 by default (fits).")
+    ] = None,
 ) -> None:
     """Build a dataset folder that load_dataset reads; run again to do only what is left."""
     from dataset_builder.build import build_dataset
@@ -41,7 +44,8 @@ def build(
     if source is SourceName.published:
         from dataset_builder.sources import PublishedSource
 
-        given = [*settings, *(["workers"] if workers is not None else []), *(["scheduler"] if scheduler else [])]
+        running = {"workers": workers, "scheduler": scheduler, "worker-timeout": worker_timeout}
+        given = [*settings, *(name for name, value in running.items() if value is not None)]
         if given:
             raise SolaredError(f"--{given[0]} is of no use for published files; leave it out, or build --source fits.")
         opened = PublishedSource(input)
@@ -49,7 +53,8 @@ def build(
         from dataset_builder.fits_source import FitsSource
         from dataset_builder.plan import Settings
 
-        opened = FitsSource(input, Settings(**settings), workers=workers, scheduler=scheduler)
+        patience = {} if worker_timeout is None else {"worker_timeout_s": worker_timeout}
+        opened = FitsSource(input, Settings(**settings), workers=workers, scheduler=scheduler, **patience)
     report = build_dataset(opened, output, progress=True)
     print(f"{report.folder}: {report.regions} regions, {report.rows:,} rows, {report.bytes:,} bytes of Parquet")
     print(f"{report.written} regions written, {report.kept} kept as they were")

@@ -1,10 +1,13 @@
 """The Slurm scripts, with Slurm's commands replaced: by ones that show what they are asked, or run it here."""
 
 import os
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from dataset_builder.simulate_fits import write_observations
 from solared_hf.loading import load_timelines
@@ -114,3 +117,19 @@ def test_what_slurm_says_of_a_job_that_it_does_not_take_is_told(tmp_path):
     assert "build.py: Slurm does not take the job; mend what it says and run this again." in finished.stderr
     assert "invalid partition specified: moon" in finished.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_slurm_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    (tmp_path / "sbatch").write_text("#!/bin/bash\nexec sleep 10000\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    script = runpy.run_path(str(REPOSITORY / "scripts" / "slurm" / "build.py"))
+    submit = script["_Job"].submit_command
+    assert submit == "timeout 300 sbatch"
+    monkeypatch.setattr(script["_Job"], "submit_command", submit.replace("300", "0.2"))
+    app = typer.Typer()
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(script["build"])
+    result = CliRunner().invoke(app, ["--jobs", "1", "--input", "raw", "--output", "out"])
+    assert result.exit_code == 2
+    assert "Slurm does not take the job" in result.stderr
+    assert "timeout 0.2 sbatch" in result.stderr
