@@ -1,7 +1,8 @@
 """FITS files of raw observations as a source: scanned, cut into segments, and computed on a Dask cluster.
 
 Tasks carry paths, never pixels, and give back the tiles of a segment, some 90 kB; this process alone writes. A worker
-that dies costs the repetition of its segment.
+that dies costs the repetition of its segment. A region with files whose pixels cannot be decoded is reduced again in
+every run, because their replacements cannot be told from them by their headers.
 """
 
 import json
@@ -18,7 +19,7 @@ from distributed import Future, KilledWorker, get_worker
 from tqdm import tqdm
 
 from dataset_builder.cluster import WORKER_TIMEOUT_S, Cluster, ClusterLost, connect
-from dataset_builder.observations import Observations, collect, find_files, scan_files
+from dataset_builder.observations import UNDECODABLE, Observations, collect, find_files, scan_files
 from dataset_builder.plan import Plan, Settings, assemble, plan_region
 from dataset_builder.reduction import CORRECTIONS, MOST_MISSING, Reduced, Segment, reduce_segment
 from dataset_builder.region_file import OBSERVABLES, read_region_file
@@ -178,7 +179,12 @@ class FitsSource:
                 future.release()
             return Outcome(region.ar_number, error=SolaredError(f"AR{region.ar_number}: {error}."))
         processing["source"] = self.name
-        return Outcome(region.ar_number, shard=Shard(timeline, region.key, processing))
+        # A whole file in place of a damaged one may have the same name, size and header, so the key would be the same.
+        damaged = processing["unreadable"] or any(
+            UNDECODABLE in observed.rejected for observed in region.plan.observations.values()
+        )
+        key = f"{region.key}-damaged" if damaged else region.key
+        return Outcome(region.ar_number, shard=Shard(timeline, key, processing))
 
 
 def _gather(cluster: Cluster, futures: list[Future]) -> list:

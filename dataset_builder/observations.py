@@ -5,20 +5,21 @@ used is kept with its reason, so that it is counted and never silently left out.
 """
 
 import hashlib
+import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
 
 from dataset_builder.axes import centre_of_map, is_upright, number, read_axes
 from dataset_builder.calibration import is_corrected
+from dataset_builder.opened_fits import Unreachable, open_fits, unreachable
 from dataset_builder.quality import bits_of, quality_word, why_bad
 from dataset_builder.times import HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of
 from dataset_builder.units import conversion
@@ -27,6 +28,9 @@ from solared_hf.schema import PATCH_ROWS
 
 # What a file holds: an image of the Sun that is still to be tracked, tracked patches, or the 640 of one window.
 IMAGE, PATCHES, CUBE = "image of the Sun", "tracked patches", "cube of one window"
+
+# Why a frame is not used; nothing in the header of its file tells it.
+UNDECODABLE = "its pixels cannot be decoded"
 
 _FITS_NAME = re.compile(r"[^.].*\.(fits|fit|fts)(\.fz|\.gz)?", re.IGNORECASE)
 # In slots. T_REC names the slot for an observer at 1 au, and light takes up to 9 s more or less to the satellite.
@@ -43,6 +47,7 @@ class ObservationFile:
         path: the file.
         fingerprint: digest of its name, size, headers and `data`.
         data: what stands for its data: their DATASUM, as JSOC writes it and as it is trusted, or else their digest.
+        size: of the file, in bytes.
         hdu: index of the HDU that holds the image.
         form: `IMAGE`, `PATCHES` or `CUBE`.
         shape: planes, rows and columns.
@@ -59,6 +64,7 @@ class ObservationFile:
     path: Path
     fingerprint: str
     data: str = ""
+    size: int = 0
     hdu: int = 0
     form: str = PATCHES
     shape: tuple[int, int, int] = (0, 0, 0)
@@ -102,30 +108,55 @@ class Observations:
 
 
 def find_files(folder: Path) -> list[Path]:
-    """FITS files of one observable in order of name; empty where there is no such folder."""
-    return sorted(path for path in folder.glob("*") if _FITS_NAME.fullmatch(path.name) and path.is_file())
+    """FITS files of one observable in order of name; empty where there is no such folder.
+
+    Links to what is not there are among them: their storage may be away.
+
+    Raises:
+        Unreachable: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if _FITS_NAME.fullmatch(entry.name) and (entry.is_file() or not Path(entry).exists())
+            ]
+    except FileNotFoundError:
+        if folder.is_symlink():
+            raise Unreachable(f"{folder} is a link to what is not there; mount its storage, or remove it") from None
+        return []
+    except OSError as error:
+        raise unreachable(folder, error) from error
+    return sorted(folder / name for name in names)
 
 
 def scan_files(paths: Iterable[Path]) -> list[ObservationFile]:
-    """What each file holds, from its headers alone; a file that cannot be used says why in `problem`."""
+    """What each file holds, from its headers alone; a file that cannot be used says why in `problem`.
+
+    Raises:
+        Unreachable: a file cannot be read here and now.
+    """
     return [_scan_file(path) for path in paths]
 
 
 def _scan_file(path: Path) -> ObservationFile:
     try:
         # Compressed images are opened as the tables they are stored in: their keywords are the same, and quicker read.
-        with _quiet(), fits.open(path, memmap=False, disable_image_compression=True) as hdus:
+        with open_fits(path, disable_image_compression=True) as (hdus, opened):
             index, hdu = next((index, hdu) for index, hdu in enumerate(hdus) if _axes(hdu.header))
-            header, start, size = hdu.header, hdu.fileinfo()["datLoc"], path.stat().st_size
-            data = str(header["DATASUM"]) if "DATASUM" in header else _data_digest(path, start, hdu.size)
+            header, start, size = hdu.header, hdu.fileinfo()["datLoc"], opened.size
+            data = str(header["DATASUM"]) if "DATASUM" in header else _data_digest(opened.stream, start, hdu.size)
             fingerprint = _digest(path, header.tostring(), str(size), data)
             # The same numbers on another scale are other pixels.
             data = " ".join([data, *(str(header.get(keyword)) for keyword in _SCALE)])
-            file = ObservationFile(path, fingerprint, data, index)
+            file = ObservationFile(path, fingerprint, data, size, index)
             file = _described(file, header)
             # The size of a zipped file says nothing.
-            cut = size < start + hdu.size and path.suffix.lower() != ".gz"
+            cut = size < start + hdu.size and not opened.zipped
             return replace(file, problem="the file is truncated") if cut else file
+    except Unreachable:
+        raise
     except StopIteration:
         problem = "the file holds no image"
     except SolaredError as error:
@@ -215,6 +246,7 @@ def collect(folder: Path, files: Sequence[ObservationFile], unit: str | None = N
 
     Raises:
         SolaredError: nothing can be used, or files of several forms lie together.
+        Unreachable: one of several frames that claim one slot cannot be read here and now.
     """
     files = [_of_unit(file, unit) for file in files]
     rejections = [(file.problem, file.slots) for file in files if file.problem]
@@ -287,8 +319,10 @@ def _settle(claimed: list[Frame]) -> tuple[list[Frame], list[str]]:
     for frame in claimed:
         try:
             readable.append((frame, read_planes(frame.file, slice(frame.plane, frame.plane + 1))))
+        except Unreachable:
+            raise
         except SolaredError:
-            reasons.append("its pixels cannot be decoded")
+            reasons.append(UNDECODABLE)
     if any(not np.array_equal(readable[0][1], pixels, equal_nan=True) for _, pixels in readable):
         return [], reasons + ["frames that differ claim one time"] * len(readable)
     return [frame for frame, _ in readable[:1]], reasons + ["the same frame again"] * (len(readable) - 1)
@@ -298,7 +332,8 @@ def read_planes(file: ObservationFile, planes: slice) -> np.ndarray:
     """Planes of a file, (planes, rows, columns) float32; what was not observed is NaN.
 
     Raises:
-        SolaredError: the pixels cannot be read, or the file is another than when it was scanned.
+        Unreachable: the file cannot be read here and now, or is another than when it was scanned.
+        SolaredError: the pixels cannot be decoded.
     """
     with _image(file) as hdu:
         # A file of a single patch has two axes.
@@ -323,11 +358,12 @@ def read_image(file: ObservationFile, rows_of: Callable[[fits.Header], slice]) -
 @contextmanager
 def _image(file: ObservationFile) -> Iterator[fits.ImageHDU | fits.CompImageHDU]:
     try:
-        with _quiet(), fits.open(file.path, memmap=False) as hdus:
-            hdu = hdus[file.hdu]
-            if (1, *hdu.shape)[-3:] != file.shape:
-                raise SolaredError(f"{file.path} has changed since it was scanned; run the same command again.")
+        with open_fits(file.path) as (hdus, opened):
+            hdu = hdus[file.hdu] if opened.size == file.size else None
+            if hdu is None or (1, *hdu.shape)[-3:] != file.shape:
+                raise Unreachable(f"{file.path} has changed since it was scanned; run the same command again")
             yield hdu
+            opened.check()
     except SolaredError:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
@@ -365,19 +401,10 @@ def _digest(path: Path, *parts: str) -> str:
     return hashlib.sha256("\n".join((path.name, *parts)).encode()).hexdigest()
 
 
-def _data_digest(path: Path, start: int, size: int) -> str:
-    with path.open("rb") as file:
-        file.seek(start)
-        digest = hashlib.sha256()
-        while size > 0 and (block := file.read(min(size, 2**22))):
-            digest.update(block)
-            size -= len(block)
+def _data_digest(stream: BinaryIO, start: int, size: int) -> str:
+    stream.seek(start)
+    digest = hashlib.sha256()
+    while size > 0 and (block := stream.read(min(size, 2**22))):
+        digest.update(block)
+        size -= len(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without astropy's warnings of nonstandard keywords and truncated files: what matters is checked."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        yield

@@ -18,6 +18,7 @@ import numpy as np
 from dataset_builder.acoustic_power import SlidingBandPower, band_power
 from dataset_builder.interpolation import MOST_MISSING, NothingObserved, interpolate_missing
 from dataset_builder.observations import CUBE, IMAGE, Frame, ObservationFile, read_image, read_planes
+from dataset_builder.opened_fits import Unreachable
 from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.times import WINDOW_FRAMES
 from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
@@ -84,6 +85,7 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
         report: told now and then how many steps are finished.
 
     Raises:
+        Unreachable: a file cannot be read here and now, which says nothing of the Sun.
         SolaredError: a patch of the segment's size does not fit on a hemisphere.
         ValueError: the patch has fewer than 9 pixels a side.
     """
@@ -189,7 +191,7 @@ def _cube_window(frame: Frame, reader: "_Reader") -> tuple[np.ndarray | None, _L
 
 
 class _Reader:
-    """Patches of a segment; a file that cannot be read is noted by name, and its frames are missing."""
+    """Patches of a segment; a damaged file is noted by name, and its frames are missing."""
 
     def __init__(self, segment: Segment):
         self._mapper = None
@@ -247,6 +249,8 @@ class _Reader:
             if self._held[0] is not frame.file:
                 self._held = (frame.file, read_planes(frame.file, slice(None)))
             return self._held[1][wanted]
+        except Unreachable:
+            raise
         except SolaredError as error:
             self._note(frame, error)
             return None
@@ -287,6 +291,8 @@ class _Reader:
         try:
             pixels, header = read_image(frame.file, lambda header: self._mapper.rows(Pointing.from_header(header)))
             pointing = Pointing.from_header(header)
+        except Unreachable:
+            raise
         except SolaredError as error:
             self._note(frame, error)
             return None

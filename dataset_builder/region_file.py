@@ -82,9 +82,15 @@ def read_region_file(folder: Path | str) -> RegionFile | None:
             if name not in NOAA_FACTS:
                 raise ValueError(f"unknown entry {name}")
             _check_fact(name, value)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise SolaredError(f"{path} is a link to what is not there; mount its storage, or remove it.") from error
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise SolaredError(
+            f"{path} cannot be read ({error.strerror or error}); see that its storage is there and may be read."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SolaredError(
             f"{path} does not say where the region is ({error}); give it ar_number, carrington_longitude and latitude "
             "in degrees, t0_tai in ISO 8601, and no more than NOAA facts by their names in the catalog."

@@ -13,14 +13,23 @@ _ALMOST_REGION_NAME = re.compile(r"AR[0-9]")
 def find_regions(folder: Path | str) -> list[Path]:
     """Folders `AR<number>` inside `folder`, or inside its `data` folder, in ascending order of AR number.
 
+    Links to folders that are not there are among them, because a region whose storage is away must not go unnoticed.
+
     Raises:
-        SolaredError: `folder` does not exist, holds no region, or holds a folder whose name only resembles a region's.
+        SolaredError: `folder` does not exist or cannot be listed, holds no region, or holds a folder whose name only
+            resembles a region's.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise SolaredError(f"There is no folder {folder}; name the folder that holds the AR<number> folders.")
     for candidate in (folder, folder / "data"):
-        found = sorted(path for path in candidate.glob("AR*") if path.is_dir())
+        try:
+            found = sorted(path for path in candidate.glob("AR*") if path.is_dir() or not path.exists())
+        except OSError as error:
+            raise SolaredError(
+                f"{candidate} cannot be listed ({error.strerror or error}); see that its storage is there and may be "
+                "read."
+            ) from error
         regions = [path for path in found if _REGION_NAME.fullmatch(path.name)]
         for path in found:
             if path not in regions and _ALMOST_REGION_NAME.match(path.name):

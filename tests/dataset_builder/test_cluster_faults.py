@@ -5,9 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,14 +92,27 @@ def cut_connections(workers: set[psutil.Process]) -> int:
     return len(ours)
 
 
+def in_thread(function: Callable, *arguments) -> Future:
+    """What a function gives in a thread that keeps no process from ending."""
+    future = Future()
+
+    def work():
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
 @contextmanager
 def building(raw: Path, output: Path, **options) -> Iterator[tuple[Future, set[psutil.Process]]]:
     """A build in a thread, of which the first region is finished, and its worker processes."""
     others = worker_processes()
-    with ThreadPoolExecutor(1) as pool:
-        build = pool.submit(build_dataset, FitsSource(raw, TWELVE_MINUTES, **options), output)
-        wait_until(lambda: list(output.rglob("*.parquet")), build)
-        yield build, worker_processes() - others
+    build = in_thread(build_dataset, FitsSource(raw, TWELVE_MINUTES, **options), output)
+    wait_until(lambda: list(output.rglob("*.parquet")), build)
+    yield build, worker_processes() - others
 
 
 @contextmanager
@@ -127,7 +141,7 @@ def fault(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("blow", [cut_connections, "SIGKILL", "SIGSTOP"])
-def test_lost_workers_of_this_machine_are_replaced(raw, healthy, tmp_path, tree, monkeypatch, blow):
+def test_lost_workers_of_this_machine_are_replaced(raw, healthy, tmp_path, assert_same_dataset, monkeypatch, blow):
     monkeypatch.setattr(clusters, "_LOOKS_STOPPED", 2)
     with building(raw, tmp_path / "out", workers=2) as (build, workers):
         assert len(workers) == 2
@@ -137,11 +151,13 @@ def test_lost_workers_of_this_machine_are_replaced(raw, healthy, tmp_path, tree,
             for worker in workers:
                 worker.send_signal(getattr(signal, blow))
         assert build.result().written == 2
-    assert tree(tmp_path / "out") == tree(healthy)
+    assert_same_dataset(tmp_path / "out", healthy)
     psutil.wait_procs(workers)
 
 
-def test_a_worker_whose_nanny_could_not_start_it_again_is_replaced(raw, healthy, tmp_path, tree, monkeypatch, fault):
+def test_a_worker_whose_nanny_could_not_start_it_again_is_replaced(
+    raw, healthy, tmp_path, assert_same_dataset, monkeypatch, fault
+):
     monkeypatch.setattr(clusters, "_LOOKS_TO_START_AGAIN", 2)
     with building(raw, tmp_path / "out", workers=1) as (build, workers):
         fault.write_text("exit")
@@ -151,7 +167,7 @@ def test_a_worker_whose_nanny_could_not_start_it_again_is_replaced(raw, healthy,
         psutil.wait_procs(worker_processes() - workers)
         fault.unlink()
         assert build.result().written == 2
-    assert tree(tmp_path / "out") == tree(healthy)
+    assert_same_dataset(tmp_path / "out", healthy)
 
 
 def test_workers_of_this_machine_that_never_come_back(raw, tmp_path, shards, monkeypatch, fault):
@@ -187,17 +203,14 @@ def test_a_scheduler_without_workers(raw, tmp_path, solared):
     assert f"{empty.scheduler_address} has had no worker for 2 s; start workers" in errors.splitlines()[-1]
 
 
-def test_workers_that_come_late_are_waited_for(raw, healthy, tmp_path, tree):
-    with (
-        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as late,
-        ThreadPoolExecutor(1) as pool,
-    ):
+def test_workers_that_come_late_are_waited_for(raw, healthy, tmp_path, assert_same_dataset):
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as late:
         source = FitsSource(raw, TWELVE_MINUTES, scheduler=late.scheduler_address)
-        build = pool.submit(build_dataset, source, tmp_path / "out")
+        build = in_thread(build_dataset, source, tmp_path / "out")
         wait_until(lambda: late.scheduler.unrunnable or late.scheduler.queued, build)
         late.scale(1)
         assert build.result().written == 2
-    assert tree(tmp_path / "out") == tree(healthy)
+    assert_same_dataset(tmp_path / "out", healthy)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +221,9 @@ def test_workers_that_come_late_are_waited_for(raw, healthy, tmp_path, tree):
         ("SIGSTOP", r"The Dask scheduler at .* has not answered for 2 s; see"),
     ],
 )
-def test_a_scheduler_that_loses_its_workers_or_dies(raw, healthy, tmp_path, tree, shards, cluster, blow, message):
+def test_a_scheduler_that_loses_its_workers_or_dies(
+    raw, healthy, tmp_path, assert_same_dataset, shards, cluster, blow, message
+):
     output = tmp_path / "out"
     with scheduler_process(workers=1) as (address, process):
         options = {"scheduler": address, "worker_timeout_s": 2}
@@ -226,4 +241,4 @@ def test_a_scheduler_that_loses_its_workers_or_dies(raw, healthy, tmp_path, tree
     assert [Path(name).stem for name in shards(output)] == [f"AR{SHORT}"]
     report = build_dataset(FitsSource(raw, TWELVE_MINUTES, scheduler=cluster), output)
     assert (report.written, report.kept) == (1, 1)
-    assert tree(output) == tree(healthy)
+    assert_same_dataset(output, healthy)

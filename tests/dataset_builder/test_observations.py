@@ -1,5 +1,8 @@
 """What a folder of FITS files is taken for, file by file, and what is set aside."""
 
+import gzip
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from dataset_builder.observations import (
     read_planes,
     scan_files,
 )
+from dataset_builder.opened_fits import Unreachable
 from dataset_builder.times import slot_of, slot_time
 from solared_hf.errors import SolaredError
 
@@ -237,5 +241,60 @@ def test_files_that_change_or_rot_after_the_scan(write, tmp_path):
     with pytest.raises(SolaredError, match=r"a.fits has changed since it was scanned; run the same command again"):
         read_planes(file, slice(0, 1))
     file.path.unlink()
-    with pytest.raises(SolaredError, match=r"a.fits cannot be decoded .*; download it again"):
+    with pytest.raises(Unreachable, match=r"a.fits cannot be read on .* \(No such file or directory\); see that"):
         read_planes(file, slice(0, 1))
+
+
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_not_damaged(write):
+    path = write("a.fits", T_REC=text(FIRST))
+    (file,) = scan_files([path])
+    with path.open("rb") as taken:
+        lowest_free = taken.fileno()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(Unreachable, match=r"a.fits cannot be read on .* \(Too many open files\); see that"):
+            read_planes(file, slice(0, 1))
+        with pytest.raises(Unreachable, match=r"a.fits cannot be read"):
+            scan_files([path])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_planes(file, slice(0, 1)).shape == (1, 9, 9)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_or_folder_that_may_not_be_read_is_not_missing(write, tmp_path):
+    path = write("a.fits", T_REC=text(FIRST))
+    path.chmod(0)
+    with pytest.raises(Unreachable, match=r"a.fits cannot be read on .* \(Permission denied\)"):
+        scan_files([path])
+    path.parent.chmod(0)
+    try:
+        with pytest.raises(Unreachable, match=r"cannot be read on .* \(Permission denied\)"):
+            find_files(path.parent)
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_links_to_what_is_not_there_are_no_absence(tmp_path):
+    (tmp_path / "dopplergram").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(Unreachable, match="dopplergram is a link to what is not there; mount its storage"):
+        find_files(tmp_path / "dopplergram")
+    (tmp_path / "continuum").mkdir()
+    link = tmp_path / "continuum" / "a.fits"
+    link.symlink_to(tmp_path / "unmounted" / "a.fits")
+    os.mkfifo(tmp_path / "continuum" / "pipe.fits")  # would be waited for
+    assert find_files(tmp_path / "continuum") == [link]
+    with pytest.raises(Unreachable, match=r"a.fits cannot be read"):
+        scan_files([link])
+
+
+def test_zipped_files_are_read_by_their_content(write, tmp_path):
+    pixels = np.arange(81, dtype=np.float32).reshape(9, 9)
+    plain = write("a.fits", pixels, T_REC=text(FIRST))
+    zipped = [tmp_path / "b.fits.gz", tmp_path / "c.fits"]
+    for path in zipped:
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+    for file in scan_files(zipped):
+        assert file.problem is None
+        np.testing.assert_array_equal(read_planes(file, slice(0, 1))[0], pixels)

@@ -133,7 +133,7 @@ def test_a_file_that_rots_after_the_scan_is_missing_and_named(write, fields, vel
     observations = {name: collect(tmp_path / name, scan_files(find_files(tmp_path / name))) for name in OBSERVABLES}
     plan = plan_region(None, observations, Settings(correction="none"))
     for path in (tmp_path / "dopplergram" / "800.fits", last):
-        path.write_bytes(b"rotten")
+        path.write_bytes(b"rotten".ljust(path.stat().st_size))
     (reduced,) = (reduce_segment(segment) for segment in plan.segments)
     assert reduced.missing.tolist() == [0, 0, 0, 80, 80, 80, 80]
     assert np.isfinite(reduced.values[:, :4]).all()
