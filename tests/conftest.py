@@ -29,6 +29,8 @@ os.environ |= {
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    # onnxruntime reports to its maker as soon as it is imported.
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 # Processes that tests start have no guard but this: what they ask of others, the Hub hears and refuses.
 for _name in ("http_proxy", "https_proxy"):

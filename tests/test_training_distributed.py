@@ -16,9 +16,7 @@ from transformers import AutoModel
 
 from solared_hf.forecasting import load_forecaster
 from solared_hf.loading import load_timelines
-from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionLayer,
-)
+from solared_hf.models.spatio_temporal_attention import modeling_spatio_temporal_attention
 from solared_hf.training import parse_arguments, train
 
 REPOSITORY = Path(__file__).parents[1]
@@ -203,13 +201,13 @@ def test_a_run_that_would_leave_the_model_in_pieces_is_refused(runs):
 
 def test_activations_computed_again_change_nothing_but_the_work(simulated_dataset, tmp_path, monkeypatch):
     """Dropout too is drawn again as it was."""
-    half, calls = SpatioTemporalAttentionLayer.add_feed_forward, []
+    encode, calls = modeling_spatio_temporal_attention.encode_on_cpu, []
 
-    def counted(self, *arguments, **options):
-        calls.append(self.training)
-        return half(self, *arguments, **options)
+    def counted(layer, hidden_states):
+        calls.append(layer.training)
+        return encode(layer, hidden_states)
 
-    monkeypatch.setattr(SpatioTemporalAttentionLayer, "add_feed_forward", counted)
+    monkeypatch.setattr(modeling_spatio_temporal_attention, "encode_on_cpu", counted)
     counts = []
     for again in ("false", "true"):
         calls.clear()

@@ -41,7 +41,7 @@ def test_a_run_ends_on_the_hub_with_card_and_processor(hub, repo_id, dataset, tm
     assert set(files) - {".gitattributes"} == {
         *("README.md", "config.json", "metrics.json", "model.safetensors", "preprocessor_config.json"),
         *("training_curve.png", "processing_solared.py", "modeling_spatio_temporal_attention.py"),
-        *("attention_on_cpu.py", "dropout_on_cpu.py", "feed_forward_on_cpu.py"),
+        *("attention_on_cpu.py", "dropout_on_cpu.py", "encoder_layer_on_cpu.py", "feed_forward_on_cpu.py"),
         "configuration_spatio_temporal_attention.py",
     }
     assert len(hub.commits(repo_id)) == 2

@@ -54,7 +54,7 @@ def test_folder_names_its_code_for_every_auto_class(tmp_path, name, model_class,
     assert processor["auto_map"] == dict.fromkeys(AUTO_PROCESSORS, "processing_solared.SolaredProcessor")
     code = {path.name for path in tmp_path.glob("*.py")}
     neighbours = (
-        {"attention_on_cpu.py", "dropout_on_cpu.py", "feed_forward_on_cpu.py"}
+        {"attention_on_cpu.py", "dropout_on_cpu.py", "encoder_layer_on_cpu.py", "feed_forward_on_cpu.py"}
         if name == "spatio_temporal_attention"
         else set()
     )

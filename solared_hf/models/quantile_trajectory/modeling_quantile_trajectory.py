@@ -260,7 +260,7 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
             observed = past_observed_mask[:, -self.features.edges[-1] :].bool()
             past_values = self._hold_last_observed(past_values, observed)
         features, restore = self._vary(self.features(past_values))
-        features = features.to(self.members[0].own.weight.dtype)
+        features = features.to(self.dtype)
 
         changes, offsets = [], []
         for member in self.members:
@@ -293,10 +293,13 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
 
     def _hold_last_observed(self, past_values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
         """Values with the latest observed one in the place of what was not observed."""
-        steps = torch.arange(past_values.shape[1], device=past_values.device)[:, None, None]
-        latest = torch.where(observed, steps, -1).cummax(dim=1).values
-        held = past_values.gather(1, latest.clamp(min=0))
-        return torch.where(latest >= 0, held, held.new_tensor(self.config.input_zero)[:, None])
+        # The observed values of a series are moved to slots 1, 2, ...; slot 0 is for what comes before the first one.
+        # (ONNX knows no cumulative maximum, by which this would be shorter.)
+        latest = observed.cumsum(dim=1)
+        slots = torch.cat([past_values[:, :1], past_values], dim=1)
+        slots = slots.scatter(1, torch.where(observed, latest, 0), past_values)[:, 1:]
+        unseen = past_values.new_tensor(self.config.input_zero)[:, None].expand_as(past_values[:, :1])
+        return torch.cat([unseen, slots], dim=1).gather(1, latest)
 
     def _vary(self, features: torch.Tensor):
         """In training: noise, missing features, a mirrored and shifted patch, and the way back for its forecast."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
@@ -149,11 +150,11 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
             past_values = past_values.masked_fill(past_values.isnan() & past_observed_mask.logical_not(), 0.0)
 
         # Every tile is a sequence; the steps come first, as the LSTMs work through them.
-        sequences = past_values.permute(1, 0, 3, 2).flatten(1, 2).to(self.prediction_head.weight.dtype)
+        sequences = past_values.permute(1, 0, 3, 2).flatten(1, 2).to(self.dtype)
         # On a CPU, torch cannot run an LSTM under autocast: there it works in the dtype of its weights.
         is_on_cpu = sequences.device.type == "cpu"
         with torch.autocast("cpu", enabled=False) if is_on_cpu else nullcontext():
-            encoded, state = self.encoder(sequences)
+            encoded, state = run_lstm(self.encoder, sequences)
             decoded = self._unroll(state)
 
         by_tile = (-1, self.config.num_tiles)
@@ -176,7 +177,7 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
         output = torch.zeros_like(state[0][:1])
         outputs = []
         for _ in range(self.config.forecast_steps):
-            output, state = self.decoder(output, state)
+            output, state = run_lstm(self.decoder, output, state)
             outputs.append(output)
         return torch.cat(outputs)
 
@@ -202,6 +203,38 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
                 f"future_trajectory must have shape (batch_size, forecast_steps, tiles) = ({past_values.shape[0]}, "
                 f"{steps}, {tiles}), got {tuple(future_trajectory.shape)}."
             )
+
+
+def run_lstm(
+    lstm: nn.LSTM, sequences: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Return what an LSTM returns, also under the transforms of `torch.func` and with derivatives forwards.
+
+    torch's own kernels know neither, so that the steps are then computed one by one.
+
+    Args:
+        lstm (`torch.nn.LSTM`): One direction, with biases, steps before batch.
+        sequences (`torch.Tensor` of shape `(steps, sequences, input_size)`): Its input.
+        state (`tuple(torch.Tensor)`, *optional*): Hidden and cell state `(num_layers, sequences, hidden_size)`.
+    """
+    if not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
+        return lstm(sequences, state)
+    zeros = sequences.new_zeros(lstm.num_layers, sequences.shape[1], lstm.hidden_size)
+    last = []
+    for layer, (hidden, cell) in enumerate(zip(*(state or (zeros, zeros)), strict=True)):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        input_weight, weight, *biases = (getattr(lstm, f"{name}_l{layer}") for name in names)
+        outputs = []
+        for step in nn.functional.linear(sequences, input_weight, sum(biases)).unbind(0):
+            into, forget, new, out = (step + hidden @ weight.t()).chunk(4, dim=-1)
+            cell = forget.sigmoid() * cell + into.sigmoid() * new.tanh()
+            hidden = out.sigmoid() * cell.tanh()
+            outputs.append(hidden)
+        sequences = torch.stack(outputs)
+        if layer + 1 < lstm.num_layers:
+            sequences = nn.functional.dropout(sequences, lstm.dropout, lstm.training)
+        last.append((hidden, cell))
+    return sequences, tuple(torch.stack(states) for states in zip(*last, strict=True))
 
 
 def mean_squared_error(

@@ -19,10 +19,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_on_cpu import add_attention
 from .configuration_spatio_temporal_attention import SpatioTemporalAttentionConfig
-from .dropout_on_cpu import is_for_cpu
-from .feed_forward_on_cpu import add_feed_forward
+from .encoder_layer_on_cpu import computed_on_cpu, encode_on_cpu, is_plain_on_cpu
 
 
 @dataclass
@@ -105,6 +103,7 @@ class SpatioTemporalAttentionOutProjection(nn.Linear):
     """Mixes the heads."""
 
 
+@computed_on_cpu
 class SpatioTemporalAttentionSelfAttention(nn.Module):
     """Self-attention along the second last axis; the leading axes are independent sequences."""
 
@@ -124,9 +123,12 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         qkv = self.qkv_proj(hidden_states).flatten(0, 1)
         query, key, value = qkv.unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        is_followed = torch.is_grad_enabled() or torch.jit.is_tracing()
+        if implementation == "sdpa" and hidden_states.device.type == "cpu" and is_followed:
+            # On a CPU torch's own kernel can be differentiated once only, and only backwards.
+            implementation = "eager"
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attention_output, probabilities = attention_interface(
             self,
             query,
@@ -140,17 +142,6 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
         if probabilities is not None:
             probabilities = probabilities.unflatten(0, hidden_states.shape[:2])
         return self.out_proj(attention_output.reshape(hidden_states.shape)), probabilities
-
-
-def _are_as_made(*modules: nn.Module) -> bool:
-    """Whether modules do what their weights say and nothing else: no adapter in their place, no hook."""
-    projections = (SpatioTemporalAttentionInProjection, SpatioTemporalAttentionOutProjection, nn.Linear)
-    return all(
-        type(module) in (SpatioTemporalAttentionSelfAttention, *projections)
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and all(parameter.dtype == torch.float32 for parameter in module.parameters())
-        for module in modules
-    )
 
 
 class SpatioTemporalAttentionLayer(GradientCheckpointingLayer):
@@ -167,31 +158,15 @@ class SpatioTemporalAttentionLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        hidden_states = self.attention_norm(self.add_attention(hidden_states, **kwargs))
-        return self.feed_forward_norm(self.add_feed_forward(hidden_states))
+        """Map `(batch_size, sequences, length, hidden_size)` to the same shape."""
+        if is_plain_on_cpu(self, hidden_states):
+            return encode_on_cpu(self, hidden_states)
 
-    def add_attention(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        """`hidden_states + dropout(attention(hidden_states))`; sequences run along the second last axis."""
-        attention, dropout = self.self_attn, self.dropout.p if self.training else 0.0
-        attention_dropout = attention.attention_dropout if self.training else 0.0
-        modules = (attention, attention.qkv_proj, attention.out_proj)
-        is_sdpa = attention.config._attn_implementation == "sdpa"
-        if is_sdpa and max(attention_dropout, dropout) < 1 and is_for_cpu(hidden_states) and _are_as_made(*modules):
-            weights = (*attention.qkv_proj.parameters(), *attention.out_proj.parameters())
-            options = (attention.config.num_attention_heads, attention_dropout, dropout)
-            return add_attention(hidden_states.flatten(0, 1), *weights, *options).view_as(hidden_states)
-        attention_output, _ = attention(hidden_states, **kwargs)
-        return hidden_states + self.dropout(attention_output)
+        attention_output, _ = self.self_attn(hidden_states, **kwargs)
+        hidden_states = self.attention_norm(hidden_states + self.dropout(attention_output))
 
-    def add_feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`hidden_states + dropout(fc2(dropout(activation(fc1(hidden_states)))))`."""
-        dropout = self.dropout.p if self.training else 0.0
-        is_relu = isinstance(self.activation, nn.ReLU)
-        if is_relu and dropout < 1 and is_for_cpu(hidden_states) and _are_as_made(self.fc1, self.fc2):
-            weights = (*self.fc1.parameters(), *self.fc2.parameters())
-            return add_feed_forward(hidden_states.flatten(0, 2), *weights, dropout).view_as(hidden_states)
         feed_forward_output = self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
-        return hidden_states + self.dropout(feed_forward_output)
+        return self.feed_forward_norm(hidden_states + self.dropout(feed_forward_output))
 
 
 class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
@@ -324,7 +299,7 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
             # What the processor put in the place of a missing value stays: 0 in physical units is not 0 here.
             past_values = past_values.masked_fill(past_values.isnan() & past_observed_mask.logical_not(), 0.0)
 
-        tokens = past_values.permute(0, 3, 1, 2).to(self.input_projection.weight.dtype)
+        tokens = past_values.permute(0, 3, 1, 2).to(self.dtype)
         hidden_states = self.temporal_positions(self.input_projection(tokens))
         for layer in self.temporal_layers:
             hidden_states = layer(hidden_states, **kwargs)

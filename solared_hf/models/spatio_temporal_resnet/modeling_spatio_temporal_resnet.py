@@ -53,6 +53,9 @@ class SpatioTemporalResnetConv3d(nn.Conv3d):
 
     def forward(self, clip: torch.Tensor) -> torch.Tensor:
         """Convolve `clip` of shape `(batch_size, channels, steps, rows, columns)`."""
+        if torch.compiler.is_exporting():
+            # An exported network may be made for any number of steps, and ONNX knows no padding that depends on it.
+            return super().forward(clip)
         reach = [min(padding, length - 1) for padding, length in zip(self.padding, clip.shape[2:], strict=True)]
         met = [slice(padding - r, padding + r + 1) for padding, r in zip(self.padding, reach, strict=True)]
         weight = self.weight[:, :, *met]
@@ -81,14 +84,19 @@ class SpatioTemporalResnetBlock(BasicBlock):
     def forward(self, clip: torch.Tensor) -> torch.Tensor:
         """Map `clip` of shape `(batch_size, width, steps, rows, columns)` to the next block's."""
         if not (self.gradient_checkpointing and self.training):
-            return super().forward(clip)
+            return self.add(clip)
         runs = itertools.count()
 
         def run(clip: torch.Tensor) -> torch.Tensor:
             with _statistics_held(self) if next(runs) else nullcontext():
-                return BasicBlock.forward(self, clip)
+                return self.add(clip)
 
         return self._gradient_checkpointing_func(run, clip)
+
+    def add(self, clip: torch.Tensor) -> torch.Tensor:
+        """What torchvision's block computes, but not in place, because backward hooks do not allow that."""
+        residual = clip if self.downsample is None else self.downsample(clip)
+        return self.relu(self.conv2(self.conv1(clip)) + residual)
 
 
 @contextmanager
@@ -183,6 +191,9 @@ class SpatioTemporalResnetForPrediction(SpatioTemporalResnetPreTrainedModel):
         self.backbone.stem[0] = SpatioTemporalResnetConv3d(
             config.num_channels, 64, kernel_size=(3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False
         )
+        for module in self.backbone.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
         self.post_init()
 
     @capture_outputs
@@ -225,7 +236,7 @@ class SpatioTemporalResnetForPrediction(SpatioTemporalResnetPreTrainedModel):
             past_values = past_values.masked_fill(past_values.isnan() & past_observed_mask.logical_not(), 0.0)
 
         layout = (GRID_ROWS, GRID_COLUMNS) if self.config.spatial_layout == "grid" else (1, self.config.num_tiles)
-        clip = past_values.transpose(1, 2).unflatten(-1, layout).to(self.backbone.fc.weight.dtype)
+        clip = past_values.transpose(1, 2).unflatten(-1, layout).to(self.dtype)
         predictions = self.backbone(clip)
         loss = None
         if return_loss and future_values is not None:
