@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session, get_token
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import hf_raise_for_status
 from huggingface_hub.utils.sha import git_hash
 
 from solared_hf.cards import CARD_NAME
@@ -172,8 +174,7 @@ def push(
         creates = not api.repo_exists(**repository)
         if (creates or dry_run) and CARD_NAME in content.files:
             # Otherwise the commit finds out, and a new repository would be left empty.
-            card = RepoCard(content.files[CARD_NAME].decode(errors="replace"), ignore_metadata_errors=True)
-            card.validate(repo_type=content.repo_type)
+            check_card(content.files[CARD_NAME].decode(errors="replace"), content.repo_type)
         if creates and dry_run:
             _check_owner(api, repo_id)
             return _compare(content, {}, api, repository, branch, creates, None)
@@ -224,6 +225,29 @@ def _check_names(repo_id: str, branch: str, tag: str | None) -> None:
 def _make(api: HfApi, repository: dict, private: bool | None) -> None:
     # None leaves the choice to the owner, who may want everything private.
     api.create_repo(**repository, private=private or None, exist_ok=True)
+
+
+def check_card(card: str, repo_type: str) -> None:
+    """Ask the Hub whether it would take a card.
+
+    `RepoCard.validate` of huggingface_hub 1 asks huggingface.co even where HF_ENDPOINT names another Hub.
+
+    Args:
+        card: Text of the README.md.
+        repo_type: "model", "dataset" or "space".
+
+    Raises:
+        ValueError: If the card is not valid; the message is the Hub's.
+        HfHubHTTPError: If the Hub gives no answer.
+    """
+    answer = get_session().post(
+        f"{constants.ENDPOINT}/api/validate-yaml",
+        json={"repoType": repo_type, "content": card},
+        headers={"Accept": "text/plain"},
+    )
+    if answer.status_code == HTTPStatus.BAD_REQUEST:
+        raise ValueError(answer.text)
+    hf_raise_for_status(answer)
 
 
 def _check_access(api: HfApi, repository: dict, private: bool | None) -> None:

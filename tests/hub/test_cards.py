@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard
 from dataset_builder.build import build_dataset
 from dataset_builder.publish import dataset_card
 from dataset_builder.sources import PublishedSource
+from solared_hf.hub import check_card
 from solared_hf.model_card import model_card
 from tests.test_training import run
 
@@ -20,7 +21,7 @@ def manifest(simulated_dataset) -> dict:
 
 
 def test_the_card_of_simulated_data_is_valid(hub, repo_id, manifest):
-    DatasetCard(dataset_card(manifest)).validate()
+    check_card(dataset_card(manifest), "dataset")
 
 
 def test_the_card_of_observations_is_valid(hub, repo_id, manifest):
@@ -41,13 +42,13 @@ def test_the_card_of_observations_is_valid(hub, repo_id, manifest):
     assert "no step is filled; within a step, missing frames are interpolated" in card.text
     assert "nothing is filled" not in card.text
     assert re.search(r"In AR13501, .* the longitudes in HMI's headers change by 0.082 degrees", card.text)
-    card.validate()
+    check_card(str(card), "dataset")
 
 
 def test_the_card_of_the_published_data_is_valid(hub, repo_id, published_dir, tmp_path):
     build_dataset(PublishedSource(published_dir), tmp_path)
-    DatasetCard(dataset_card(json.loads((tmp_path / "manifest.json").read_text()))).validate()
-    DatasetCard.load(tmp_path / "README.md").validate()
+    check_card(dataset_card(json.loads((tmp_path / "manifest.json").read_text())), "dataset")
+    check_card((tmp_path / "README.md").read_text(), "dataset")
 
 
 def test_the_card_of_a_model_trained_on_a_repository_is_valid(hub, repo_id, token, simulated_dataset, tmp_path: Path):
@@ -57,7 +58,7 @@ def test_the_card_of_a_model_trained_on_a_repository_is_valid(hub, repo_id, toke
     card = ModelCard(model_card(tmp_path))
     assert card.data.datasets == [repo_id]
     assert {result.dataset_revision for result in card.data.eval_results} == {commit}
-    card.validate()
+    check_card(str(card), "dataset")
 
 
 def test_a_spoilt_card_is_refused(hub, manifest):
@@ -68,4 +69,4 @@ def test_a_spoilt_card_is_refused(hub, manifest):
     ):
         assert old in card
         with pytest.raises(ValueError, match=complaint):
-            DatasetCard(card.replace(old, new)).validate()
+            check_card(card.replace(old, new), "dataset")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, ModelCard, hf_hub_url
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, hf_hub_url
 from huggingface_hub.errors import (
     BadRequestError,
     HfHubHTTPError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.utils.sha import git_hash
 
+from solared_hf.hub import check_card
 from tests.hub.loopback import READER_TOKEN
 from tests.processes import PATIENCE, run
 
@@ -304,9 +305,9 @@ def test_an_invalid_card_is_refused(hub, api, repo_id, repo_type, metadata, comp
 
 def test_a_valid_card_is_taken_and_odd_words_are_told(hub, api, repo_id):
     index = json.dumps([{"name": "a", "results": [RESULT]}])
-    ModelCard(f"---\nlicense: mit\nmodel-index: {index}\n---\n").validate()
+    check_card(f"---\nlicense: mit\nmodel-index: {index}\n---\n", "model")
     # Trainer writes such cards.
-    ModelCard("---\nmodel-index: [{name: a, results: []}]\n---\n").validate()
+    check_card("---\nmodel-index: [{name: a, results: []}]\n---\n", "model")
     api.create_repo(repo_id)
     card = b"---\npipeline_tag: sun-gazing\n---\n"
     with pytest.warns(UserWarning, match='pipeline_tag "sun-gazing" is not in the official list'):
