@@ -18,7 +18,8 @@ LABEL_NAMES = ["future_values"]
 
 _AT_LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(("eval_accumulation_steps", "save_total_limit", "early_stopping_patience", "ddp_timeout"), 1),
+    **dict.fromkeys(("eval_accumulation_steps", "save_total_limit", "ddp_timeout"), 1),
+    "early_stopping_patience": 0,  # 0 switches off the patience of a recipe
     **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "eval_delay", "seed", "data_seed"), 0),
     "dataloader_num_workers": 0,
 }
@@ -109,7 +110,7 @@ def _check_metric(training: TrainingArguments) -> None:
         raise SolaredError(f"With prediction_loss_only there is no {name}. Leave one of the two out.")
     if metric is not None and training.eval_strategy == "no":
         raise SolaredError(f"metric_for_best_model {metric} has no effect without evaluation. Set eval_strategy.")
-    if training.early_stopping_patience is not None:
+    if training.early_stopping_patience:
         if training.eval_strategy == "no":
             raise SolaredError("early_stopping_patience counts evaluations, and there are none. Set eval_strategy.")
         if metric is None and not training.load_best_model_at_end:

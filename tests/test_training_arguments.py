@@ -65,7 +65,7 @@ def test_no_argument_ends_in_a_traceback(value):
         ({"gradient_accumulation_steps": "-1"}, "gradient_accumulation_steps is -1"),
         ({"eval_accumulation_steps": "0"}, "eval_accumulation_steps is 0"),
         ({"save_total_limit": "0"}, "save_total_limit is 0"),
-        ({"early_stopping_patience": "0"}, "early_stopping_patience is 0"),
+        ({"early_stopping_patience": "-1"}, "early_stopping_patience is -1"),
         ({"save_steps": "0"}, "save_steps is 0.0. It must be more than 0"),
         ({"learning_rate": "nan"}, "learning_rate is nan"),
         ({"seed": str(2**32)}, "must be less than"),

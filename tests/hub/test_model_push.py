@@ -179,7 +179,7 @@ def test_a_folder_nobody_could_use_is_refused(fault, sentence, hub, repo_id, tok
 
 def test_code_that_a_folder_names_and_lacks_is_the_packages(hub, repo_id, token, solared, on_hub, folder):
     code = {path.name: path.read_bytes() for path in folder.glob("*.py")}
-    assert len(code) == 6
+    assert len(code) == 7
     for name in code:
         (folder / name).unlink()
     assert solared("push", folder, "--repo-id", repo_id)[0] == 0

@@ -132,7 +132,7 @@ def test_a_pushed_model_is_weights_configuration_processor_code_and_card(hub, pu
         *(f"configuration_{family}.py", f"modeling_{family}.py", "processing_solared.py"),
         *(
             f"{name}_on_cpu.py"
-            for name in ("attention", "dropout", "feed_forward")
+            for name in ("attention", "dropout", "encoder_layer", "feed_forward")
             if family == "spatio_temporal_attention"
         ),
     }
