@@ -6,6 +6,7 @@ results, replaces those of this machine, and gives up after a stated time.
 """
 
 import asyncio
+import logging
 import multiprocessing
 import tempfile
 from collections import Counter
@@ -20,6 +21,7 @@ import psutil
 from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, Nanny, Status
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import silence_logging_cmgr
 
 from solared_hf.errors import SolaredError
 
@@ -178,11 +180,13 @@ class Cluster:
         for name in list(self._local.worker_spec):
             nanny = self._local.workers.get(name)
             self._absent[name] = 0 if name in known else self._absent[name] + 1
-            self._stopped[name] = self._stopped[name] + 1 if nanny is not None and _is_stopped(nanny.pid) else 0
+            process = _process_of(nanny)
+            self._stopped[name] = self._stopped[name] + 1 if _is_stopped(process) else 0
             if self._absent[name] > self._looks_granted(name, nanny):
                 gone.append(name)
             elif self._stopped[name] > _LOOKS_STOPPED:
-                psutil.Process(nanny.pid).kill()  # the nanny starts another
+                with suppress(psutil.Error):
+                    process.kill()  # the nanny starts another
         for name in gone:
             del self._local.worker_spec[name]
         if gone:
@@ -206,9 +210,17 @@ class Cluster:
         )
 
 
-def _is_stopped(pid: int | None) -> bool:
+def _process_of(nanny: Nanny | None) -> psutil.Process | None:
     try:
-        return pid is not None and psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        pid = None if nanny is None else nanny.pid
+        return None if pid is None else psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+def _is_stopped(process: psutil.Process | None) -> bool:
+    try:
+        return process is not None and process.status() == psutil.STATUS_STOPPED
     except psutil.Error:
         return False
 
@@ -291,7 +303,8 @@ def _processes(workers: int) -> Iterator[LocalCluster]:
 
 def _close(opened: Client | LocalCluster) -> None:
     # What fails or hangs on the way out takes nothing from what was built, nor from the reason why it was not.
-    with suppress(Exception):
+    with silence_logging_cmgr(logging.CRITICAL), suppress(Exception):
+        opened.loop.asyncio_loop.set_exception_handler(lambda loop, context: None)
         opened.close(timeout=2 * _SECONDS_TO_CLOSE)
 
 

@@ -1,0 +1,273 @@
+"""Nothing that befalls workers or their scheduler makes a build wait for ever, and what is finished is kept."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+from distributed import LocalCluster
+
+from dataset_builder import cluster as clusters
+from dataset_builder.build import build_dataset
+from dataset_builder.fits_source import FitsSource
+from dataset_builder.simulate_fits import write_observations
+from solared_hf.errors import SolaredError
+from tests.processes import kill
+
+# The second region is not finished before the test says so.
+FIRST, SECOND = 90001, 90007
+
+# Run by workers first: the second region waits at the gate.
+GATED = """
+import os, time
+from dataset_builder import fits_source
+from dataset_builder.reduction import reduce_segment
+
+def gated(segment, report):
+    if "AR{SECOND}" in str(next(iter(segment.velocity.values())).file.path):
+        while not os.path.exists("{GATE}"):
+            time.sleep(0.02)
+    return reduce_segment(segment, report)
+
+fits_source.reduce_segment = gated
+"""
+
+SCHEDULER = """
+import sys
+from distributed import LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", preload=[sys.argv[1]]) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.readline()
+        cluster.scale(0)
+        sys.stdin.readline()
+"""
+
+# What every process of Python runs first. Those that Dask starts do as the file `fault` says, as long as there is one.
+SITE_CUSTOMIZE = """
+import os, sys, time
+fault = os.path.join(os.path.dirname(__file__), "fault")
+if "--multiprocessing-fork" in sys.orig_argv:
+    while os.path.exists(fault):
+        if open(fault).read() == "exit":
+            os._exit(1)
+        time.sleep(0.1)
+"""
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    write_observations(folder, (FIRST, SECOND), steps=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def healthy(raw, cluster, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("healthy")
+    build_dataset(FitsSource(raw, scheduler=cluster), folder)
+    return folder
+
+
+@pytest.fixture
+def preload(tmp_path) -> Path:
+    script = tmp_path / "gated.py"
+    script.write_text(GATED.replace("{SECOND}", str(SECOND)).replace("{GATE}", str(tmp_path / "gate")))
+    return script
+
+
+@pytest.fixture
+def gate(preload, tmp_path) -> Iterator[Path]:
+    """A file that has to be there before workers of this process go on with the second region."""
+    with dask.config.set({"distributed.worker.preload": [str(preload)]}):
+        yield tmp_path / "gate"
+        (tmp_path / "gate").touch()
+
+
+def wait_until(condition: Callable[[], bool], build: Future | None = None) -> None:
+    while not condition():
+        assert build is None or not build.done(), build.exception()
+        time.sleep(0.02)
+
+
+def worker_processes() -> set[psutil.Process]:
+    """The processes that Dask started from this one."""
+    found = set()
+    for child in psutil.Process().children():
+        try:
+            if "--multiprocessing-fork" in child.cmdline():
+                found.add(child)
+        except psutil.Error:  # ended in this moment
+            continue
+    return found
+
+
+def cut_connections(workers: set[psutil.Process]) -> int:
+    """Cut every connection of this process with these; how many there were."""
+    theirs = {link.laddr for worker in workers for link in worker.net_connections("tcp")}
+    ours = [link for link in psutil.Process().net_connections("tcp") if link.raddr and link.raddr in theirs]
+    for link in ours:
+        with socket.socket(fileno=os.dup(link.fd)) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    return len(ours)
+
+
+def in_thread(function: Callable, *arguments) -> Future:
+    """What a function gives in a thread that keeps no process from ending."""
+    future = Future()
+
+    def work():
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+@contextmanager
+def building(raw: Path, output: Path, **options) -> Iterator[tuple[Future, set[psutil.Process]]]:
+    """A build in a thread, of which the first region is finished, and its worker processes."""
+    others = worker_processes()
+    build = in_thread(build_dataset, FitsSource(raw, **options), output)
+    wait_until(lambda: list(output.rglob("*.parquet")), build)
+    yield build, worker_processes() - others
+
+
+@contextmanager
+def scheduler_process(preload: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Address and process of a scheduler that is somebody else's and has one worker."""
+    command = [sys.executable, "-c", SCHEDULER, str(preload)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip(), process
+        finally:
+            kill(process)
+
+
+@pytest.fixture
+def fault(tmp_path, monkeypatch) -> Path:
+    """A file that keeps processes of Dask from starting while it is there: they hang, or end if it says "exit"."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder / "fault"
+
+
+@pytest.mark.parametrize(("count", "blow"), [(2, cut_connections), (1, "SIGKILL"), (1, "SIGSTOP")])
+def test_lost_workers_of_this_machine_are_replaced(
+    raw, healthy, gate, tmp_path, assert_same_dataset, monkeypatch, count, blow
+):
+    monkeypatch.setattr(clusters, "_LOOKS_STOPPED", 2)
+    with building(raw, tmp_path / "out", workers=count) as (build, workers):
+        assert len(workers) == count
+        if blow is cut_connections:
+            assert cut_connections(workers) >= count
+        else:
+            for worker in workers:
+                worker.send_signal(getattr(signal, blow))
+        psutil.wait_procs(workers)
+        gate.touch()
+        assert build.result().written == 2
+    assert_same_dataset(tmp_path / "out", healthy)
+
+
+def test_a_worker_that_its_nanny_could_not_start_again(
+    raw, healthy, gate, tmp_path, assert_same_dataset, monkeypatch, fault
+):
+    monkeypatch.setattr(clusters, "_LOOKS_TO_START_AGAIN", 2)
+    with building(raw, tmp_path / "out", workers=1) as (build, workers):
+        others = worker_processes() - workers
+        fault.write_text("exit")
+        (worker,) = workers
+        worker.kill()
+        wait_until(lambda: worker_processes() - workers - others, build)
+        psutil.wait_procs(worker_processes() - others)
+        fault.unlink()
+        gate.touch()
+        assert build.result().written == 2
+    assert_same_dataset(tmp_path / "out", healthy)
+
+
+def test_workers_of_this_machine_that_never_come_back(raw, gate, tmp_path, shards, monkeypatch, fault):
+    monkeypatch.setattr(clusters, "_SECONDS_TO_CLOSE", 1)
+    with building(raw, tmp_path / "out", workers=1, worker_timeout_s=3) as (build, workers):
+        others = worker_processes() - workers
+        fault.touch()
+        for worker in workers:
+            worker.kill()
+        with pytest.raises(SolaredError, match=r"are gone, and no new ones came within 3 s; .* Finished regions"):
+            build.result()
+    assert [Path(name).stem for name in shards(tmp_path / "out")] == [f"AR{FIRST}"]
+    wait_until(lambda: worker_processes() <= others)
+
+
+def test_processes_that_do_not_start(raw, tmp_path, monkeypatch, solared, fault):
+    monkeypatch.setattr(clusters, "_SECONDS_TO_START", 3)
+    fault.touch()
+    others = worker_processes()
+    arguments = ("--source", "fits", "--input", raw, "--output", tmp_path / "out", "--workers", 2)
+    code, _, errors = solared("build", *arguments)
+    assert code == 2
+    assert "The processes of the build did not start within 3 s; run" in errors.splitlines()[-1]
+    wait_until(lambda: worker_processes() <= others)
+
+
+def test_a_scheduler_without_workers(raw, tmp_path, solared):
+    with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
+        arguments = ("--input", raw, "--output", tmp_path / "out", "--scheduler", empty.scheduler_address)
+        code, _, errors = solared("build", "--source", "fits", *arguments, "--worker-timeout", 2)
+    assert code == 2
+    assert "waiting for workers, 2 s at most" in errors
+    assert f"{empty.scheduler_address} has had no worker for 2 s; start workers" in errors.splitlines()[-1]
+
+
+def test_workers_that_come_late_are_waited_for(raw, healthy, tmp_path, assert_same_dataset):
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as late:
+        build = in_thread(build_dataset, FitsSource(raw, scheduler=late.scheduler_address), tmp_path / "out")
+        wait_until(lambda: late.scheduler.unrunnable or late.scheduler.queued, build)
+        late.scale(1)
+        assert build.result().written == 2
+    assert_same_dataset(tmp_path / "out", healthy)
+
+
+@pytest.mark.parametrize(
+    ("blow", "message"),
+    [
+        ("workers", "has had no worker for 2 s; start workers"),
+        ("SIGKILL", r"The connection to the Dask scheduler at .* was lost; see"),
+        ("SIGSTOP", r"The Dask scheduler at .* has not answered for 2 s; see"),
+    ],
+)
+def test_a_scheduler_that_is_lost(
+    raw, healthy, preload, tmp_path, assert_same_dataset, shards, cluster, blow, message
+):
+    output = tmp_path / "out"
+    with (
+        scheduler_process(preload) as (address, process),
+        building(raw, output, scheduler=address, worker_timeout_s=2) as (build, _),
+    ):
+        if blow == "workers":
+            print(file=process.stdin, flush=True)
+        else:
+            process.send_signal(getattr(signal, blow))
+        with pytest.raises(SolaredError, match=message) as caught:
+            build.result()
+        assert "\n" not in str(caught.value)
+    assert [Path(name).stem for name in shards(output)] == [f"AR{FIRST}"]
+    report = build_dataset(FitsSource(raw, scheduler=cluster), output)
+    assert (report.written, report.kept) == (1, 1)
+    assert_same_dataset(output, healthy)
