@@ -113,7 +113,7 @@ class SolaredTrainingArguments(TrainingArguments):
     # Every weight takes part in every step, and looking for others costs a pass over the graph.
     ddp_find_unused_parameters: bool | None = False
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better loss after which training stops."}
+        default=None, metadata={"help": "Evaluations without a better loss after which training stops; 0 for never."}
     )
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or `last` for the last one in output_dir, if any."}
@@ -122,6 +122,7 @@ class SolaredTrainingArguments(TrainingArguments):
     def __post_init__(self):
         check_arguments(self)
         super().__post_init__()
+        self.early_stopping_patience = self.early_stopping_patience or None
         if self.metric_for_best_model is not None:
             self.greater_is_better = GREATER_IS_BETTER[self.metric_for_best_model.removeprefix("eval_")]
         if self.push_to_hub and self.hub_strategy != "end":

@@ -38,6 +38,7 @@ for _name in ("http_proxy", "https_proxy"):
 os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
 
 import numpy as np
+import psutil
 import pytest
 
 from dataset_builder.build import build_dataset
@@ -54,6 +55,15 @@ def pytest_unconfigure():
     shutil.rmtree(HF_HOME, ignore_errors=True)
 
 
+# Some servers listen at this machine's address in its network, such as the scheduler of a Slurm cluster.
+OWN_ADDRESSES = {
+    ip_address(one.address.partition("%")[0])
+    for addresses in psutil.net_if_addrs().values()
+    for one in addresses
+    if one.family in (socket.AF_INET, socket.AF_INET6)
+}
+
+
 def is_here(host: str | bytes | None) -> bool:
     """Whether an address, or a name that would have to be looked up, is this machine's."""
     host = host.decode() if isinstance(host, bytes) else host
@@ -61,7 +71,7 @@ def is_here(host: str | bytes | None) -> bool:
         address = ip_address((host or "0.0.0.0").partition("%")[0])
     except ValueError:
         return host in ("localhost", socket.gethostname(), socket.getfqdn())
-    return address.is_loopback or address.is_unspecified
+    return address.is_loopback or address.is_unspecified or address in OWN_ADDRESSES
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -172,6 +172,11 @@ def test_more_patience_after_an_early_stop(simulated_dataset, tmp_path, capsys):
     assert metrics["earlier"] == [{"until_step": 3, "arguments": {"early_stopping_patience": 2}}]
 
 
+def test_patience_0_never_stops(simulated_dataset, tmp_path):
+    options = {**STOPPING, "max_steps": 4, "early_stopping_patience": 0}
+    assert list(validation_losses(run(simulated_dataset, tmp_path, **options))) == [1, 2, 3, 4]
+
+
 def test_patience_that_only_the_resumed_run_has(simulated_dataset, copy_of):
     options = {**LINEAR, "learning_rate": "0", "eval_steps": 1, "save_steps": 1, "early_stopping_patience": 1}
     metrics = run(simulated_dataset, copy_of(3), resume_from_checkpoint="last", **options)

@@ -209,7 +209,7 @@ def test_a_damaged_shard_is_named(solared, simulated_dataset, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-100])
     code, _, err = solared("evaluate", "--model", "persistence", "--dataset", damaged)
     assert code == 2
-    assert "build it again" in err.strip().splitlines()[-1]
+    assert "build the dataset again" in err.strip().splitlines()[-1]
 
 
 def test_a_full_disk_keeps_the_old_forecast(model, simulated_dataset, tmp_path):

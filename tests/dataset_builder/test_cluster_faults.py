@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dask
@@ -116,11 +116,14 @@ def worker_processes() -> set[psutil.Process]:
 def cut_connections(workers: set[psutil.Process]) -> int:
     """Cut every connection of this process with these; how many there were."""
     theirs = {link.laddr for worker in workers for link in worker.net_connections("tcp")}
-    ours = [link for link in psutil.Process().net_connections("tcp") if link.raddr and link.raddr in theirs]
-    for link in ours:
-        with socket.socket(fileno=os.dup(link.fd)) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
-    return len(ours)
+    count = 0
+    for link in psutil.Process().net_connections("tcp"):
+        # The connection may end meanwhile, and its number become that of another one.
+        with suppress(OSError), socket.socket(fileno=os.dup(link.fd)) as connection:
+            if connection.getpeername() in theirs:
+                connection.shutdown(socket.SHUT_RDWR)
+                count += 1
+    return count
 
 
 def in_thread(function: Callable, *arguments) -> Future:
