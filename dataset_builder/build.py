@@ -21,15 +21,14 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from dataset_builder import simulate
+from dataset_builder.description import FACTS_VERSION, catalog_table, dataset_card, statistics
 from dataset_builder.inventory import Inventory, shard_facts
-from dataset_builder.publish import FACTS_VERSION, catalog_table, dataset_card, statistics
-from dataset_builder.region_folders import region_number
 from dataset_builder.shards import encode_shard, encode_table
-from dataset_builder.sources import Source
-from solared_hf.cards import CARD_NAME
+from dataset_builder.simulation import timelines as simulate
+from dataset_builder.sources import Source, region_number
 from solared_hf.errors import SolaredError
 from solared_hf.files import locked, remove_leftovers, write_atomically
+from solared_hf.hub.cards import CARD_NAME
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME, SCHEMA_VERSION
 from solared_hf.splits import SPLITS, published_split
 
@@ -83,7 +82,7 @@ def build_dataset(
             full.
 
     >>> from tempfile import TemporaryDirectory
-    >>> from dataset_builder.sources import PublishedSource
+    >>> from dataset_builder.published import PublishedSource
     >>> with TemporaryDirectory() as folder:
     ...     simulate.write_simulated(folder, [90001, 90007], steps=48)
     ...     report = build_dataset(PublishedSource(folder), f"{folder}/dataset")

@@ -7,10 +7,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dataset_builder.build import LOCK_NAME
-from solared_hf.cards import CARD_NAME, card_for
 from solared_hf.errors import SolaredError
 from solared_hf.files import locked
-from solared_hf.hub import Content, LargeFile
+from solared_hf.hub.cards import CARD_NAME, card_for
+from solared_hf.hub.push import Content, LargeFile
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME
 from solared_hf.splits import SPLITS
 

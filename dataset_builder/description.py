@@ -15,7 +15,8 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from solared_hf.cards import LOCATION, render
+from solared_hf.data.timelines import Timeline
+from solared_hf.hub.cards import LOCATION, render
 from solared_hf.schema import (
     CATALOG_PATH,
     CHANNELS,
@@ -29,7 +30,6 @@ from solared_hf.schema import (
     timeline_features,
 )
 from solared_hf.splits import SPLITS, TEST_REGIONS, TRAIN_REGIONS
-from solared_hf.timelines import Timeline
 
 CATALOG_SPLIT = "regions"
 

@@ -11,12 +11,12 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from dataset_builder.build import DATA_FOLDER, STAGING_NAME, BuildReport, build_dataset
-from dataset_builder.published import FILE_CHANNELS, source_path
-from dataset_builder.published_index import IndexRow, compare, read_index
-from dataset_builder.region_folders import region_number
-from dataset_builder.sources import PublishedSource
+from dataset_builder.published.files import FILE_CHANNELS, source_path
+from dataset_builder.published.index import IndexRow, compare, read_index
+from dataset_builder.published.source import PublishedSource
+from dataset_builder.sources import region_number
 from solared_hf.errors import SolaredError, reason_of
-from solared_hf.hub_errors import explain
+from solared_hf.hub.errors import explain
 from solared_hf.schema import MANIFEST_NAME
 
 PUBLISHED_REPOSITORY = "nasa-impact/ar_emergence"

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from dataset_builder.publish import FACTS_VERSION, moments, region_facts
+from dataset_builder.description import FACTS_VERSION, moments, region_facts
 from dataset_builder.shards import Shard, decode_shard
 from solared_hf.schema import MANIFEST_NAME
 

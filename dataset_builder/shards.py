@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from solared_hf.data.timelines import Timeline, timelines_from_table
 from solared_hf.errors import SolaredError
 from solared_hf.schema import CHANNELS, SCHEMA_VERSION, timeline_features
-from solared_hf.timelines import Timeline, timelines_from_table
 
 _KEY = b"solared_source_key"
 _PROCESSING = b"solared_processing"

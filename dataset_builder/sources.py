@@ -1,20 +1,17 @@
-"""Where regions come from: what a build asks of a source, and the source of the published files."""
+"""What a build asks of a source of regions, and the `AR<number>` folders in which every source keeps its files."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
-from tqdm import tqdm
-
-from dataset_builder.published import parse_timeline, read_sources
-from dataset_builder.region_folders import find_regions, region_number
-from dataset_builder.shards import Shard, source_key
+from dataset_builder.shards import Shard
 from solared_hf.errors import SolaredError
 
-# Raised whenever parse_timeline gives other values for the same files, so that finished shards are built again.
-PARSER_VERSION = 1
+# AR numbers must fit the int32 column.
+_REGION_NAME = re.compile(r"AR([1-9][0-9]{0,8})")
+_ALMOST_REGION_NAME = re.compile(r"AR[0-9]")
 
 
 @dataclass(frozen=True)
@@ -55,41 +52,45 @@ class Source(Protocol):
         """
 
 
-class PublishedSource:
-    """The published `.npz` files; see `published`.
+def find_regions(folder: Path | str) -> list[Path]:
+    """Folders `AR<number>` inside `folder`, or inside its `data` folder, in ascending order of AR number.
 
-    Args:
-        folder: the folder that holds the AR<number> folders, or whose folder `data` does.
-        regions: the folders to read; by default all that `folder` holds.
+    Links to folders that are not there are among them, because a region whose storage is away must not go unnoticed.
+
+    Raises:
+        SolaredError: `folder` does not exist or cannot be listed, holds no region, or holds a folder whose name only
+            resembles a region's.
     """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SolaredError(f"There is no folder {folder}; name the folder that holds the AR<number> folders.")
+    for candidate in (folder, folder / "data"):
+        try:
+            found = sorted(path for path in candidate.glob("AR*") if path.is_dir() or not path.exists())
+        except OSError as error:
+            raise SolaredError(
+                f"{candidate} cannot be listed ({error.strerror or error}); see that its storage is there and may be "
+                "read."
+            ) from error
+        regions = [path for path in found if _REGION_NAME.fullmatch(path.name)]
+        for path in found:
+            if path not in regions and _ALMOST_REGION_NAME.match(path.name):
+                raise SolaredError(f"{path} is not named AR<number>; rename it, or move it out of {candidate}.")
+        if regions:
+            return sorted(regions, key=region_number)
+    raise SolaredError(f"There is no AR<number> folder in {folder}; name the folder that holds the regions.")
 
-    name = "published"
-    shared_settings: ClassVar[dict] = {}
 
-    def __init__(self, folder: Path | str, regions: Sequence[Path] | None = None):
-        self.folder = Path(folder)
-        self._regions = regions
+def region_number(folder: Path) -> int:
+    """NOAA active region number in the name of a region's folder.
 
-    def regions(self) -> list[Path]:
-        """Folders `AR<number>`, ascending.
+    >>> region_number(Path("data/AR11130"))
+    11130
 
-        Raises:
-            SolaredError: there is none.
-        """
-        return find_regions(self.folder) if self._regions is None else list(self._regions)
-
-    def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
-        """One outcome for each region, in their order; see `Source`."""
-        regions = tqdm(self.regions(), desc="building", unit="region", file=sys.stderr, disable=not progress)
-        for region in regions:
-            ar_number = region_number(region)
-            try:
-                files = read_sources(region)
-                key = source_key({"source": self.name, "parser_version": PARSER_VERSION}, files)
-                if is_finished(ar_number, key):
-                    yield Outcome(ar_number)
-                else:
-                    shard = Shard(parse_timeline(region, files), key, {"source": self.name})
-                    yield Outcome(ar_number, shard=shard)
-            except SolaredError as error:
-                yield Outcome(ar_number, error=error)
+    Raises:
+        SolaredError: the name is not `AR<number>`.
+    """
+    match = _REGION_NAME.fullmatch(folder.name)
+    if not match:
+        raise SolaredError(f"{folder} is not named AR<number>, so its region is unknown; rename it, as in AR11130.")
+    return int(match[1])

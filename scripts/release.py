@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
 
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError
 
 BEGINNING = time.monotonic()
 REPOSITORY = Path(__file__).resolve().parents[1]

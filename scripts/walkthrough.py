@@ -29,27 +29,46 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dataset_builder.acoustic_power import BAND_EDGES_MHZ, band_power
-from dataset_builder.build import build_dataset
-from dataset_builder.fits_source import FitsSource
-from dataset_builder.interpolation import interpolate_missing
-from dataset_builder.observations import collect, find_files, read_image, read_planes, scan_files
-from dataset_builder.region_file import OBSERVABLES, RegionFile, read_region_file, write_region_file
-from dataset_builder.simulate import emergence
-from dataset_builder.simulate_fits import fits_files, write_observations
-from dataset_builder.simulate_observations import FIELD_FRAME, FRAMES_PER_STEP, simulate_observations
-from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
-from dataset_builder.times import WINDOW_FRAMES, format_time, slot_of
-from dataset_builder.tracking import PatchMapper, Pointing
+from dataset_builder import FitsSource, build_dataset
+from dataset_builder.fits import (
+    BAND_EDGES_MHZ,
+    OBSERVABLES,
+    WINDOW_FRAMES,
+    PatchMapper,
+    Pointing,
+    RegionFile,
+    band_power,
+    collect,
+    find_files,
+    format_time,
+    interpolate_missing,
+    keep_tiles,
+    read_image,
+    read_planes,
+    read_region_file,
+    remove_latitude_background,
+    scan_files,
+    slot_of,
+    tile_means,
+    write_region_file,
+)
+from dataset_builder.simulation import emergence, fits_files, simulate_observations, write_observations
+from dataset_builder.simulation.observations import FIELD_FRAME, FRAMES_PER_STEP
 from solared_hf import SolaredWindows, load_forecaster, load_timelines
-from solared_hf.evaluation.alarms import add_up, alarm_scale, forecast_trajectories, issue_alarms, score_alarms
-from solared_hf.evaluation.emergence import observed_onsets
-from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent
-from solared_hf.evaluation.split_scores import score_on_split
-from solared_hf.forecasting import committed_models
-from solared_hf.plotting.region_forecast import plot_region_forecast
-from solared_hf.plotting.regions import plot_timeline
-from solared_hf.plotting.style import STYLE, as_png, mark_as_simulated
+from solared_hf.evaluation import (
+    add_up,
+    alarm_scale,
+    coverage,
+    forecast_trajectories,
+    interval_of_80_percent,
+    issue_alarms,
+    observed_onsets,
+    score_alarms,
+    score_on_split,
+)
+from solared_hf.forecasters import committed_models
+from solared_hf.plotting import STYLE, as_png, mark_as_simulated, plot_timeline
+from solared_hf.plotting.forecasts import plot_region_forecast
 from solared_hf.schema import AVAILABILITY_DELAY, CHANNELS, PATCH_COLUMNS, PATCH_ROWS, TILE_COLUMNS, TILE_ROWS, UNITS
 from solared_hf.training import parse_arguments, train
 
@@ -372,7 +391,7 @@ print({name: tuple(values.shape) for name, values in windows.batch(range(8)).ite
 #
 # We train the family of `solared-quantile-trajectory`, which comes with the package: it forecasts how each tile will
 # change from its last intensity, 1 to 24 h ahead, with quantiles. Arguments are those of transformers' `Trainer`; on
-# the command line it would be `solared train --config scripts/configs/quantile_trajectory.yaml --dataset FOLDER`. On
+# the command line it would be `solared train --config quantile_trajectory --dataset FOLDER`. On
 # two cores it takes half a minute.
 
 # %%
@@ -481,7 +500,7 @@ for ahead in (6, 12, 18, 24):
 # - **Trained models** come with the package, with a card each. `load_forecaster("solared-quantile-trajectory")` takes
 #   one by name, and `solared benchmark` sets it beside baselines that are hard to beat, on the real Sun.
 # - **Longer training, more GPUs**: `accelerate launch scripts/train.py --config
-#   scripts/configs/quantile_trajectory.yaml`.
+#   quantile_trajectory`.
 # - **Share**: `solared push FOLDER --repo-id you/name` brings a dataset or a model to the Hub, with its card.
 #
 # README has the commands, and each of its snippets is tested.

@@ -2,42 +2,47 @@
 
 Names are imported when they are first used, so that `import solared_hf` is quick and does one thing: transformers'
 Auto classes get to know the model families, and its `pipeline` the task.
+
+The packages, each with its own public names: `data` (timelines, windows, datasets), `models` (the families),
+`forecasters` (models and baselines), `evaluation`, `training`, `hub`, `plotting`.
 """
 
-import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
+import lazy_loader
+
+from solared_hf.models import FAMILIES
 from solared_hf.registration import register_when_asked
 
-_MODULE_OF = {
-    "QuantileTrajectoryConfig": "models.quantile_trajectory.configuration_quantile_trajectory",
-    "QuantileTrajectoryForPrediction": "models.quantile_trajectory.modeling_quantile_trajectory",
-    "SolaredError": "errors",
-    "SolaredLstmConfig": "models.solared_lstm.configuration_solared_lstm",
-    "SolaredLstmForPrediction": "models.solared_lstm.modeling_solared_lstm",
-    "SolaredProcessor": "processing_solared",
-    "SolarActiveRegionForecastingPipeline": "pipeline",
-    "SolaredWindows": "windows",
-    "SpatioTemporalAttentionConfig": ("models.spatio_temporal_attention.configuration_spatio_temporal_attention"),
-    "SpatioTemporalAttentionForPrediction": "models.spatio_temporal_attention.modeling_spatio_temporal_attention",
-    "SpatioTemporalResnetConfig": "models.spatio_temporal_resnet.configuration_spatio_temporal_resnet",
-    "SpatioTemporalResnetForPrediction": "models.spatio_temporal_resnet.modeling_spatio_temporal_resnet",
-    "Timeline": "timelines",
-    "load_forecaster": "forecasting",
-    "load_timelines": "loading",
-}
+if TYPE_CHECKING:
+    from .data import SolaredProcessor as SolaredProcessor
+    from .data import SolaredWindows as SolaredWindows
+    from .data import Timeline as Timeline
+    from .data import load_timelines as load_timelines
+    from .errors import SolaredError as SolaredError
+    from .forecasters import SolarActiveRegionForecastingPipeline as SolarActiveRegionForecastingPipeline
+    from .forecasters import load_forecaster as load_forecaster
+    from .models import QuantileTrajectoryConfig as QuantileTrajectoryConfig
+    from .models import QuantileTrajectoryForPrediction as QuantileTrajectoryForPrediction
+    from .models import SolaredLstmConfig as SolaredLstmConfig
+    from .models import SolaredLstmForPrediction as SolaredLstmForPrediction
+    from .models import SpatioTemporalAttentionConfig as SpatioTemporalAttentionConfig
+    from .models import SpatioTemporalAttentionForPrediction as SpatioTemporalAttentionForPrediction
+    from .models import SpatioTemporalResnetConfig as SpatioTemporalResnetConfig
+    from .models import SpatioTemporalResnetForPrediction as SpatioTemporalResnetForPrediction
 
-__all__ = ["__version__", *_MODULE_OF]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["data", "evaluation", "forecasters", "hub", "models", "plotting", "training"],
+    submod_attrs={
+        "data": ["SolaredProcessor", "SolaredWindows", "Timeline", "load_timelines"],
+        "errors": ["SolaredError"],
+        "forecasters": ["SolarActiveRegionForecastingPipeline", "load_forecaster"],
+        "models": [name for names in FAMILIES.values() for name in names],
+    },
+)
+__all__ += ["__version__"]
 __version__ = version("solared-hf")
 
 register_when_asked()
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

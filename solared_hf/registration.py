@@ -57,30 +57,11 @@ def _register_families() -> None:
         AutoProcessor,
     )
 
-    from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
-    from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryForPrediction
-    from solared_hf.models.solared_lstm.configuration_solared_lstm import SolaredLstmConfig
-    from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmForPrediction
-    from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
-        SpatioTemporalAttentionConfig,
-    )
-    from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-        SpatioTemporalAttentionForPrediction,
-    )
-    from solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet import (
-        SpatioTemporalResnetConfig,
-    )
-    from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
-        SpatioTemporalResnetForPrediction,
-    )
-    from solared_hf.processing_solared import SolaredProcessor
+    from solared_hf import models
+    from solared_hf.data import SolaredProcessor
 
-    for config, model in (
-        (QuantileTrajectoryConfig, QuantileTrajectoryForPrediction),
-        (SolaredLstmConfig, SolaredLstmForPrediction),
-        (SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction),
-        (SpatioTemporalResnetConfig, SpatioTemporalResnetForPrediction),
-    ):
+    for config_name, model_name in models.FAMILIES.values():
+        config, model = getattr(models, config_name), getattr(models, model_name)
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
         AutoModelForTimeSeriesPrediction.register(config, model, exist_ok=True)
@@ -93,7 +74,7 @@ def _register_pipeline() -> None:
     from transformers import AutoModelForTimeSeriesPrediction
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from solared_hf.pipeline import TASK, SolarActiveRegionForecastingPipeline
+    from solared_hf.forecasters.pipeline import TASK, SolarActiveRegionForecastingPipeline
 
     # Not by `register_pipeline`: with it, a folder that the pipeline saves would hold a copy of its code, and ask for
     # `trust_remote_code=True` to run that in its place.

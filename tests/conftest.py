@@ -41,12 +41,12 @@ import numpy as np
 import psutil
 import pytest
 
-from dataset_builder.build import build_dataset
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import write_simulated
+from solared_hf import Timeline
 from solared_hf.cli import main
 from solared_hf.schema import CHANNELS, NUM_TILES
-from solared_hf.timelines import Timeline
 from tests.processes import PATIENCE
 
 

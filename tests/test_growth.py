@@ -9,16 +9,15 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from dataset_builder.simulate import simulate_region
-from solared_hf.baselines import Average, Persistence
-from solared_hf.errors import SolaredError
+from dataset_builder.simulation import simulate_region
+from solared_hf import SolaredError, SolaredProcessor, SolaredWindows
+from solared_hf.data.timelines import timelines_from_dataset, timelines_from_table
+from solared_hf.evaluation import score_forecasts
 from solared_hf.evaluation.intervals import region_interval
-from solared_hf.evaluation.scores import intensity_processor, score_forecasts
-from solared_hf.lagged_regression import _training_rows
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.evaluation.scores import intensity_processor
+from solared_hf.forecasters import Average, Persistence
+from solared_hf.forecasters.lagged_regression import _training_rows
 from solared_hf.schema import CHANNELS
-from solared_hf.timelines import timelines_from_dataset, timelines_from_table
-from solared_hf.windows import SolaredWindows
 
 HOUR = timedelta(hours=1)
 
@@ -136,7 +135,7 @@ def test_an_interval_is_the_same_however_many_are_drawn_at_a_time(monkeypatch):
 
 def test_regressions_learn_from_no_more_rows_than_memory_has_room_for(many, monkeypatch):
     every_other, changes, _ = _training_rows(many, np.array([12]), HOUR)
-    monkeypatch.setattr("solared_hf.lagged_regression._MOST_TRAINING_ROWS", len(changes) // 3)
+    monkeypatch.setattr("solared_hf.forecasters.lagged_regression._MOST_TRAINING_ROWS", len(changes) // 3)
     fewer, changes, weights = _training_rows(many, np.array([12]), HOUR)
     assert len(every_other) / 5 < len(fewer) < len(every_other) / 2.5
     assert len(fewer) == len(changes) == len(weights)

@@ -11,9 +11,9 @@ def test_imports_stay_light_and_one_way():
     code = """
 import sys, solared_hf
 print([name for name in ("torch", "transformers", "datasets", "sunpy", "dask", "matplotlib") if name in sys.modules])
-import solared_hf.hub, solared_hf.model_folder
+import solared_hf.hub.push, solared_hf.hub.model_folder
 print([name for name in ("torch", "transformers") if name in sys.modules])
-import solared_hf.training, solared_hf.plotting.forecasts, solared_hf.evaluation.split_scores
+import solared_hf.training.run, solared_hf.plotting.forecasts, solared_hf.evaluation.split_scores
 print([name for name in ("dataset_builder", "sunpy", "dask") if name in sys.modules])
 """
     finished = run([sys.executable, "-c", code])

@@ -19,8 +19,7 @@ from huggingface_hub import HfApi
 from matplotlib.image import imread
 
 from solared_hf.cli import main
-from solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet import SpatioTemporalResnetConfig
-from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import SpatioTemporalResnetForPrediction
+from solared_hf.models import SpatioTemporalResnetConfig, SpatioTemporalResnetForPrediction
 from solared_hf.schema import CHANNELS
 from tests.dataset_builder.jsoc.case import HELD, REGION, write_catalog
 from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
@@ -37,8 +36,13 @@ ONE_STEP = shlex.split(
 )
 SMALLEST = {
     "quantile_trajectory": {"num_members": 1, "hidden_size": 8},
-    "sta": {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_spatial_layers": 1},
-    "stresnet": {},
+    "spatio_temporal_attention": {
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "num_spatial_layers": 1,
+    },
+    "spatio_temporal_resnet": {},
 }
 
 
@@ -56,7 +60,7 @@ def solared(command: str) -> int:
 
 def one_step(command: str) -> list[str]:
     """A command that trains, here, for one step."""
-    recipe = re.search(r"scripts/configs/(\w+).yaml", command)[1]
+    recipe = re.search(r"--config (\w+)", command)[1]
     words = shlex.split(on_this_hub(command).replace("scripts/", f"{REPOSITORY}/scripts/"))
     return [*words, *ONE_STEP, "--model_config", json.dumps(SMALLEST[recipe])]
 
@@ -72,7 +76,7 @@ def save_original(family: str, path: Path) -> None:
 
 def assert_trained(newcomer: Path, command: str) -> None:
     """What training leaves is in the folder that the recipe names, or on the Hub as well."""
-    recipe = re.search(r"scripts/configs/(\w+).yaml", command)[1]
+    recipe = re.search(r"--config (\w+)", command)[1]
     made = newcomer / "runs" / recipe
     metrics = json.loads((made / "metrics.json").read_text())
     assert metrics["requested"]["max_steps"] == 1

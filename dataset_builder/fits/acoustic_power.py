@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dataset_builder.times import SLOT_SECONDS, WINDOW_FRAMES
+from dataset_builder.fits.times import SLOT_SECONDS, WINDOW_FRAMES
 
 CADENCE_S = float(SLOT_SECONDS)
 BAND_EDGES_MHZ = ((2, 3), (3, 4), (4, 5), (5, 6))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dataset_builder.times import WINDOW_FRAMES
+from dataset_builder.fits.times import WINDOW_FRAMES
 from solared_hf.errors import SolaredError
 
 # An eclipse takes up to 72 minutes, 96 frames. Each interpolated frame takes about its share of the power.

@@ -17,12 +17,12 @@ from typing import BinaryIO
 import numpy as np
 from astropy.io import fits
 
-from dataset_builder.axes import centre_of_map, is_upright, number, read_axes
-from dataset_builder.calibration import is_corrected
-from dataset_builder.opened_fits import Unreachable, open_fits, unreachable
-from dataset_builder.quality import bits_of, quality_word, why_bad
-from dataset_builder.times import HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of
-from dataset_builder.units import conversion
+from dataset_builder.fits.axes import centre_of_map, is_upright, number, read_axes
+from dataset_builder.fits.calibration import is_corrected
+from dataset_builder.fits.opened_fits import Unreachable, open_fits, unreachable
+from dataset_builder.fits.quality import bits_of, quality_word, why_bad
+from dataset_builder.fits.times import HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, parse_time, slot_of
+from dataset_builder.fits.units import conversion
 from solared_hf.errors import SolaredError
 from solared_hf.schema import PATCH_ROWS
 

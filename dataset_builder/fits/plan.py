@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from dataset_builder.calibration import longitude_changes
-from dataset_builder.observations import CUBE, IMAGE, Frame, Observations
-from dataset_builder.reduction import MOST_MISSING, Reduced, Segment
-from dataset_builder.region_file import OBSERVABLES, RegionFile
-from dataset_builder.times import CADENCES, HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, slot_time
+from dataset_builder.fits.calibration import longitude_changes
+from dataset_builder.fits.observations import CUBE, IMAGE, Frame, Observations
+from dataset_builder.fits.reduction import MOST_MISSING, Reduced, Segment
+from dataset_builder.fits.region_file import OBSERVABLES, RegionFile
+from dataset_builder.fits.times import CADENCES, HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, slot_time
+from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
 from solared_hf.schema import CHANNELS, POWER_CHANNELS
-from solared_hf.timelines import Timeline
 
 # A segment of sliding windows begins with 7 h of frames that the one before has read too: 12 % of 60 h. Cubes overlap
 # anyway, and each is 671 MB.

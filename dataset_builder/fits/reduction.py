@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset_builder.acoustic_power import SlidingBandPower, band_power
-from dataset_builder.interpolation import MOST_MISSING, NothingObserved, interpolate_missing
-from dataset_builder.observations import CUBE, IMAGE, Frame, ObservationFile, read_image, read_planes
-from dataset_builder.opened_fits import Unreachable
-from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
-from dataset_builder.times import WINDOW_FRAMES
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
+from dataset_builder.fits.acoustic_power import SlidingBandPower, band_power
+from dataset_builder.fits.interpolation import MOST_MISSING, NothingObserved, interpolate_missing
+from dataset_builder.fits.observations import CUBE, IMAGE, Frame, ObservationFile, read_image, read_planes
+from dataset_builder.fits.opened_fits import Unreachable
+from dataset_builder.fits.tiles import keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.fits.times import WINDOW_FRAMES
+from dataset_builder.fits.tracking import PatchMapper, Pointing, Trajectory
 from solared_hf.errors import SolaredError
 from solared_hf.schema import NUM_PATCH_TILES, POWER_CHANNELS
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dataset_builder.tracking import Trajectory
+from dataset_builder.fits.tracking import Trajectory
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
 from solared_hf.schema import NOAA_FACTS

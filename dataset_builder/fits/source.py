@@ -18,16 +18,15 @@ import torch
 from distributed import Future, KilledWorker, get_worker
 from tqdm import tqdm
 
-from dataset_builder.cluster import WORKER_TIMEOUT_S, Cluster, ClusterLost, connect
-from dataset_builder.observations import UNDECODABLE, Observations, collect, find_files, scan_files
-from dataset_builder.plan import Plan, Settings, assemble, plan_region
-from dataset_builder.reduction import CORRECTIONS, MOST_MISSING, Reduced, Segment, reduce_segment
-from dataset_builder.region_file import OBSERVABLES, read_region_file
-from dataset_builder.region_folders import find_regions, region_number
+from dataset_builder.fits.cluster import WORKER_TIMEOUT_S, Cluster, ClusterLost, connect
+from dataset_builder.fits.observations import UNDECODABLE, Observations, collect, find_files, scan_files
+from dataset_builder.fits.plan import Plan, Settings, assemble, plan_region
+from dataset_builder.fits.reduction import CORRECTIONS, MOST_MISSING, Reduced, Segment, reduce_segment
+from dataset_builder.fits.region_file import OBSERVABLES, read_region_file
+from dataset_builder.fits.times import CADENCES
+from dataset_builder.fits.units import UNITS
 from dataset_builder.shards import Shard, source_key
-from dataset_builder.sources import Outcome
-from dataset_builder.times import CADENCES
-from dataset_builder.units import UNITS
+from dataset_builder.sources import Outcome, find_regions, region_number
 from solared_hf.errors import SolaredError
 
 # Raised whenever the same files give other values, so that finished shards are built again.
@@ -59,7 +58,7 @@ class FitsSource:
     Raises:
         SolaredError: a setting is unknown.
 
-    >>> from dataset_builder.plan import Settings
+    >>> from dataset_builder.fits.plan import Settings
     >>> FitsSource("RAW", Settings(cadence="12min")).shared_settings
     {'correction': 'latitude_background', 'patch_pixels': 512, 'degrees_per_pixel': 0.06}
     """

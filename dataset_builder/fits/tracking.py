@@ -10,9 +10,9 @@ from numbers import Real
 
 import numpy as np
 
-from dataset_builder.axes import read_axes
-from dataset_builder.times import parse_time
-from dataset_builder.units import arcsec
+from dataset_builder.fits.axes import read_axes
+from dataset_builder.fits.times import parse_time
+from dataset_builder.fits.units import arcsec
 from solared_hf.errors import SolaredError
 
 # The radius that HMI's pipeline takes; sunpy's is 695.7 Mm, up to half a pixel off.

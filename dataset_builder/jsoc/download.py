@@ -29,6 +29,8 @@ import drms
 import numpy as np
 from tqdm import tqdm
 
+from dataset_builder.fits.region_file import RegionFile, read_region_file, write_region_file
+from dataset_builder.fits.times import CADENCES
 from dataset_builder.jsoc.failures import Failures, RegionFailed
 from dataset_builder.jsoc.plan import (
     RegionPlan,
@@ -53,8 +55,6 @@ from dataset_builder.jsoc.transfer import (
 )
 from dataset_builder.jsoc.without_image import FILE_NAME as WITHOUT_IMAGE_NAME
 from dataset_builder.jsoc.without_image import add_frame_without_image, frames_without_image
-from dataset_builder.region_file import RegionFile, read_region_file, write_region_file
-from dataset_builder.times import CADENCES
 from solared_hf.errors import SolaredError
 from solared_hf.files import locked, write_atomically
 

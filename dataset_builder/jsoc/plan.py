@@ -14,13 +14,13 @@ from astropy.time import Time
 from sunpy.coordinates import get_earth, sun
 from tqdm import tqdm
 
-from dataset_builder.catalog import selection_features
+from dataset_builder.fits.region_file import RegionFile
+from dataset_builder.fits.times import SLOT_SECONDS, WINDOW_FRAMES, format_time, parse_time, slot_of, slot_time
+from dataset_builder.fits.tracking import HMI_SOLAR_RADIUS, PatchMapper, Pointing, Trajectory
 from dataset_builder.jsoc.failures import Failures, RegionFailed
 from dataset_builder.jsoc.server import SERIES, Jsoc, chunks
 from dataset_builder.jsoc.without_image import frames_without_image
-from dataset_builder.region_file import RegionFile
-from dataset_builder.times import SLOT_SECONDS, WINDOW_FRAMES, format_time, parse_time, slot_of, slot_time
-from dataset_builder.tracking import HMI_SOLAR_RADIUS, PatchMapper, Pointing, Trajectory
+from dataset_builder.noaa.selection import selection_features
 from solared_hf.errors import SolaredError
 
 DAYS = 10

@@ -21,11 +21,11 @@ import numpy as np
 from drms.config import ServerConfig
 from drms.json import HttpJsonClient
 
+from dataset_builder.fits.quality import is_bad
+from dataset_builder.fits.times import SLOT_SECONDS, format_time, parse_time, slot_of, slot_time
 from dataset_builder.jsoc.connection import open_url
 from dataset_builder.jsoc.failures import RegionFailed
 from dataset_builder.jsoc.transfer import DEFAULT_PATIENCE, Patience, status_text
-from dataset_builder.quality import is_bad
-from dataset_builder.times import SLOT_SECONDS, format_time, parse_time, slot_of, slot_time
 from solared_hf.errors import SolaredError
 
 # drms makes every program that imports it log what it does, in the middle of our progress bar.

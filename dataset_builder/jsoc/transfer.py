@@ -13,9 +13,9 @@ from urllib.error import HTTPError
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
+from dataset_builder.fits.quality import quality_word
+from dataset_builder.fits.times import parse_time, slot_of
 from dataset_builder.jsoc.connection import CONNECTION_ERRORS, open_url
-from dataset_builder.quality import quality_word
-from dataset_builder.times import parse_time, slot_of
 from solared_hf.errors import SolaredError
 
 _BLOCK = 2**20

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset_builder.fits.times import format_time, parse_time, slot_of, slot_time
 from dataset_builder.jsoc.failures import RegionFailed
 from dataset_builder.jsoc.server import SERIES
-from dataset_builder.times import format_time, parse_time, slot_of, slot_time
 from solared_hf.errors import reason_of
 from solared_hf.files import write_atomically
 

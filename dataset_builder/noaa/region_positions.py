@@ -15,7 +15,7 @@ from astropy.time import Time
 from sunpy.coordinates import sun
 
 if TYPE_CHECKING:
-    from dataset_builder.catalog import ReportedRegion
+    from dataset_builder.noaa.selection import ReportedRegion
 
 # Both longitudes of a row are whole degrees.
 ROUNDING_DEGREES = 2.0

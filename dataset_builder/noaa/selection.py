@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from datasets import Features, Value
 from sunpy.io.special.srs import read_srs
 
-from dataset_builder.region_positions import central_meridian, is_spike, reconcile, shared_offset
-from dataset_builder.report_dates import report_day
+from dataset_builder.noaa.region_positions import central_meridian, is_spike, reconcile, shared_offset
+from dataset_builder.noaa.report_dates import report_day
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
 from solared_hf.schema import NOAA_FACTS

@@ -19,11 +19,11 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from dataset_builder.region_folders import region_number
+from dataset_builder.sources import region_number
+from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.files import write_atomically
 from solared_hf.schema import CHANNELS, KEPT_TILES, NUM_PATCH_TILES, POWER_CHANNELS, TILE_COLUMNS, TILE_ROWS
-from solared_hf.timelines import Timeline
 
 # The channels of each file, in the order of its arrays; together they are `schema.CHANNELS`.
 FILE_CHANNELS = {"pmdop": POWER_CHANNELS, "mag": ("unsigned_magnetic_flux",), "int": ("continuum_intensity",)}

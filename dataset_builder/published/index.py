@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-from dataset_builder.published import FILE_CHANNELS, source_path
+from dataset_builder.published.files import FILE_CHANNELS, source_path
 from solared_hf.errors import SolaredError
 
 _PATH_COLUMNS = {f"mean_{kind}_path": kind for kind in FILE_CHANNELS}

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from dataset_builder.acoustic_power import CADENCE_S
-from dataset_builder.region_file import OBSERVABLES, RegionFile, write_region_file
-from dataset_builder.simulate import SIMULATED_REGIONS, disk_longitude, start_time
-from dataset_builder.simulate_observations import (
+from dataset_builder.fits.acoustic_power import CADENCE_S
+from dataset_builder.fits.region_file import OBSERVABLES, RegionFile, write_region_file
+from dataset_builder.fits.times import WINDOW_FRAMES, format_time
+from dataset_builder.simulation.observations import (
     CENTRE_TILES,
     FIELD_FRAME,
     FRAMES_PER_STEP,
@@ -22,7 +22,7 @@ from dataset_builder.simulate_observations import (
     SimulatedObservations,
     simulate_observations,
 )
-from dataset_builder.times import WINDOW_FRAMES, format_time
+from dataset_builder.simulation.timelines import SIMULATED_REGIONS, disk_longitude, start_time
 from solared_hf.files import write_atomically
 from solared_hf.schema import PATCH_ROWS
 

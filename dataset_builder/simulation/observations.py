@@ -30,8 +30,11 @@ import numpy as np
 import scipy.fft
 import scipy.special
 
-from dataset_builder.acoustic_power import CADENCE_S
-from dataset_builder.simulate import (
+from dataset_builder.fits.acoustic_power import CADENCE_S
+from dataset_builder.fits.tiles import keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.fits.times import HALF_WINDOW, WINDOW_FRAMES
+from dataset_builder.fits.tracking import Trajectory
+from dataset_builder.simulation.timelines import (
     FIRST_SIMULATED,
     GAP_REGION,
     NAN_FIELD_STEPS,
@@ -47,9 +50,6 @@ from dataset_builder.simulate import (
     split_of,
     start_time,
 )
-from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
-from dataset_builder.times import HALF_WINDOW, WINDOW_FRAMES
-from dataset_builder.tracking import Trajectory
 from solared_hf.schema import PATCH_COLUMNS, PATCH_ROWS
 
 FRAMES_PER_STEP = 80

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_builder.published import write_published
+from dataset_builder.published.files import write_published
+from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError, whole_number
 from solared_hf.schema import CHANNELS, POWER_CHANNELS, TILE_COLUMNS, TILE_ROWS
-from solared_hf.timelines import Timeline
 
 # NOAA has not numbered so far and will not for decades: a simulated region is never taken for a real one.
 FIRST_SIMULATED = 90_001

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from scipy.fft import rfft
 
-from dataset_builder.acoustic_power import CADENCE_S, SlidingBandPower, band_power
-from dataset_builder.times import WINDOW_FRAMES
+from dataset_builder.fits import WINDOW_FRAMES, SlidingBandPower, band_power
+from dataset_builder.fits.acoustic_power import CADENCE_S
 
 BANDS = ((58, 86), (87, 115), (116, 144), (144, 172))
 SIDE = 512

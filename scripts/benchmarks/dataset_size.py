@@ -5,9 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from dataset_builder.build import build_dataset
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import write_simulated
 
 PUBLISHED = Path(
     os.environ.get("SOLARED_PUBLISHED_DIR", Path(__file__).parents[2].parent / "shared" / "data" / "solared")

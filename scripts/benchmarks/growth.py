@@ -18,15 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_builder.build import build_dataset
+from dataset_builder import build_dataset
 from dataset_builder.shards import Shard, source_key
-from dataset_builder.simulate import FIRST_SIMULATED, SIMULATED_REGIONS, simulate_region, start_time
+from dataset_builder.simulation import SIMULATED_REGIONS, simulate_region
+from dataset_builder.simulation.timelines import FIRST_SIMULATED, start_time
 from dataset_builder.sources import Outcome
-from solared_hf.baselines import Persistence
-from solared_hf.evaluation.split_scores import score_on_split
-from solared_hf.loading import load_timelines
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
+from solared_hf import SolaredWindows, Timeline, load_timelines
+from solared_hf.evaluation import score_on_split
+from solared_hf.forecasters import Persistence
 
 SIZES = (50, 500, 5_000)
 SPLIT = "train"

@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dataset_builder.build import build_dataset
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import write_simulated
 
 # A process that the script started is told, for it sees one GPU at most.
 ON_GPUS = sys.argv[3] == "gpus" if sys.argv[1:] else torch.cuda.device_count() > 1

@@ -21,7 +21,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from reproject import reproject_interp
 from scipy.ndimage import gaussian_filter
 
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
+from dataset_builder.fits import PatchMapper, Pointing, Trajectory
 
 SIDE = 4096
 ROUNDS = 7

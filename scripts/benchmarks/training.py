@@ -26,12 +26,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import r3d_18
 
-from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region
-from solared_hf import SpatioTemporalAttentionForPrediction, SpatioTemporalResnetForPrediction
+from dataset_builder.simulation import SIMULATED_REGIONS, simulate_region
+from solared_hf import SolaredWindows, SpatioTemporalAttentionForPrediction, SpatioTemporalResnetForPrediction
 from solared_hf.models.spatio_temporal_attention import convert_original as attention_converter
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import sinusoidal_table
 from solared_hf.models.spatio_temporal_resnet import convert_original as resnet_converter
-from solared_hf.windows import SolaredWindows
 
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 BATCH_SIZE = 8 if DEVICE.type == "cpu" else 64

@@ -18,12 +18,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region
-from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
-from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryForPrediction
-from solared_hf.processing_solared import SolaredProcessor
+from dataset_builder.simulation import SIMULATED_REGIONS, simulate_region
+from solared_hf import SolaredProcessor, SolaredWindows
+from solared_hf.models import QuantileTrajectoryConfig, QuantileTrajectoryForPrediction
 from solared_hf.schema import CHANNELS
-from solared_hf.windows import SolaredWindows
 
 ROUNDS = 7
 HDF5_WINDOWS = 500

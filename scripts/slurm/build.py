@@ -18,8 +18,8 @@ import typer
 from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed import Status
 
+from solared_hf import SolaredError
 from solared_hf.cli import main
-from solared_hf.errors import SolaredError
 
 _SECONDS_IN_QUEUE = 24 * 3600
 _SECONDS_FOR_A_COMMAND = 300

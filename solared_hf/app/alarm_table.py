@@ -6,7 +6,7 @@ from solared_hf.app.forecasts import Made
 from solared_hf.app.regions import Region
 from solared_hf.app.tables import html_table, unbroken
 from solared_hf.evaluation.alarms import WARNING_PERIOD
-from solared_hf.plotting.region_forecast import RegionForecast
+from solared_hf.evaluation.region_forecast import RegionForecast
 from solared_hf.plotting.style import minute, tile_name
 
 NO_SCALE = (

@@ -6,8 +6,8 @@ from threading import Lock
 
 from solared_hf.app.regions import Region
 from solared_hf.errors import SolaredError
-from solared_hf.forecasting import Forecaster, forecast_file
-from solared_hf.plotting.region_forecast import RegionForecast, forecast_region
+from solared_hf.evaluation.region_forecast import RegionForecast, forecast_region
+from solared_hf.forecasters.base import Forecaster, forecast_file
 
 # Of a region of 240 steps some 300 kB are kept, and 25 kB for every tile that was looked at.
 MOST_KEPT = 100

@@ -22,8 +22,8 @@ from solared_hf.app.regions import Collection, Region, region_to_show
 from solared_hf.app.tile_map import tile_map
 from solared_hf.app.tile_report import tile_report
 from solared_hf.app.uploads import MOST_MEGABYTES, TOO_LARGE, Uploads, read_upload, take_files
-from solared_hf.baselines import Persistence
 from solared_hf.errors import SolaredError
+from solared_hf.forecasters.baselines import Persistence
 from solared_hf.plotting.style import minute
 from solared_hf.schema import NUM_TILES, TARGET_CHANNEL
 

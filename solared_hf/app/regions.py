@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region, split_of
+from dataset_builder.simulation.timelines import SIMULATED_REGIONS, simulate_region, split_of
+from solared_hf.data.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
+from solared_hf.data.step_times import nearest_steps
+from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.alarms import alarm_scale
-from solared_hf.forecasting import Forecaster
-from solared_hf.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
+from solared_hf.forecasters.base import Forecaster
 from solared_hf.schema import NUM_TILES
-from solared_hf.step_times import nearest_steps
-from solared_hf.timelines import Timeline
 
 
 @dataclass(frozen=True, eq=False)

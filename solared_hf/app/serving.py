@@ -82,7 +82,7 @@ def load(
     """
     from solared_hf.app.forecasts import Forecasts
     from solared_hf.app.regions import regions_of_dataset, simulated_sun
-    from solared_hf.forecasting import load_forecaster
+    from solared_hf.forecasters.base import load_forecaster
 
     if dataset is None and dataset_revision is not None:
         raise SolaredError("--dataset-revision is of no use without --dataset; leave it out, or name a repository.")

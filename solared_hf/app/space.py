@@ -9,11 +9,11 @@ from pathlib import Path
 from huggingface_hub import SpaceCardData
 
 from dataset_builder.dataset_folder import dataset_to_push
-from solared_hf.cards import CARD_NAME
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
-from solared_hf.hub import Content, LargeFile
-from solared_hf.model_folder import model_to_push
+from solared_hf.hub.cards import CARD_NAME
+from solared_hf.hub.model_folder import model_to_push
+from solared_hf.hub.push import Content, LargeFile
 
 MODEL_FOLDER, DATASET_FOLDER = "model", "dataset"
 _APP_NAME, _REQUIREMENTS_NAME = "app.py", "requirements.txt"

@@ -11,8 +11,8 @@ from solared_hf.app.channels import FORECAST, in_words
 from solared_hf.app.forecasts import Made
 from solared_hf.app.regions import Region
 from solared_hf.app.tables import html_table, unbroken
-from solared_hf.plotting.forecasts import ALARM, ONSET, PERSISTENCE_ALARM, TILE_AXES, plot_tile, values_at
-from solared_hf.plotting.region_forecast import RegionForecast, noaa_mark
+from solared_hf.evaluation.region_forecast import RegionForecast
+from solared_hf.plotting.forecasts import ALARM, ONSET, PERSISTENCE_ALARM, TILE_AXES, noaa_mark, plot_tile, values_at
 from solared_hf.plotting.style import as_svg, minute, tile_name
 from solared_hf.schema import AVAILABILITY_DELAY, TARGET_CHANNEL
 

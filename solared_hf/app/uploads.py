@@ -10,11 +10,11 @@ from threading import Lock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_builder.published import FILE_CHANNELS, parse_timeline
+from dataset_builder.published.files import FILE_CHANNELS, parse_timeline
 from solared_hf.app.regions import Region
+from solared_hf.data.timelines import Timeline, timelines_from_table
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.schema import COLUMNS, NUM_TILES
-from solared_hf.timelines import Timeline, timelines_from_table
 
 # All published regions together have 13,600 steps and 16 MB; 1,500 steps are two months at one an hour.
 MOST_MEGABYTES = 20

@@ -19,7 +19,7 @@ from solared_hf.cli.quickstart import quickstart
 from solared_hf.cli.select import select
 from solared_hf.cli.train import train
 from solared_hf.errors import SolaredError
-from solared_hf.hub_patience import limit_silence
+from solared_hf.hub.patience import limit_silence
 
 # What the extra of that name brings, and commands import where they need it.
 _BUILDER = {"astropy", "dask", "distributed", "drms", "sunpy"}

@@ -21,7 +21,7 @@ def benchmark(
     from solared_hf.evaluation.benchmark import benchmark as run_benchmark
     from solared_hf.evaluation.benchmark import trained_models
     from solared_hf.files import write_atomically
-    from solared_hf.forecasting import load_forecaster
+    from solared_hf.forecasters.base import load_forecaster
 
     models, left_out = trained_models()
     models += [load_forecaster(one) for one in model or []]

@@ -42,7 +42,7 @@ def build(
     settings = {"cadence": cadence, "correction": correction}
     settings = {name: value for name, value in settings.items() if value is not None}
     if source is SourceName.published:
-        from dataset_builder.sources import PublishedSource
+        from dataset_builder.published.source import PublishedSource
 
         running = {"workers": workers, "scheduler": scheduler, "worker-timeout": worker_timeout}
         given = [*settings, *(name for name, value in running.items() if value is not None)]
@@ -50,8 +50,8 @@ def build(
             raise SolaredError(f"--{given[0]} is of no use for published files; leave it out, or build --source fits.")
         opened = PublishedSource(input)
     else:
-        from dataset_builder.fits_source import FitsSource
-        from dataset_builder.plan import Settings
+        from dataset_builder.fits.plan import Settings
+        from dataset_builder.fits.source import FitsSource
 
         patience = {} if worker_timeout is None else {"worker_timeout_s": worker_timeout}
         opened = FitsSource(input, Settings(**settings), workers=workers, scheduler=scheduler, **patience)

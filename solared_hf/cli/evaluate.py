@@ -30,7 +30,7 @@ def evaluate(
     from solared_hf.evaluation.protocol_scores import score_by_published_protocol
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
-    from solared_hf.forecasting import load_forecaster
+    from solared_hf.forecasters.base import load_forecaster
 
     if protocol is Protocol.published:
         if split is not None:

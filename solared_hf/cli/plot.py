@@ -24,11 +24,11 @@ def forecast(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """A forecast of a region against what was observed, with the alarms it gives and the onsets that came."""
+    from solared_hf.data.loading import dataset_identity, load_catalog, load_region, load_timelines, pinned_revision
     from solared_hf.evaluation.alarms import alarm_scale
     from solared_hf.files import write_atomically
-    from solared_hf.forecasting import load_forecaster
-    from solared_hf.loading import dataset_identity, load_catalog, load_region, load_timelines, pinned_revision
-    from solared_hf.plotting.region_forecast import plot_region_forecast
+    from solared_hf.forecasters.base import load_forecaster
+    from solared_hf.plotting.forecasts import plot_region_forecast
     from solared_hf.plotting.style import as_png, mark_as_simulated
 
     if output.suffix != ".png":
@@ -78,7 +78,7 @@ def dataset(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """What is in a dataset: latitudes, lifetimes, distributions, one region's timeline, and what was observed."""
-    from solared_hf.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
+    from solared_hf.data.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
     from solared_hf.plotting.dataset_pictures import dataset_pictures
 
     revision = pinned_revision(dataset, dataset_revision)

@@ -19,9 +19,9 @@ def predict(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """Forecast a region's tiles in physical units: every window of its timeline, the latest included."""
+    from solared_hf.data.loading import load_region
     from solared_hf.files import write_atomically
-    from solared_hf.forecasting import forecast_file, load_forecaster
-    from solared_hf.loading import load_region
+    from solared_hf.forecasters.base import forecast_file, load_forecaster
 
     forecaster = load_forecaster(model, model_revision)
     windows = forecaster.windows([load_region(dataset, ar, dataset_revision)], require_target=False)

@@ -9,7 +9,7 @@ import typer
 from solared_hf.errors import SolaredError
 
 if TYPE_CHECKING:
-    from solared_hf.hub import PushReport
+    from solared_hf.hub.push import PushReport
 
 
 def push(
@@ -21,11 +21,11 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
 ) -> None:
     """Push a dataset or a model to the Hub in one commit; what is there already is not uploaded again."""
-    from solared_hf import hub
+    from solared_hf.hub import push as hub
     from solared_hf.schema import MANIFEST_NAME
 
     if (folder / "config.json").is_file():
-        from solared_hf.model_folder import model_to_push
+        from solared_hf.hub.model_folder import model_to_push
 
         opened = nullcontext(model_to_push(folder, repo_id))
     elif (folder / MANIFEST_NAME).is_file():

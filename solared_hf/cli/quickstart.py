@@ -49,20 +49,21 @@ def quickstart(
 ) -> None:
     """Build a dataset, train a tiny model for a minute, score it, forecast a region and draw the forecast."""
     from dataset_builder.build import build_dataset
-    from dataset_builder.fits_source import FitsSource
-    from dataset_builder.region_folders import find_regions
-    from dataset_builder.simulate import SIMULATED_REGIONS
-    from dataset_builder.simulate_fits import write_observations
-    from dataset_builder.sources import PublishedSource
+    from dataset_builder.fits.source import FitsSource
+    from dataset_builder.published.source import PublishedSource
+    from dataset_builder.simulation.fits import write_observations
+    from dataset_builder.simulation.timelines import SIMULATED_REGIONS
+    from dataset_builder.sources import find_regions
     from solared_hf.cli.predict import predict
+    from solared_hf.data.loading import load_timelines
     from solared_hf.evaluation.alarms import alarm_scale
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
-    from solared_hf.forecasting import load_forecaster
-    from solared_hf.loading import load_timelines
-    from solared_hf.plotting.region_forecast import plot_region_forecast
+    from solared_hf.forecasters.base import load_forecaster
+    from solared_hf.plotting.forecasts import plot_region_forecast
     from solared_hf.plotting.style import as_png, mark_as_simulated
-    from solared_hf.training import parse_arguments, train
+    from solared_hf.training.arguments import parse_arguments
+    from solared_hf.training.run import train
 
     simulated = data is None
     if not simulated:

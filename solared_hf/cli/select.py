@@ -20,7 +20,7 @@ def select(
     from rich.console import Console
     from rich.table import Table
 
-    from dataset_builder.catalog import read_reports, select_regions, write_selection
+    from dataset_builder.noaa.selection import read_reports, select_regions, write_selection
 
     if output.is_dir():
         raise SolaredError(f"{output} is a folder; name the file to write, such as {output / 'catalog.parquet'}.")

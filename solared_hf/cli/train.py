@@ -4,7 +4,7 @@ import typer
 
 
 def train(context: typer.Context) -> None:
-    """Train a model: --config FILE.yaml and any argument of the Trainer; `solared train --help` lists them."""
-    from solared_hf import training
+    """Train a model: --config RECIPE and any argument of the Trainer; `solared train --help` lists them."""
+    from solared_hf.training import parse_arguments, train
 
-    training.train(training.parse_arguments(context.args))
+    train(parse_arguments(context.args))

@@ -7,9 +7,9 @@ from datasets.packaged_modules.cache.cache import Cache
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-from solared_hf.cards import CARD_NAME
 from solared_hf.errors import SolaredError, reason_of
-from solared_hf.hub_errors import explain
+from solared_hf.hub.cards import CARD_NAME
+from solared_hf.hub.errors import explain
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME
 
 # All that reading takes, and nothing that others put into the repository.

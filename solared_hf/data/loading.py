@@ -12,8 +12,7 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import DatasetCard
 
-from solared_hf.cards import CARD_NAME
-from solared_hf.dataset_location import (
+from solared_hf.data.dataset_location import (
     NotOnThisMachineError,
     local_folder,
     missing_files,
@@ -22,9 +21,10 @@ from solared_hf.dataset_location import (
     prepared,
     snapshot,
 )
+from solared_hf.data.timelines import Timeline, timelines_from_dataset, timelines_from_table
 from solared_hf.errors import SolaredError, reason_of, whole_number
+from solared_hf.hub.cards import CARD_NAME
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME, SCHEMA_VERSION
-from solared_hf.timelines import Timeline, timelines_from_dataset, timelines_from_table
 
 _DATA_FOLDER = "data"
 _TIMELINES, _CATALOG, _CATALOG_SPLIT = "timelines", "catalog", "regions"
@@ -47,9 +47,9 @@ def load_timelines(dataset: str | Path, split: str, revision: str | None = None)
     Example, with a dataset of one simulated region:
 
     >>> from tempfile import TemporaryDirectory
-    >>> from dataset_builder.build import build_dataset
-    >>> from dataset_builder.simulate import write_simulated
-    >>> from dataset_builder.sources import PublishedSource
+    >>> from dataset_builder import build_dataset
+    >>> from dataset_builder.simulation import write_simulated
+    >>> from dataset_builder.published import PublishedSource
     >>> with TemporaryDirectory() as folder:
     ...     write_simulated(folder, [90010], steps=48)
     ...     report = build_dataset(PublishedSource(folder), f"{folder}/dataset")

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import numpy as np
 
+from solared_hf.data.step_times import MOST_JITTER, nearest_steps
+from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
-from solared_hf.step_times import MOST_JITTER, nearest_steps
-from solared_hf.timelines import Timeline
 
 # Why a window is not given, in the order in which the reasons are looked for.
 SPANS_GAP = "spans a gap"

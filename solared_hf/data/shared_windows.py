@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from solared_hf.region_windows import Region
-from solared_hf.timelines import Timeline
+from solared_hf.data.region_windows import Region
+from solared_hf.data.timelines import Timeline
 
 
 def for_another_process(windows) -> tuple[Callable, tuple]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
+from solared_hf.data.step_times import MOST_JITTER, cadence_of, check_years, is_spaced_by, most_jitter, step_times
 from solared_hf.errors import SolaredError, whole_number
 from solared_hf.schema import (
     CHANNELS,
@@ -21,7 +22,6 @@ from solared_hf.schema import (
     TARGET_CHANNEL,
     timeline_features,
 )
-from solared_hf.step_times import MOST_JITTER, cadence_of, check_years, is_spaced_by, most_jitter, step_times
 
 # Rows that are taken apart at a time: some four regions, and 1.5 MB.
 _BATCH_ROWS = 1_000

@@ -16,12 +16,12 @@ import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch.utils.data import Dataset as TorchDataset
 
+from solared_hf.data.processing_solared import NAN_POLICIES, SolaredProcessor, interpolate_in_time
+from solared_hf.data.region_windows import RegionWindows, count_before, cut_region, steps_ahead
+from solared_hf.data.shared_windows import for_another_process
+from solared_hf.data.timelines import Timeline, timelines_from_dataset
 from solared_hf.errors import SolaredError, whole_number
-from solared_hf.processing_solared import NAN_POLICIES, SolaredProcessor, interpolate_in_time
-from solared_hf.region_windows import RegionWindows, count_before, cut_region, steps_ahead
 from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
-from solared_hf.shared_windows import for_another_process
-from solared_hf.timelines import Timeline, timelines_from_dataset
 
 DEFAULT_INPUT_STEPS = 120
 DEFAULT_HORIZON = timedelta(hours=12)

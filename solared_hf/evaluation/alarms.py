@@ -15,6 +15,9 @@ from datetime import timedelta
 
 import numpy as np
 
+from solared_hf.data.step_times import nearest_steps
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.evaluation.emergence import (
     ONSET_GRADIENT,
     SMOOTHED_HOURS,
@@ -23,11 +26,8 @@ from solared_hf.evaluation.emergence import (
     observed_onsets,
 )
 from solared_hf.evaluation.intervals import region_interval
-from solared_hf.forecasting import Forecaster
+from solared_hf.forecasters.base import Forecaster
 from solared_hf.schema import AVAILABILITY_DELAY, NUM_TILES
-from solared_hf.step_times import nearest_steps
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
 
 # How long an alarm is good for, and so how far ahead a path is looked at.
 WARNING_PERIOD = timedelta(hours=24)

@@ -7,7 +7,10 @@ from datetime import timedelta
 import numpy as np
 from tqdm import tqdm
 
-from solared_hf.baselines import Climatology, DampedPersistence, Persistence
+from solared_hf.data.loading import dataset_identity, load_timelines, pinned_revision
+from solared_hf.data.processing_solared import SolaredProcessor
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.evaluation.alarms import (
     WARNING_PERIOD,
@@ -30,12 +33,9 @@ from solared_hf.evaluation.emergence import emerging_tiles
 from solared_hf.evaluation.published_protocol import ProtocolScore, protocol_score
 from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent, reliability
 from solared_hf.evaluation.scores import intensity_processor, score_forecasts, skill_interval
-from solared_hf.forecasting import Forecaster, committed_models, folders_without_weights, load_forecaster
-from solared_hf.lagged_regression import GradientBoostedTrees, RidgeRegression
-from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
-from solared_hf.processing_solared import SolaredProcessor
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
+from solared_hf.forecasters.base import Forecaster, committed_models, folders_without_weights, load_forecaster
+from solared_hf.forecasters.baselines import Climatology, DampedPersistence, Persistence
+from solared_hf.forecasters.lagged_regression import GradientBoostedTrees, RidgeRegression
 
 
 @dataclass(frozen=True)

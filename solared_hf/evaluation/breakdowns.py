@@ -6,8 +6,8 @@ are in the normalised units of a model. What was not observed does not count.
 
 import numpy as np
 
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.evaluation.errors import root_mean_squared_error
-from solared_hf.windows import SolaredWindows
 
 
 def rmse_by_tile(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:

@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
+from solared_hf.data.step_times import cadence_of, is_spaced_by
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.schema import NUM_TILES
-from solared_hf.step_times import cadence_of, is_spaced_by
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
 
 ONSET_GRADIENT = -0.01  # of the intensity range, per hour
 ONSET_HOURS = 4.0

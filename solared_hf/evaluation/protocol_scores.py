@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from solared_hf.baselines import Persistence
+from solared_hf.data.loading import dataset_identity, load_timelines, pinned_revision
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.evaluation.published_protocol import (
     PROTOCOL_TILES,
@@ -14,8 +14,8 @@ from solared_hf.evaluation.published_protocol import (
     protocol_score,
 )
 from solared_hf.evaluation.tables import TabledResult, number_with_interval
-from solared_hf.forecasting import Forecaster
-from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
+from solared_hf.forecasters.base import Forecaster
+from solared_hf.forecasters.baselines import Persistence
 
 
 @dataclass(frozen=True)

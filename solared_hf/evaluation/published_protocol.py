@@ -12,12 +12,12 @@ from datetime import timedelta
 
 import numpy as np
 
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.breakdowns import rmse_by_tile
 from solared_hf.evaluation.intervals import region_interval
-from solared_hf.forecasting import Forecaster
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
+from solared_hf.forecasters.base import Forecaster
 
 PROTOCOL_TILES = {
     11698: range(37, 44),

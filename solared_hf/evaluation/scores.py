@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from solared_hf.baselines import Climatology
+from solared_hf.data.processing_solared import SolaredProcessor
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.evaluation.breakdowns import rmse_by_region, rmse_by_tile
 from solared_hf.evaluation.errors import mean_absolute_error, root_mean_squared_error, skill_score
 from solared_hf.evaluation.intervals import region_interval
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.forecasters.baselines import Climatology
 from solared_hf.schema import TARGET_CHANNEL
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from solared_hf.baselines import BASELINES, Climatology, Persistence
+from solared_hf.data.loading import dataset_identity, load_timelines, pinned_revision
 from solared_hf.errors import SolaredError
 from solared_hf.evaluation.scores import Score, intensity_processor, score_forecasts
 from solared_hf.evaluation.tables import TabledResult, number_with_interval
-from solared_hf.forecasting import Forecaster, ModelForecaster
-from solared_hf.loading import dataset_identity, load_timelines, pinned_revision
+from solared_hf.forecasters.base import Forecaster, ModelForecaster
+from solared_hf.forecasters.baselines import BASELINES, Climatology, Persistence
 
 _SKILL_CLIMATOLOGY = "skill c."
 

@@ -18,14 +18,14 @@ from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from solared_hf.baselines import BASELINES, check_reach
+from solared_hf.data.processing_solared import SolaredProcessor
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError, reason_of, whole_number
-from solared_hf.hub_errors import explain
-from solared_hf.model_files import PROCESSOR_NAME, WEIGHTS_NAME
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.forecasters.baselines import BASELINES, check_reach
+from solared_hf.hub.errors import explain
+from solared_hf.hub.model_files import PROCESSOR_NAME, WEIGHTS_NAME
 from solared_hf.schema import CHANNELS, NUM_TILES, TILE_COLUMNS, UNITS
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
 
 # On a CPU more windows at a time take more memory and no less time.
 _CPU_BATCH_SIZE, _ACCELERATOR_BATCH_SIZE = 8, 64

@@ -10,10 +10,10 @@ from datetime import timedelta
 
 import numpy as np
 
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError, whole_number
 from solared_hf.schema import NUM_TILES
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
 
 _LONGEST_LEAD = timedelta(hours=48)
 

@@ -10,11 +10,11 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from solared_hf.baselines import Baseline, Persistence, check_cadence, check_reach, common_cadence
-from solared_hf.lagged_features import LONGEST_LAG, lagged_features, steps_per_hour
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
+from solared_hf.forecasters.baselines import Baseline, Persistence, check_cadence, check_reach, common_cadence
+from solared_hf.forecasters.lagged_features import LONGEST_LAG, lagged_features, steps_per_hour
 from solared_hf.schema import NUM_TILES
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
 
 _LEADS = timedelta(hours=24)
 # Windows closer to each other than this say nearly the same.

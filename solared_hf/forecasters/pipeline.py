@@ -7,10 +7,10 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from transformers import Pipeline
 
+from solared_hf.data.timelines import Timeline
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError
-from solared_hf.forecasting import ModelForecaster
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
+from solared_hf.forecasters.base import ModelForecaster
 
 TASK = "solar-active-region-forecasting"
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from solared_hf.model_files import WEIGHTS_NAME
+from solared_hf.hub.model_files import WEIGHTS_NAME
 
 BENCHMARK_NAME = "benchmark.json"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import UndefinedError
 
-from solared_hf.benchmark_facts import benchmark_facts
-from solared_hf.cards import LOCATION, render
 from solared_hf.errors import SolaredError
-from solared_hf.model_files import PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from solared_hf.hub.benchmark_facts import benchmark_facts
+from solared_hf.hub.cards import LOCATION, render
+from solared_hf.hub.model_files import PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from solared_hf.schema import AVAILABILITY_DELAY, POWER_CHANNELS
 
 METRICS_NAME = "metrics.json"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from solared_hf.benchmark_facts import BENCHMARK_NAME, PICTURES
-from solared_hf.cards import CARD_NAME, card_for
 from solared_hf.errors import SolaredError
-from solared_hf.hub import Content, LargeFile
-from solared_hf.model_card import CURVE_NAME, EXPERIMENTS_NAME, METRICS_NAME
-from solared_hf.model_files import PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from solared_hf.hub.benchmark_facts import BENCHMARK_NAME, PICTURES
+from solared_hf.hub.cards import CARD_NAME, card_for
+from solared_hf.hub.model_card import CURVE_NAME, EXPERIMENTS_NAME, METRICS_NAME
+from solared_hf.hub.model_files import PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from solared_hf.hub.push import Content, LargeFile
 
 # Files of a model lie at the top of its folder; those of the Trainer's own, such as training_args.bin, stay at home.
 _FILES = (CARD_NAME, "*.json", "*.safetensors", "*.py", "*.png", EXPERIMENTS_NAME)

@@ -20,9 +20,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import hf_raise_for_status
 from huggingface_hub.utils.sha import git_hash
 
-from solared_hf.cards import CARD_NAME
 from solared_hf.errors import SolaredError, reason_of
-from solared_hf.hub_errors import NOT_LOGGED_IN, explain_push, may_not_write
+from solared_hf.hub.cards import CARD_NAME
+from solared_hf.hub.errors import NOT_LOGGED_IN, explain_push, may_not_write
 
 MAIN_BRANCH = "main"
 # The Hub's own file, which it keeps up to date itself.

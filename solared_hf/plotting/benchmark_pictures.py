@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from solared_hf.baselines import Persistence
+from solared_hf.forecasters.baselines import Persistence
 from solared_hf.plotting.scores import plot_error_by_lead, plot_error_by_tile, plot_reliability, plot_skill_by_region
 from solared_hf.plotting.style import Picture, Pictures
 

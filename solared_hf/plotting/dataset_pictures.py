@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
 from solared_hf.plotting.regions import (
     plot_availability,
@@ -16,7 +17,6 @@ from solared_hf.plotting.regions import (
 from solared_hf.plotting.style import WITHIN_COLOURS, Picture, Pictures, mark_as_simulated
 from solared_hf.schema import CHANNELS
 from solared_hf.splits import SPLITS
-from solared_hf.timelines import Timeline
 
 _NOAA_AXES = {
     "noaa_latitude": ("latitude", "degrees, north positive"),

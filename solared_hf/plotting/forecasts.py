@@ -1,6 +1,7 @@
 """Pictures of the forecast of a region or of one of its tiles, against what was observed."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -9,7 +10,12 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from solared_hf.data.step_times import cadence_of, nearest_steps
+from solared_hf.data.timelines import Timeline
 from solared_hf.evaluation.errors import root_mean_squared_error
+from solared_hf.evaluation.published_protocol import PROTOCOL_TILES
+from solared_hf.evaluation.region_forecast import forecast_region
+from solared_hf.forecasters.base import Forecaster
 from solared_hf.plotting.style import (
     BLACK,
     BLUE,
@@ -25,9 +31,7 @@ from solared_hf.plotting.style import (
     styled,
     tile_name,
 )
-from solared_hf.schema import TILE_COLUMNS, TILE_ROWS
-from solared_hf.step_times import cadence_of, nearest_steps
-from solared_hf.timelines import Timeline
+from solared_hf.schema import AVAILABILITY_DELAY, NUM_TILES, TILE_COLUMNS, TILE_ROWS
 
 # Moments that a picture can mark, as its legend calls them.
 ONSET, ALARM, NOAA = "onset observed", "alarm issued", "first reported by NOAA (UTC)"
@@ -118,6 +122,54 @@ def plot_forecast(
     bottom.supylabel("continuum intensity (DN)")
     bottom.legend(*_legend(axes, happened), loc="outside upper center", ncols=3)
     return figure
+
+
+def plot_region_forecast(
+    forecaster: Forecaster, timeline: Timeline, alarm_scale_dn: float, noaa_emergence_time: datetime | None = None
+) -> Figure:
+    """A forecaster and persistence against what was observed of a region, with its alarms and the observed onsets.
+
+    Shown are seven tiles: those of the published figures for the published test regions, else the inner ones of the
+    row in which the intensity varies most.
+
+    Args:
+        forecaster: where it gives the quantiles 0.1 and 0.9, the interval between them is shown.
+        timeline: the region.
+        alarm_scale_dn: DN of one unit of the alarms' threshold, `evaluation.alarms.alarm_scale`.
+        noaa_emergence_time: when NOAA first reported the region, UTC; None where that is not known.
+
+    Raises:
+        SolaredError: no window can be cut from the region.
+    """
+    forecast = forecast_region(forecaster, forecaster.windows([timeline], require_target=False), alarm_scale_dn)
+    return plot_forecast(
+        timeline,
+        forecast.target_times,
+        forecast.forecasts,
+        PROTOCOL_TILES.get(timeline.ar_number) or strongest_row(timeline.intensity),
+        title=f"AR{timeline.ar_number}: {horizon_in_words(forecast.horizon)}",
+        band=forecast.band,
+        marks={ONSET: forecast.onsets, ALARM: forecast.alarms[forecast.name].issued, **noaa_mark(noaa_emergence_time)},
+    )
+
+
+def noaa_mark(noaa_emergence_time: datetime | None) -> dict[str, np.ndarray]:
+    """The mark of the time, UTC, at which NOAA first reported a region; none where that is not known."""
+    if noaa_emergence_time is None:
+        return {}
+    # UTC is 34 to 37 s behind TAI, less than the width of a line.
+    return {NOAA: np.full(NUM_TILES, np.datetime64(noaa_emergence_time, "ms"))}
+
+
+def horizon_in_words(horizon: timedelta) -> str:
+    """How far ahead a forecast is, counted from what it uses and from when it can be issued.
+
+    >>> horizon_in_words(timedelta(hours=12))
+    'forecast 12 h after the last input step, 8 h after it could be issued'
+    """
+    hours, lead = (duration / timedelta(hours=1) for duration in (horizon, horizon - AVAILABILITY_DELAY))
+    ahead = f"forecast {hours:g} h after the last input step"
+    return f"{ahead}, {lead:g} h after it could be issued" if lead > 0 else ahead
 
 
 @styled()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from solared_hf.data.timelines import Timeline
 from solared_hf.plotting.style import (
     BLUE,
     GREY,
@@ -24,7 +25,6 @@ from solared_hf.plotting.style import (
     styled,
 )
 from solared_hf.schema import CHANNELS, NUM_TILES, TILE_COLUMNS, TILE_ROWS
-from solared_hf.timelines import Timeline
 
 _DAY = np.timedelta64(1, "D")
 _INCHES_A_REGION = 0.19

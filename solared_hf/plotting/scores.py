@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from solared_hf.baselines import Persistence
+from solared_hf.forecasters.baselines import Persistence
 from solared_hf.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, styled
 from solared_hf.schema import AVAILABILITY_DELAY, TILE_COLUMNS, TILE_ROWS
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
+from solared_hf.data.step_times import cadence_of, is_spaced_by
 from solared_hf.schema import TILE_COLUMNS
-from solared_hf.step_times import cadence_of, is_spaced_by
 
 # Inches. Printed over the width of a page, the text is then about 10 points high.
 WIDTH = 9.0

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig, TrainerState, TrainingArguments
 
+from solared_hf.data.processing_solared import SolaredProcessor
 from solared_hf.errors import SolaredError
-from solared_hf.processing_solared import SolaredProcessor
-from solared_hf.run_record import STATE_NAME
+from solared_hf.training.run_record import STATE_NAME
 
 # The Trainer writes it last, so a folder without it is what a kill left of a checkpoint.
 _LAST_FILE = STATE_NAME

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import is_torch_xla_available
 
 from solared_hf.errors import SolaredError, reason_of
-from solared_hf.validation_metrics import GREATER_IS_BETTER
+from solared_hf.training.validation_metrics import GREATER_IS_BETTER
 
 LABEL_NAMES = ["future_values"]
 

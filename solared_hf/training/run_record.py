@@ -7,7 +7,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, T
 from transformers.trainer_callback import ExportableState
 
 from solared_hf.errors import SolaredError
-from solared_hf.run_facts import changed_arguments
+from solared_hf.training.run_facts import changed_arguments
 
 STATE_NAME = "trainer_state.json"
 # Their rate follows from what happened, and not from the step alone.

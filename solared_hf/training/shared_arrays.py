@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError
-from solared_hf.windows import SolaredWindows
 
 _ALIGNMENT = 64  # bytes; more than any type of ours asks for
 

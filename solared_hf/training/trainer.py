@@ -5,7 +5,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
 from solared_hf.errors import SolaredError
-from solared_hf.training_checks import cannot_start
+from solared_hf.training.checks import cannot_start
 
 
 class _Beginning(TrainerCallback):

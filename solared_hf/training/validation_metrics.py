@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from solared_hf.baselines import Persistence
+from solared_hf.data.processing_solared import SolaredProcessor
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.evaluation.scores import forecast_errors
-from solared_hf.processing_solared import SolaredProcessor
-from solared_hf.windows import SolaredWindows
+from solared_hf.forecasters.baselines import Persistence
 
 # Every metric that an evaluation reports, and whether more of it is better.
 GREATER_IS_BETTER = {

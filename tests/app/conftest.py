@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder.published import write_published
-from dataset_builder.simulate import simulate_region
-from solared_hf.timelines import Timeline
+from dataset_builder.simulation import simulate_region
+from solared_hf import Timeline
 
 OWN_REGION = 90021
 

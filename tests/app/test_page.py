@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dataset_builder.simulate import simulate_region
+from dataset_builder.simulation import simulate_region
 from solared_hf.app.channels import in_words
 from solared_hf.app.serving import load, page_server
 from solared_hf.app.uploads import MOST_SESSIONS, Uploads

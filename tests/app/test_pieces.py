@@ -7,24 +7,22 @@ import threading
 import numpy as np
 import pytest
 
-from dataset_builder.build import build_dataset
-from dataset_builder.published import write_published
-from dataset_builder.simulate import GAP_REGION, NAN_REGION, simulate_region
-from dataset_builder.sources import PublishedSource
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource, write_published
+from dataset_builder.simulation import simulate_region
+from dataset_builder.simulation.timelines import GAP_REGION, NAN_REGION
+from solared_hf import SolaredError, Timeline, load_forecaster
 from solared_hf.app.alarm_table import NO_SCALE, alarm_table
 from solared_hf.app.channels import FORECAST, NAMES, in_words, observed_values
 from solared_hf.app.forecasts import Forecasts
 from solared_hf.app.regions import Region, region_to_show, regions_of_dataset, simulated_sun
 from solared_hf.app.tile_map import tile_map
 from solared_hf.app.tile_report import tile_report
-from solared_hf.baselines import Persistence
-from solared_hf.errors import SolaredError
-from solared_hf.evaluation.alarms import alarm_scale, forecast_trajectories, issue_alarms, score_alarms
-from solared_hf.evaluation.emergence import observed_onsets
-from solared_hf.forecasting import forecast_file, load_forecaster
+from solared_hf.evaluation import alarm_scale, forecast_trajectories, issue_alarms, observed_onsets, score_alarms
+from solared_hf.forecasters import Persistence
+from solared_hf.forecasters.base import forecast_file
 from solared_hf.plotting.style import channel_colours, minute
 from solared_hf.schema import CHANNELS
-from solared_hf.timelines import Timeline
 
 
 @pytest.fixture(scope="module")

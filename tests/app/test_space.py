@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from solared_hf.forecasting import committed_models
+from solared_hf.forecasters import committed_models
 from tests.processes import finish, kill
 
 OURS = "solared-quantile-trajectory"

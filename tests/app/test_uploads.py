@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builder.simulate import simulate_region
+from dataset_builder.simulation import simulate_region
+from solared_hf import SolaredError, Timeline
 from solared_hf.app.regions import Region
 from solared_hf.app.uploads import (
     MOST_MEGABYTES,
@@ -18,8 +19,6 @@ from solared_hf.app.uploads import (
     read_upload,
     take_files,
 )
-from solared_hf.errors import SolaredError
-from solared_hf.timelines import Timeline
 from tests.app.conftest import code_as_times, parquet, published
 
 

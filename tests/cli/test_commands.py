@@ -10,14 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from solared_hf.loading import load_region, load_timelines
-from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
-    SpatioTemporalAttentionConfig,
-)
-from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionForPrediction,
-)
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf import SolaredProcessor, load_timelines
+from solared_hf.data import load_region
+from solared_hf.models import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
 from solared_hf.schema import CHANNELS
 from tests.processes import run
 

@@ -6,17 +6,20 @@ import shutil
 import numpy as np
 import pytest
 
-from dataset_builder.build import build_dataset
-from dataset_builder.published import write_published
-from dataset_builder.sources import PublishedSource
-from solared_hf import SolaredProcessor, SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
-from solared_hf.baselines import Persistence
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource, write_published
+from solared_hf import (
+    SolaredProcessor,
+    SolaredWindows,
+    SpatioTemporalAttentionConfig,
+    SpatioTemporalAttentionForPrediction,
+    load_forecaster,
+    load_timelines,
+)
+from solared_hf.evaluation import score_on_split
 from solared_hf.evaluation.published_protocol import protocol_score
-from solared_hf.evaluation.split_scores import score_on_split
-from solared_hf.forecasting import load_forecaster
-from solared_hf.loading import load_timelines
+from solared_hf.forecasters import Persistence
 from solared_hf.schema import CHANNELS
-from solared_hf.windows import SolaredWindows
 
 PROTOCOL_REGIONS = (11698, 11726, 13165, 13179, 13183)
 

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builder.simulate import simulate_region
-from solared_hf import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
-from solared_hf.baselines import BASELINES, Climatology, DampedPersistence
-from solared_hf.errors import SolaredError
-from solared_hf.forecasting import ModelForecaster
-from solared_hf.processing_solared import SolaredProcessor
+from dataset_builder.simulation import simulate_region
+from solared_hf import (
+    SolaredError,
+    SolaredProcessor,
+    SolaredWindows,
+    SpatioTemporalAttentionConfig,
+    SpatioTemporalAttentionForPrediction,
+)
+from solared_hf.forecasters import BASELINES, Climatology, DampedPersistence, ModelForecaster
 from solared_hf.schema import CHANNELS
-from solared_hf.windows import SolaredWindows
 
 NO_COUNTS = [0, -3, 2.0, np.float32(2), True, "5", None, slice(1, 3), [2]]
 

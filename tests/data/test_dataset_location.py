@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from datasets import DatasetDict
 
-from solared_hf.dataset_location import local_folder
-from solared_hf.errors import SolaredError
-from solared_hf.loading import dataset_identity, load_catalog, load_region, load_timelines, pinned_revision
+from solared_hf import SolaredError, load_timelines
+from solared_hf.data import load_catalog, load_region
+from solared_hf.data.dataset_location import local_folder
+from solared_hf.data.loading import dataset_identity, pinned_revision
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME
 
 CURE = "name a folder written by `solared build`, or a dataset repository on the Hub"

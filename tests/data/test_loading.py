@@ -6,13 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from dataset_builder.build import build_dataset
-from dataset_builder.published import read_timeline, write_published
-from dataset_builder.sources import PublishedSource
-from solared_hf.errors import SolaredError
-from solared_hf.loading import dataset_identity, load_region, load_timelines
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource, read_timeline, write_published
+from solared_hf import SolaredError, Timeline, load_timelines
+from solared_hf.data import load_region
+from solared_hf.data.loading import dataset_identity
 from solared_hf.schema import CHANNELS, NUM_TILES
-from solared_hf.timelines import Timeline
 
 
 def assert_same(actual: Timeline, expected: Timeline) -> None:

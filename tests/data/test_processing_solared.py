@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf import SolaredProcessor
 from solared_hf.schema import CHANNELS, NUM_TILES
 
 

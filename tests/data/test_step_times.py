@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from solared_hf.errors import SolaredError
-from solared_hf.step_times import cadence_of, is_spaced_by, nearest_steps, step_times
+from solared_hf import SolaredError
+from solared_hf.data.step_times import cadence_of, is_spaced_by, nearest_steps, step_times
 
 FIRST = np.datetime64("2013-04-15T00:59:37.500", "ms")
 HOUR = np.timedelta64(1, "h")

@@ -10,11 +10,10 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 
-from dataset_builder.simulate import simulate_region
-from solared_hf.errors import SolaredError
+from dataset_builder.simulation import simulate_region
+from solared_hf import SolaredError, SolaredWindows, Timeline
+from solared_hf.data.timelines import timelines_from_dataset, timelines_from_table
 from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
-from solared_hf.timelines import Timeline, timelines_from_dataset, timelines_from_table
-from solared_hf.windows import SolaredWindows
 
 
 def dataset_of(*timelines: Timeline) -> Dataset:

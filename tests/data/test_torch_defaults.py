@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builder.acoustic_power import band_power
-from solared_hf import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
-from solared_hf.forecasting import ModelForecaster
-from solared_hf.processing_solared import SolaredProcessor
+from dataset_builder.fits import band_power
+from solared_hf import (
+    SolaredProcessor,
+    SolaredWindows,
+    SpatioTemporalAttentionConfig,
+    SpatioTemporalAttentionForPrediction,
+)
+from solared_hf.forecasters import ModelForecaster
 from solared_hf.schema import CHANNELS
-from solared_hf.windows import SolaredWindows
 
 
 @pytest.fixture(params=["bfloat16", "float64", "meta"])

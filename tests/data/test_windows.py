@@ -8,11 +8,9 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, default_collate
 
-from solared_hf.errors import SolaredError
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf import SolaredError, SolaredProcessor, SolaredWindows, Timeline
+from solared_hf.data import batch_of
 from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows, batch_of
 
 HOUR = timedelta(hours=1)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf import SolaredProcessor, SolaredWindows
+from solared_hf.data import batch_of
 from solared_hf.schema import CHANNELS
-from solared_hf.windows import SolaredWindows, batch_of
 
 
 @pytest.fixture

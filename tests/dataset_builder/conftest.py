@@ -9,7 +9,7 @@ import pytest
 from distributed import LocalCluster
 
 from dataset_builder.build import LOCK_NAME
-from dataset_builder.simulate import write_simulated
+from dataset_builder.simulation import write_simulated
 from solared_hf.schema import CHANNELS
 
 

@@ -12,17 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from dataset_builder import sources
-from dataset_builder.build import build_dataset
-from dataset_builder.published import FILE_CHANNELS, parse_timeline, read_timeline, write_published
-from dataset_builder.region_folders import find_regions
-from dataset_builder.simulate import SIMULATED_REGIONS, simulate_region, split_of, write_simulated
-from dataset_builder.sources import PublishedSource
-from solared_hf.errors import SolaredError
-from solared_hf.loading import load_timelines
+from dataset_builder import build_dataset, sources
+from dataset_builder.published import PublishedSource, read_timeline, write_published
+from dataset_builder.published.files import FILE_CHANNELS, parse_timeline
+from dataset_builder.simulation import SIMULATED_REGIONS, simulate_region, write_simulated
+from dataset_builder.simulation.timelines import split_of
+from dataset_builder.sources import find_regions
+from solared_hf import SolaredError, load_timelines
+from solared_hf.data.timelines import timelines_from_dataset
 from solared_hf.schema import CHANNELS, catalog_features, timeline_features
 from solared_hf.splits import SPLITS, published_split
-from solared_hf.timelines import timelines_from_dataset
 from tests.processes import run
 
 COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "published")

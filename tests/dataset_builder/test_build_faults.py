@@ -15,11 +15,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builder.build import LOCK_NAME, STAGING_NAME, build_dataset
-from dataset_builder.simulate import SIMULATED_REGIONS, split_of, write_simulated
-from dataset_builder.sources import PublishedSource
-from solared_hf import files
-from solared_hf.errors import SolaredError
+from dataset_builder import build_dataset
+from dataset_builder.build import LOCK_NAME, STAGING_NAME
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import SIMULATED_REGIONS, write_simulated
+from dataset_builder.simulation.timelines import split_of
+from solared_hf import SolaredError, files
 from tests.processes import run
 
 COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "published")

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from dataset_builder.build import STAGING_NAME, build_dataset, split_of_region
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
-from solared_hf.errors import SolaredError
+from dataset_builder import build_dataset
+from dataset_builder.build import STAGING_NAME, split_of_region
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import write_simulated
+from solared_hf import SolaredError
 from solared_hf.schema import CATALOG_PATH, SCHEMA_VERSION
 from solared_hf.splits import SPLITS
 

@@ -12,13 +12,12 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 from jinja2 import UndefinedError
 
-from dataset_builder.build import build_dataset
-from dataset_builder.publish import BENCHMARK_REGIONS, dataset_card, moments, overlaps, region_facts, statistics
-from dataset_builder.published import read_timeline
-from dataset_builder.region_folders import find_regions
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
-from solared_hf.cards import card_for, render
+from dataset_builder import build_dataset
+from dataset_builder.description import BENCHMARK_REGIONS, dataset_card, moments, overlaps, region_facts, statistics
+from dataset_builder.published import PublishedSource, read_timeline
+from dataset_builder.simulation import write_simulated
+from dataset_builder.sources import find_regions
+from solared_hf.hub.cards import card_for, render
 from solared_hf.schema import CHANNELS, POWER_CHANNELS, SCHEMA_VERSION, UNITS, catalog_features, timeline_features
 from solared_hf.splits import SPLITS, published_split
 

@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_builder.build import build_dataset
+from dataset_builder import build_dataset
+from dataset_builder.description import FACTS_VERSION, overlaps, region_facts
 from dataset_builder.inventory import shard_facts
-from dataset_builder.publish import FACTS_VERSION, overlaps, region_facts
+from dataset_builder.published import PublishedSource
 from dataset_builder.shards import Shard, encode_shard
-from dataset_builder.simulate import simulate_region, start_time, write_simulated
-from dataset_builder.sources import Outcome, PublishedSource
+from dataset_builder.simulation import simulate_region, write_simulated
+from dataset_builder.simulation.timelines import start_time
+from dataset_builder.sources import Outcome
+from solared_hf import Timeline
 from solared_hf.schema import CHANNELS, NUM_TILES
-from solared_hf.timelines import Timeline
 
 
 class ManyRegions:

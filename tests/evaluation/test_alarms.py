@@ -7,22 +7,18 @@ import numpy as np
 import pytest
 
 from dataset_builder.published import read_timeline
-from solared_hf.baselines import Persistence
-from solared_hf.errors import SolaredError
-from solared_hf.evaluation.alarms import (
-    AlarmLead,
-    EmergenceScore,
+from solared_hf import SolaredError, SolaredWindows
+from solared_hf.evaluation import (
     add_up,
     alarm_scale,
     forecast_trajectories,
     issue_alarms,
-    lagged_trajectories,
-    rate_intervals,
+    observed_onsets,
     score_alarms,
 )
+from solared_hf.evaluation.alarms import AlarmLead, EmergenceScore, lagged_trajectories, rate_intervals
 from solared_hf.evaluation.breakdowns import observed_trajectories
-from solared_hf.evaluation.emergence import observed_onsets
-from solared_hf.windows import SolaredWindows
+from solared_hf.forecasters import Persistence
 
 SCALE_DN = 1600
 HOUR = np.timedelta64(1, "h")

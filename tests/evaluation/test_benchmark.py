@@ -9,28 +9,25 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from dataset_builder.build import build_dataset
-from dataset_builder.published import write_published
-from dataset_builder.simulate import simulate_region
-from dataset_builder.sources import PublishedSource
-from solared_hf.baselines import Baseline, Climatology, DampedPersistence, Persistence
-from solared_hf.errors import SolaredError
-from solared_hf.evaluation.alarms import add_up, alarm_scale, forecast_trajectories, issue_alarms, score_alarms
-from solared_hf.evaluation.benchmark import benchmark, trained_models
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource, write_published
+from dataset_builder.simulation import simulate_region
+from solared_hf import SolaredError, SolaredProcessor, SolaredWindows, load_timelines
+from solared_hf.evaluation import add_up, alarm_scale, benchmark, forecast_trajectories, issue_alarms, score_alarms
+from solared_hf.evaluation.benchmark import trained_models
 from solared_hf.evaluation.breakdowns import observed_trajectories
 from solared_hf.evaluation.published_protocol import PROTOCOL_TILES, protocol_score
-from solared_hf.forecasting import ModelForecaster
-from solared_hf.lagged_regression import GradientBoostedTrees, RidgeRegression
-from solared_hf.loading import load_timelines
-from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
-    SpatioTemporalAttentionConfig,
+from solared_hf.forecasters import (
+    Climatology,
+    DampedPersistence,
+    GradientBoostedTrees,
+    ModelForecaster,
+    Persistence,
+    RidgeRegression,
 )
-from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionForPrediction,
-)
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.forecasters.baselines import Baseline
+from solared_hf.models import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
 from solared_hf.schema import CHANNELS
-from solared_hf.windows import SolaredWindows
 
 BASELINES = ["persistence", "climatology", "damped persistence", "ridge regression", "gradient-boosted trees"]
 TRAIN_NUMBERS = (11130, 11149)

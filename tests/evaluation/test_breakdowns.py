@@ -5,7 +5,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from solared_hf.baselines import Persistence
+from solared_hf import SolaredWindows
 from solared_hf.evaluation.breakdowns import (
     observed_trajectories,
     rmse_by_emergence,
@@ -14,7 +14,7 @@ from solared_hf.evaluation.breakdowns import (
     rmse_by_tile,
     squared_errors_by_lead,
 )
-from solared_hf.windows import SolaredWindows
+from solared_hf.forecasters import Persistence
 
 
 @pytest.fixture

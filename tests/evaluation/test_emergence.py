@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dataset_builder.published import read_timeline
-from solared_hf.evaluation.emergence import emergence_onsets, emerging_tiles, intensity_range, observed_onsets
-from solared_hf.windows import SolaredWindows
+from solared_hf import SolaredWindows
+from solared_hf.evaluation import emergence_onsets, observed_onsets
+from solared_hf.evaluation.emergence import emerging_tiles, intensity_range
 
 
 def onset(series, hours, **options) -> float:

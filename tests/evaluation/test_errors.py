@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 
-from solared_hf.evaluation.errors import (
-    mean_absolute_error,
-    mean_squared_error,
-    root_mean_squared_error,
-    skill_score,
-)
+from solared_hf.evaluation import mean_absolute_error, mean_squared_error, root_mean_squared_error, skill_score
 
 
 def test_errors_by_hand():

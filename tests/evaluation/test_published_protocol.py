@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from dataset_builder.published import read_timeline
-from solared_hf import SolaredProcessor, SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
-from solared_hf.baselines import Persistence
-from solared_hf.errors import SolaredError
+from solared_hf import (
+    SolaredError,
+    SolaredProcessor,
+    SpatioTemporalAttentionConfig,
+    SpatioTemporalAttentionForPrediction,
+)
 from solared_hf.evaluation.published_protocol import PROTOCOL_TILES, protocol_score, published_windows
-from solared_hf.forecasting import ModelForecaster
+from solared_hf.forecasters import ModelForecaster, Persistence
 from solared_hf.schema import CHANNELS
 
 FIRST_TILE = {11698: 37, 11726: 28, 13165: 19, 13179: 28, 13183: 28}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from solared_hf.errors import SolaredError
-from solared_hf.evaluation.errors import mean_absolute_error
-from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent, pinball_loss, reliability
+from solared_hf import SolaredError
+from solared_hf.evaluation import coverage, interval_of_80_percent, mean_absolute_error, reliability
+from solared_hf.evaluation.quantiles import pinball_loss
 
 LEVELS = (0.1, 0.5, 0.9)
 

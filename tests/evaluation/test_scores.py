@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from solared_hf.baselines import Average, Climatology, Persistence
+from solared_hf import SolaredProcessor, SolaredWindows
+from solared_hf.evaluation import score_forecasts
 from solared_hf.evaluation.intervals import region_interval
-from solared_hf.evaluation.scores import score_forecasts
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.forecasters import Average, Climatology, Persistence
 from solared_hf.schema import CHANNELS
-from solared_hf.windows import SolaredWindows
 
 
 def test_baselines_by_hand(make_timeline):

@@ -11,12 +11,12 @@ SCRIPT = """
 import json
 from pathlib import Path
 import numpy as np
-from solared_hf.forecasting import ModelForecaster
-from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
-from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryForPrediction
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.forecasters import ModelForecaster
+from solared_hf.models import QuantileTrajectoryConfig
+from solared_hf.models import QuantileTrajectoryForPrediction
+from solared_hf import SolaredProcessor
 from solared_hf.schema import CHANNELS
-from solared_hf.timelines import Timeline
+from solared_hf import Timeline
 
 def peak():
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))

@@ -5,10 +5,8 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from solared_hf.baselines import Average, Climatology, DampedPersistence, Persistence
-from solared_hf.errors import SolaredError
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
+from solared_hf import SolaredError, SolaredWindows, Timeline
+from solared_hf.forecasters import Average, Climatology, DampedPersistence, Persistence
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from solared_hf.baselines import Persistence
-from solared_hf.errors import SolaredError
-from solared_hf.evaluation.errors import skill_score
-from solared_hf.lagged_features import lagged_features
-from solared_hf.lagged_regression import GradientBoostedTrees, RidgeRegression
-from solared_hf.windows import SolaredWindows
+from solared_hf import SolaredError, SolaredWindows
+from solared_hf.evaluation import skill_score
+from solared_hf.forecasters import GradientBoostedTrees, Persistence, RidgeRegression
+from solared_hf.forecasters.lagged_features import lagged_features
 
 # Places of features by meaning; the others are covered by their number.
 INTENSITY, CHANGE_1H, CHANGE_48H, FLUX = 0, 1, 11, 12

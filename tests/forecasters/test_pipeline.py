@@ -21,7 +21,7 @@ from solared_hf import (
     load_forecaster,
     load_timelines,
 )
-from solared_hf.forecasting import forecast_table
+from solared_hf.forecasters import forecast_table
 from solared_hf.schema import CHANNELS
 
 TASK = "solar-active-region-forecasting"

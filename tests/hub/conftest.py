@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.build import build_dataset
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import write_simulated
 
 
 @pytest.fixture(scope="session")

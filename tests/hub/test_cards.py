@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
-from dataset_builder.build import build_dataset
-from dataset_builder.publish import dataset_card
-from dataset_builder.sources import PublishedSource
-from solared_hf.hub import check_card
-from solared_hf.model_card import model_card
-from tests.test_training import run
+from dataset_builder import build_dataset
+from dataset_builder.description import dataset_card
+from dataset_builder.published import PublishedSource
+from solared_hf.hub import model_card
+from solared_hf.hub.push import check_card
+from tests.training.test_run import run
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from dataset_builder.build import build_dataset
+from dataset_builder import build_dataset
 from dataset_builder.dataset_folder import dataset_to_push
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
-from solared_hf.errors import SolaredError
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import write_simulated
+from solared_hf import SolaredError, SolaredWindows, Timeline, load_timelines
+from solared_hf.data import load_region
+from solared_hf.data.loading import dataset_identity
+from solared_hf.data.timelines import timelines_from_dataset
 from solared_hf.hub import push
-from solared_hf.loading import dataset_identity, load_region, load_timelines
 from solared_hf.schema import catalog_features, timeline_features
 from solared_hf.splits import SPLITS
-from solared_hf.timelines import Timeline, timelines_from_dataset
-from solared_hf.windows import SolaredWindows
 from tests.hub.loopback import READER_TOKEN, TOKEN
 from tests.hub.stranger import WITHOUT_OUR_PACKAGES
 from tests.processes import run

@@ -17,9 +17,10 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from dataset_builder.build import LOCK_NAME, build_dataset
-from dataset_builder.simulate import write_simulated
-from dataset_builder.sources import PublishedSource
+from dataset_builder import build_dataset
+from dataset_builder.build import LOCK_NAME
+from dataset_builder.published import PublishedSource
+from dataset_builder.simulation import write_simulated
 from tests.hub.loopback import READER_TOKEN, TOKEN
 from tests.processes import PATIENCE
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.utils.sha import git_hash
 
-from solared_hf.hub import check_card
+from solared_hf.hub.push import check_card
 from tests.hub.loopback import READER_TOKEN
 from tests.processes import PATIENCE, run
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import EvalResult, ModelCard
 
-from solared_hf.cards import card_for
-from solared_hf.errors import SolaredError
-from solared_hf.evaluation.benchmark import benchmark
-from solared_hf.forecasting import load_forecaster
-from solared_hf.model_card import model_card
-from tests.test_training import run
+from solared_hf import SolaredError, load_forecaster
+from solared_hf.evaluation import benchmark
+from solared_hf.hub import model_card
+from solared_hf.hub.cards import card_for
+from tests.training.test_run import run
 
 SOURCES = ("config.json", "preprocessor_config.json", "metrics.json")
 

@@ -10,15 +10,18 @@ import pytest
 from huggingface_hub import HfApi
 
 from dataset_builder.dataset_folder import dataset_to_push
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError, load_timelines
+from solared_hf.data import load_region
+from solared_hf.data.loading import dataset_identity
 from solared_hf.hub import push
-from solared_hf.loading import dataset_identity, load_region, load_timelines
 from tests.hub.loopback import TOKEN
 
 READ = """
 import json, sys, warnings
-from solared_hf.errors import SolaredError
-from solared_hf.loading import dataset_identity, load_catalog, load_region, load_timelines, pinned_revision
+from solared_hf import SolaredError
+from solared_hf.data.loading import dataset_identity, pinned_revision
+from solared_hf.data import load_catalog, load_region
+from solared_hf import load_timelines
 
 def told(read, *arguments):
     with warnings.catch_warnings(record=True) as caught:

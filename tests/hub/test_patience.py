@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from solared_hf import hub_patience
+from solared_hf.hub import patience as hub_patience
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_TOKEN_PATH
 
 from dataset_builder.dataset_folder import dataset_to_push
+from solared_hf import load_timelines
 from solared_hf.cli import main
+from solared_hf.data.timelines import timelines_from_dataset
 from solared_hf.hub import push
-from solared_hf.loading import load_timelines
-from solared_hf.timelines import timelines_from_dataset
 from tests.hub.loopback import TOKEN
 
 KILLS = 20
@@ -37,7 +37,7 @@ def logged_in():
 def start_push():
     """Starts a push in a process of its own, which has the modules loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dataset_builder.dataset_folder", "solared_hf.cli", "solared_hf.hub"])
+    context.set_forkserver_preload(["dataset_builder.dataset_folder", "solared_hf.cli", "solared_hf.hub.push"])
 
     def start(folder, repo_id, *options):
         process = context.Process(

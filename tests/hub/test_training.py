@@ -11,14 +11,13 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from dataset_builder.dataset_folder import dataset_to_push
+from solared_hf import SolaredError, load_forecaster
 from solared_hf.cli import main
-from solared_hf.errors import SolaredError
-from solared_hf.forecasting import load_forecaster
+from solared_hf.data import load_region
 from solared_hf.hub import push
-from solared_hf.loading import load_region
 from solared_hf.training import parse_arguments, train
 from tests.hub.loopback import READER_TOKEN, TOKEN
-from tests.test_training import command_line
+from tests.training.test_run import command_line
 
 
 @pytest.fixture(scope="module")

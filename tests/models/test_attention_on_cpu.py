@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from solared_hf.models import SpatioTemporalAttentionForPrediction
 from solared_hf.models.spatio_temporal_attention.attention_on_cpu import Heads, attention
 from solared_hf.models.spatio_temporal_attention.dropout_on_cpu import (
     draw_dropped,
@@ -18,7 +19,6 @@ from solared_hf.models.spatio_temporal_attention.encoder_layer_on_cpu import is_
 from solared_hf.models.spatio_temporal_attention.feed_forward_on_cpu import feed_forward
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
     SpatioTemporalAttentionConfig,
-    SpatioTemporalAttentionForPrediction,
     SpatioTemporalAttentionLayer,
 )
 

@@ -8,12 +8,13 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from dataset_builder.published import read_timeline
+from solared_hf import load_forecaster
 from solared_hf.evaluation.published_protocol import PROTOCOL_TILES, protocol_score
-from solared_hf.forecasting import committed_models, folders_without_weights, load_forecaster
-from solared_hf.model_card import model_card
-from solared_hf.model_folder import model_to_push
+from solared_hf.forecasters import committed_models
+from solared_hf.forecasters.base import folders_without_weights
+from solared_hf.hub import model_card, model_to_push
 
-CARDS = Path(__file__).parents[1] / "model_cards"
+CARDS = Path(__file__).parents[2] / "model_cards"
 FOLDERS = sorted(path.parent for path in CARDS.glob("solared-*/config.json"))
 OURS = "solared-quantile-trajectory"
 

@@ -7,12 +7,9 @@ import torch
 from torch import nn
 from torchvision.models.video import r3d_18
 
+from solared_hf.models import SpatioTemporalAttentionForPrediction, SpatioTemporalResnetForPrediction
 from solared_hf.models.spatio_temporal_attention.convert_original import main as convert_attention
-from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionForPrediction,
-)
 from solared_hf.models.spatio_temporal_resnet.convert_original import main as convert_resnet
-from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import SpatioTemporalResnetForPrediction
 from solared_hf.schema import CHANNELS
 
 STEPS, TILES, HIDDEN, HEADS, WIDE = 12, 63, 24, 4, 40

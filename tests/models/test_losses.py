@@ -10,26 +10,24 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import default_compute_objective
 
-from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import (
-    QuantileTrajectoryConfig,
+from solared_hf import SolaredProcessor, SolaredWindows
+from solared_hf.models import (
     QuantileTrajectoryForPrediction,
+    SolaredLstmForPrediction,
+    SpatioTemporalAttentionForPrediction,
+    SpatioTemporalResnetForPrediction,
 )
+from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryConfig
 from solared_hf.models.solared_lstm import modeling_solared_lstm
-from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig, SolaredLstmForPrediction
+from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig
 from solared_hf.models.spatio_temporal_attention import modeling_spatio_temporal_attention
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
     SpatioTemporalAttentionConfig,
-    SpatioTemporalAttentionForPrediction,
 )
 from solared_hf.models.spatio_temporal_resnet import modeling_spatio_temporal_resnet
-from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
-    SpatioTemporalResnetConfig,
-    SpatioTemporalResnetForPrediction,
-)
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import SpatioTemporalResnetConfig
 from solared_hf.schema import CHANNELS
-from solared_hf.trainer import SolaredTrainer
-from solared_hf.windows import SolaredWindows
+from solared_hf.training.trainer import SolaredTrainer
 
 STEPS = 2
 TINY = {"hidden_size": 8, "dropout": 0.0}

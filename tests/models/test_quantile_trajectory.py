@@ -8,8 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForTimeSeriesPrediction, Trainer, TrainingArguments
 
-from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
-from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryForPrediction
+from solared_hf.models import QuantileTrajectoryConfig, QuantileTrajectoryForPrediction
 from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
 
 ROWS, COLUMNS, STEPS, AHEAD = 3, 4, 12, 6

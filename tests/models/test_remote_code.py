@@ -5,20 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import (
-    QuantileTrajectoryConfig,
+from solared_hf import SolaredProcessor
+from solared_hf.models import (
     QuantileTrajectoryForPrediction,
-)
-from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig, SolaredLstmForPrediction
-from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionConfig,
+    SolaredLstmForPrediction,
     SpatioTemporalAttentionForPrediction,
-)
-from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
-    SpatioTemporalResnetConfig,
     SpatioTemporalResnetForPrediction,
 )
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryConfig
+from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig
+from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
+    SpatioTemporalAttentionConfig,
+)
+from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import SpatioTemporalResnetConfig
 from solared_hf.schema import CHANNELS
 
 AUTO_MODELS = ("AutoModel", "AutoModelForTimeSeriesPrediction")

@@ -10,11 +10,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTimeSeriesPrediction, Trainer, TrainingArguments
 
-from solared_hf.models.solared_lstm.configuration_solared_lstm import SolaredLstmConfig
-from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmForPrediction
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf import SolaredProcessor, SolaredWindows
+from solared_hf.models import SolaredLstmConfig, SolaredLstmForPrediction
 from solared_hf.schema import CHANNELS, NUM_TILES
-from solared_hf.windows import SolaredWindows
 
 STEPS, TILES, AHEAD = 7, 5, 4
 SMALL = {

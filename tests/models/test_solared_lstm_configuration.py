@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-from solared_hf.models.solared_lstm.configuration_solared_lstm import SolaredLstmConfig
+from solared_hf.models import SolaredLstmConfig
 from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
 
 

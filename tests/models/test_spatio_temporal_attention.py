@@ -7,11 +7,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
-    SpatioTemporalAttentionConfig,
-)
+from solared_hf.models import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
 from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionForPrediction,
     SpatioTemporalAttentionSelfAttention,
     sinusoidal_table,
 )

@@ -13,10 +13,9 @@ from torchvision.models.video import R3D_18_Weights, r3d_18
 from torchvision.models.video.resnet import BasicBlock
 from transformers import Trainer, TrainingArguments
 
-from solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet import SpatioTemporalResnetConfig
+from solared_hf.models import SpatioTemporalResnetConfig, SpatioTemporalResnetForPrediction
 from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
     SpatioTemporalResnetConv3d,
-    SpatioTemporalResnetForPrediction,
     load_kinetics_weights,
 )
 from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL

@@ -13,19 +13,18 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
-from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import (
-    QuantileTrajectoryConfig,
+from solared_hf.models import (
     QuantileTrajectoryForPrediction,
-)
-from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig, SolaredLstmForPrediction
-from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionConfig,
+    SolaredLstmForPrediction,
     SpatioTemporalAttentionForPrediction,
-)
-from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
-    SpatioTemporalResnetConfig,
     SpatioTemporalResnetForPrediction,
 )
+from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryConfig
+from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig
+from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
+    SpatioTemporalAttentionConfig,
+)
+from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import SpatioTemporalResnetConfig
 
 STEPS, TILES = 12, 63
 FAMILIES = {

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from matplotlib.dates import date2num
 
-from solared_hf.errors import SolaredError
-from solared_hf.plotting.dataset_pictures import dataset_pictures
-from solared_hf.plotting.regions import (
+from solared_hf import SolaredError
+from solared_hf.plotting import (
+    as_png,
+    dataset_pictures,
     plot_availability,
     plot_distributions,
     plot_latitudes,
     plot_lifetimes,
     plot_timeline,
-    regular_steps,
 )
-from solared_hf.plotting.style import SPLIT_COLOURS, as_png
+from solared_hf.plotting.regions import regular_steps
+from solared_hf.plotting.style import SPLIT_COLOURS
 from solared_hf.schema import NOAA_FACTS, NUM_TILES
 
 SPLITS = np.array(["train", "test", "train"])

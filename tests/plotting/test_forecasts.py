@@ -7,15 +7,14 @@ import pytest
 from matplotlib.dates import date2num
 from matplotlib.image import imread
 
-from dataset_builder.simulate import simulate_region
-from solared_hf.baselines import Average, Persistence
-from solared_hf.evaluation.alarms import issue_alarms
-from solared_hf.evaluation.emergence import observed_onsets
-from solared_hf.plotting.forecasts import ALARM, NOAA, ONSET, plot_forecast, strongest_row
-from solared_hf.plotting.region_forecast import plot_region_forecast
-from solared_hf.plotting.style import as_png, broken_at_gaps
+from dataset_builder.simulation import simulate_region
+from solared_hf import SolaredWindows
+from solared_hf.evaluation import issue_alarms, observed_onsets
+from solared_hf.forecasters import Average, Persistence
+from solared_hf.plotting import as_png, plot_forecast
+from solared_hf.plotting.forecasts import ALARM, NOAA, ONSET, plot_region_forecast, strongest_row
+from solared_hf.plotting.style import broken_at_gaps
 from solared_hf.schema import NUM_TILES
-from solared_hf.windows import SolaredWindows
 
 NEVER = np.full(NUM_TILES, np.datetime64("NaT", "ms"))
 TILES = range(28, 35)

@@ -5,9 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from solared_hf.plotting.benchmark_pictures import benchmark_pictures
-from solared_hf.plotting.scores import plot_error_by_lead, plot_error_by_tile, plot_reliability, plot_skill_by_region
-from solared_hf.plotting.style import as_png
+from solared_hf.plotting import (
+    as_png,
+    benchmark_pictures,
+    plot_error_by_lead,
+    plot_error_by_tile,
+    plot_reliability,
+    plot_skill_by_region,
+)
 from solared_hf.schema import NUM_TILES
 
 

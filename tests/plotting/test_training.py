@@ -2,7 +2,7 @@
 
 from io import BytesIO
 
-from solared_hf.plotting.training import plot_training
+from solared_hf.plotting import plot_training
 
 
 def lines_of(axes):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts import release
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError
 from tests.processes import run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -134,9 +134,13 @@ def test_another_content_is_refused(built, exported, tmp_path):
                 new.writestr(name, text)
 
     for left_out, added, message in (
-        ("solared_hf/windows.py", {}, r"lacks solared_hf/windows\.py; add its folder to the packages"),
-        ("", {"tests/test_windows.py": ""}, r"holds tests/test_windows\.py; take it out"),
-        ("solared_hf/windows.py", {"solared_hf/windows.py": ""}, r"holds another solared_hf/windows\.py than is comm"),
+        ("solared_hf/data/windows.py", {}, r"lacks solared_hf/data/windows\.py; add its folder to the packages"),
+        ("", {"tests/data/test_windows.py": ""}, r"holds tests/data/test_windows\.py; take it out"),
+        (
+            "solared_hf/data/windows.py",
+            {"solared_hf/data/windows.py": ""},
+            r"holds another solared_hf/data/windows\.py than is comm",
+        ),
     ):
         change(left_out, **added)
         with pytest.raises(SolaredError, match=message):

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dataset_builder.simulate_fits import write_observations
-from solared_hf.loading import load_timelines
+from dataset_builder.simulation import write_observations
+from solared_hf import load_timelines
 from tests.processes import run
 
 REPOSITORY = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ from dataclasses import fields
 import pytest
 import torch
 
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError
 from solared_hf.evaluation.scores import forecast_errors
 from solared_hf.training import SolaredTrainingArguments, parse_arguments
-from solared_hf.validation_metrics import GREATER_IS_BETTER
-from tests.test_training import command_line, run
+from solared_hf.training.validation_metrics import GREATER_IS_BETTER
+from tests.training.test_run import command_line, run
 
 LSTM = {"model_type": "solared_lstm", "model_config": json.dumps({"hidden_size": 4, "dropout": 0.0})}
 QUANTILES = {

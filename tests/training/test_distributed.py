@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from solared_hf.forecasting import load_forecaster
-from solared_hf.loading import load_timelines
+from solared_hf import load_forecaster, load_timelines
 from solared_hf.models.spatio_temporal_attention import modeling_spatio_temporal_attention
 from solared_hf.training import parse_arguments, train
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "scripts" / "configs" / "accelerate"
 LAYERS = 2
 STEPS = 3
@@ -60,8 +59,9 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
-from solared_hf.errors import SolaredError
-from solared_hf.training import parse_arguments, train
+from solared_hf import SolaredError
+from solared_hf.training import parse_arguments
+from solared_hf.training import train
 
 def train_split(*arguments):
     AcceleratorState._reset_state(reset_partial_state=True)

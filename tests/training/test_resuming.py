@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builder.build import build_dataset
-from dataset_builder.sources import PublishedSource
-from solared_hf.errors import SolaredError
-from tests.test_training import run
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource
+from solared_hf import SolaredError
+from tests.training.test_run import run
 
 # Two evaluations and two checkpoints of a run whose rate falls to 0.
 LINEAR = {"lr_scheduler_type": "linear", "learning_rate": "1e-2"}

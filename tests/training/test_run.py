@@ -15,17 +15,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForTimeSeriesPrediction, AutoProcessor
 
-from solared_hf.baselines import Persistence
-from solared_hf.errors import SolaredError
-from solared_hf.forecasting import load_forecaster
-from solared_hf.loading import load_timelines
-from solared_hf.processing_solared import SolaredProcessor
+from solared_hf import SolaredError, SolaredProcessor, SolaredWindows, load_forecaster, load_timelines
+from solared_hf.forecasters import Persistence
+from solared_hf.models import FAMILIES
 from solared_hf.schema import CHANNELS
-from solared_hf.training import parse_arguments, train
-from solared_hf.windows import SolaredWindows
+from solared_hf.training import parse_arguments, recipe_names, train
 
-REPOSITORY = Path(__file__).parents[1]
-CONFIGS = REPOSITORY / "scripts" / "configs"
 SECRET = "hf_secretSECRETsecret"
 
 TINY = {
@@ -93,24 +88,33 @@ def test_yaml_sets_defaults_and_the_command_line_wins(tmp_path):
     assert model.model_config == {"spatial_layout": "grid"}
 
 
-@pytest.mark.parametrize("name", ["lstm", "sta", "stresnet"])
-def test_the_recipes_that_ship_are_readable(name):
-    data, model, training = parse_arguments(["--config", str(CONFIGS / f"{name}.yaml")])
+def test_every_family_has_a_recipe_of_its_name():
+    assert recipe_names() == sorted(FAMILIES)
+
+
+def test_a_file_wins_over_a_recipe_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("solared_lstm").write_text("model_type: solared_lstm\ndataset: mine\noutput_dir: out\n")
+    assert parse_arguments(["--config", "solared_lstm"])[0].dataset == "mine"
+
+
+@pytest.mark.parametrize("name", ["solared_lstm", "spatio_temporal_attention", "spatio_temporal_resnet"])
+def test_published_recipes_are_those_of_the_publication(name):
+    data, model, training = parse_arguments(["--config", name])
     assert data.input_channels == list(CHANNELS[:5])
     assert data.horizon_hours == 12
     assert training.load_best_model_at_end
     assert training.early_stopping_patience == 8
-    assert model.model_type in ("solared_lstm", "spatio_temporal_attention", "spatio_temporal_resnet")
+    assert model.model_type == name
 
 
 def test_what_follows_from_the_data_is_in_the_configuration(simulated_dataset, tmp_path):
     """Our family's recipe, on two steps: zeros, typical magnitudes and cadence are those of the train split."""
-    recipe = CONFIGS / "quantile_trajectory.yaml"
     short = {"max_steps": "2", "input_steps": "24", "per_device_train_batch_size": "8", "report_to": "none"}
     small = {"num_members": 1, "hidden_size": 8}
     options = {**short, "dataset": simulated_dataset, "output_dir": tmp_path, "use_cpu": "true"}
     rest = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    metrics = train(parse_arguments(["--config", str(recipe), *rest, "--model_config", json.dumps(small)]))
+    metrics = train(parse_arguments(["--config", "quantile_trajectory", *rest, "--model_config", json.dumps(small)]))
     assert metrics["best_step"] is None
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["step_hours"] == 1

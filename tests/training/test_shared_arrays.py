@@ -4,8 +4,8 @@ import json
 import os
 import sys
 
-from solared_hf.shared_arrays import share_between_processes
-from solared_hf.windows import SolaredWindows
+from solared_hf import SolaredWindows
+from solared_hf.training.shared_arrays import share_between_processes
 from tests.processes import run
 
 # What each of two processes finds before and after it shares 60 MB.
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from solared_hf.shared_arrays import share_between_processes
-from solared_hf.timelines import Timeline
-from solared_hf.windows import SolaredWindows
+from solared_hf.training.shared_arrays import share_between_processes
+from solared_hf import Timeline
+from solared_hf import SolaredWindows
 
 def private_bytes():
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))

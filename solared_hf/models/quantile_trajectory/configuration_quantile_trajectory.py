@@ -80,7 +80,7 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
     Example:
 
     ```python
-    >>> from solared_hf.models.quantile_trajectory.configuration_quantile_trajectory import QuantileTrajectoryConfig
+    >>> from solared_hf.models import QuantileTrajectoryConfig
     >>> config = QuantileTrajectoryConfig(horizon_hours=6, step_hours=0.2)
     >>> config.num_channels, config.num_tiles, config.horizon_steps, config.forecast_steps
     (6, 63, 30, 120)

@@ -192,10 +192,7 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
 
     ```python
     >>> import torch
-    >>> from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import (
-    ...     QuantileTrajectoryConfig,
-    ...     QuantileTrajectoryForPrediction,
-    ... )
+    >>> from solared_hf.models import QuantileTrajectoryConfig, QuantileTrajectoryForPrediction
     >>> model = QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(num_members=2)).eval()
     >>> output = model(past_values=torch.zeros(2, 96, 6, 63))
     >>> output.prediction_outputs.shape, output.trajectory_outputs.shape, output.quantile_outputs.shape

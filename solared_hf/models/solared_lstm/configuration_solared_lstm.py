@@ -52,7 +52,7 @@ class SolaredLstmConfig(PreTrainedConfig):
     Example:
 
     ```python
-    >>> from solared_hf.models.solared_lstm.configuration_solared_lstm import SolaredLstmConfig
+    >>> from solared_hf.models import SolaredLstmConfig
     >>> config = SolaredLstmConfig(horizon_hours=6, step_hours=0.5)
     >>> config.num_channels, config.horizon_steps, config.forecast_steps
     (6, 12, 24)

@@ -87,7 +87,8 @@ class SolaredLstmForPrediction(SolaredLstmPreTrainedModel):
 
     ```python
     >>> import torch
-    >>> from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig, SolaredLstmForPrediction
+    >>> from solared_hf.models import SolaredLstmConfig
+    >>> from solared_hf.models import SolaredLstmForPrediction
     >>> model = SolaredLstmForPrediction(SolaredLstmConfig(num_layers=1)).eval()
     >>> output = model(past_values=torch.zeros(2, 48, 6, 63))
     >>> output.prediction_outputs.shape, output.trajectory_outputs.shape

@@ -60,9 +60,7 @@ class SpatioTemporalAttentionConfig(PreTrainedConfig):
     Example:
 
     ```python
-    >>> from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention import (
-    ...     SpatioTemporalAttentionConfig,
-    ... )
+    >>> from solared_hf.models import SpatioTemporalAttentionConfig
     >>> config = SpatioTemporalAttentionConfig(input_channels=["unsigned_magnetic_flux", "continuum_intensity"])
     >>> config.num_channels, config.target_channel, config.horizon_hours
     (2, 'continuum_intensity', 12.0)

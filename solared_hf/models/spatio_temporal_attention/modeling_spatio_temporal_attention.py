@@ -230,10 +230,7 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
 
     ```python
     >>> import torch
-    >>> from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    ...     SpatioTemporalAttentionConfig,
-    ...     SpatioTemporalAttentionForPrediction,
-    ... )
+    >>> from solared_hf.models import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
     >>> model = SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionConfig(num_temporal_layers=1)).eval()
     >>> model(past_values=torch.zeros(2, 24, 6, 63)).prediction_outputs.shape
     torch.Size([2, 63])

@@ -45,9 +45,7 @@ class SpatioTemporalResnetConfig(PreTrainedConfig):
     Example:
 
     ```python
-    >>> from solared_hf.models.spatio_temporal_resnet.configuration_spatio_temporal_resnet import (
-    ...     SpatioTemporalResnetConfig,
-    ... )
+    >>> from solared_hf.models import SpatioTemporalResnetConfig
     >>> SpatioTemporalResnetConfig(spatial_layout="grid").num_channels
     6
 

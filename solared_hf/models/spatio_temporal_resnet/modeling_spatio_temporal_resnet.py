@@ -165,10 +165,7 @@ class SpatioTemporalResnetForPrediction(SpatioTemporalResnetPreTrainedModel):
 
     ```python
     >>> import torch
-    >>> from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import (
-    ...     SpatioTemporalResnetConfig,
-    ...     SpatioTemporalResnetForPrediction,
-    ... )
+    >>> from solared_hf.models import SpatioTemporalResnetConfig, SpatioTemporalResnetForPrediction
     >>> model = SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig(spatial_layout="grid")).eval()
     >>> model(past_values=torch.zeros(2, 8, 6, 63)).prediction_outputs.shape
     torch.Size([2, 63])

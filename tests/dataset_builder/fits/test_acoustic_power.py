@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builder.acoustic_power import SlidingBandPower, band_power
-from dataset_builder.times import WINDOW_FRAMES
+from dataset_builder.fits import WINDOW_FRAMES, SlidingBandPower, band_power
 
 CADENCE = 45.0
 # First and last bin of 2-3, 3-4, 4-5 and 5-6 mHz; k/28800 s as published, k/28755 s exactly.

@@ -17,11 +17,10 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from dataset_builder import cluster as clusters
-from dataset_builder.build import build_dataset
-from dataset_builder.fits_source import FitsSource
-from dataset_builder.simulate_fits import write_observations
-from solared_hf.errors import SolaredError
+from dataset_builder import FitsSource, build_dataset
+from dataset_builder.fits import cluster as clusters
+from dataset_builder.simulation import write_observations
+from solared_hf import SolaredError
 from tests.processes import kill
 
 # The second region is not finished before the test says so.
@@ -33,8 +32,8 @@ BUSY_S = 15
 # Run by workers first: the second region waits at the gate.
 GATED = """
 import os, time
-from dataset_builder import fits_source
-from dataset_builder.reduction import reduce_segment
+from dataset_builder.fits import source as fits_source
+from dataset_builder.fits.reduction import reduce_segment
 
 def gated(segment, report):
     if "AR{SECOND}" in str(next(iter(segment.velocity.values())).file.path):

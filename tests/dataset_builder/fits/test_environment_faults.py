@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 
-from dataset_builder.build import build_dataset
-from dataset_builder.fits_source import FitsSource
-from dataset_builder.region_file import REGION_FILE_NAME
-from dataset_builder.simulate_fits import write_observations
-from solared_hf.errors import SolaredError
+from dataset_builder import FitsSource, build_dataset
+from dataset_builder.fits.region_file import REGION_FILE_NAME
+from dataset_builder.simulation import write_observations
+from solared_hf import SolaredError
 
 GOOD, BAD = 90001, 90007
 HEADER_BYTES = 5760

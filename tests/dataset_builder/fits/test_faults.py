@@ -15,11 +15,11 @@ import pytest
 from astropy.io import fits
 from distributed import Client
 
-from dataset_builder.build import LOCK_NAME, build_dataset
-from dataset_builder.fits_source import FitsSource
-from dataset_builder.simulate_fits import write_observations
-from solared_hf.errors import SolaredError
-from solared_hf.loading import load_region
+from dataset_builder import FitsSource, build_dataset
+from dataset_builder.build import LOCK_NAME
+from dataset_builder.simulation import write_observations
+from solared_hf import SolaredError
+from solared_hf.data import load_region
 from tests.processes import PATIENCE, finish, run
 
 REGIONS = (90001, 90007, 90009)
@@ -124,7 +124,7 @@ def test_a_script_whose_statements_every_process_would_repeat_is_told_how_to_wri
     script.write_text(
         "from pathlib import Path\n"
         "from dataset_builder.build import build_dataset\n"
-        "from dataset_builder.fits_source import FitsSource\n"
+        "from dataset_builder.fits.source import FitsSource\n"
         f"build_dataset(FitsSource(Path({str(twelve_steps.parent)!r}), workers=1), Path({str(tmp_path / 'out')!r}))\n"
     )
     result = run([sys.executable, script])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from dataset_builder.observations import CUBE, IMAGE, PATCHES, collect, find_files, read_planes, scan_files
-from dataset_builder.times import slot_of, slot_time
+from dataset_builder.fits import collect, find_files, read_planes, scan_files, slot_of
+from dataset_builder.fits.observations import CUBE, IMAGE, PATCHES
+from dataset_builder.fits.times import slot_time
 
 FIRST = slot_of(np.datetime64("2013-04-15T11:00:00"))
 VALUES = np.arange(81, dtype=np.float32).reshape(9, 9)

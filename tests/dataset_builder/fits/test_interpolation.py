@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dataset_builder.interpolation import MOST_MISSING, NothingObserved, interpolate_missing
+from dataset_builder.fits import interpolate_missing
+from dataset_builder.fits.interpolation import MOST_MISSING, NothingObserved
 
 
 def patch_of(value: float) -> np.ndarray:

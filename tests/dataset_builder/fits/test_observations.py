@@ -9,20 +9,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from dataset_builder.observations import (
-    CUBE,
-    IMAGE,
-    PATCHES,
-    Observations,
-    collect,
-    find_files,
-    read_image,
-    read_planes,
-    scan_files,
-)
-from dataset_builder.opened_fits import Unreachable
-from dataset_builder.times import slot_of, slot_time
-from solared_hf.errors import SolaredError
+from dataset_builder.fits import collect, find_files, read_image, read_planes, scan_files, slot_of
+from dataset_builder.fits.observations import CUBE, IMAGE, PATCHES, Observations
+from dataset_builder.fits.opened_fits import Unreachable
+from dataset_builder.fits.times import slot_time
+from solared_hf import SolaredError
 
 FIRST = slot_of(np.datetime64("2013-04-15T11:00:00"))
 

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from dataset_builder.observations import collect, find_files, scan_files
-from dataset_builder.plan import Settings, assemble, plan_region
-from dataset_builder.reduction import reduce_segment
-from dataset_builder.region_file import OBSERVABLES, RegionFile
-from dataset_builder.times import format_time
-from dataset_builder.tracking import Trajectory
-from solared_hf.errors import SolaredError
+from dataset_builder.fits import OBSERVABLES, RegionFile, Trajectory, collect, find_files, format_time, scan_files
+from dataset_builder.fits.plan import Settings, assemble, plan_region
+from dataset_builder.fits.reduction import reduce_segment
+from solared_hf import SolaredError
 
 HOUR = 80
 START = np.datetime64("2013-04-15T11:00:00", "ms")

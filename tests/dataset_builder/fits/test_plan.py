@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_builder.observations import CUBE, IMAGE, PATCHES, Frame, ObservationFile, Observations
-from dataset_builder.plan import Settings, assemble, plan_region
-from dataset_builder.reduction import MOST_MISSING, Reduced
-from dataset_builder.times import WINDOW_FRAMES, slot_of, slot_time
-from solared_hf.errors import SolaredError
+from dataset_builder.fits import WINDOW_FRAMES, slot_of
+from dataset_builder.fits.observations import CUBE, IMAGE, PATCHES, Frame, ObservationFile, Observations
+from dataset_builder.fits.plan import Settings, assemble, plan_region
+from dataset_builder.fits.reduction import MOST_MISSING, Reduced
+from dataset_builder.fits.times import slot_time
+from solared_hf import SolaredError
 
 HOUR = 80
 FIRST = slot_of(np.datetime64("2013-04-15T11:00:00"))

@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from dataset_builder import plan as planning
-from dataset_builder.acoustic_power import band_power
-from dataset_builder.observations import collect, find_files, scan_files
-from dataset_builder.plan import Settings, plan_region
-from dataset_builder.reduction import MOST_MISSING, Reduced, reduce_segment
-from dataset_builder.region_file import OBSERVABLES
-from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
-from dataset_builder.times import WINDOW_FRAMES
+from dataset_builder.fits import (
+    OBSERVABLES,
+    WINDOW_FRAMES,
+    band_power,
+    collect,
+    find_files,
+    keep_tiles,
+    remove_latitude_background,
+    scan_files,
+    tile_means,
+)
+from dataset_builder.fits import plan as planning
+from dataset_builder.fits.plan import Settings, plan_region
+from dataset_builder.fits.reduction import MOST_MISSING, Reduced, reduce_segment
 from tests.processes import run
 
 HOUR = 80
@@ -270,8 +276,9 @@ import resource, sys
 import numpy as np
 from astropy.io import fits
 from pathlib import Path
-from dataset_builder import reduction
-from dataset_builder.observations import CUBE, Frame, scan_files
+from dataset_builder.fits import reduction
+from dataset_builder.fits.observations import CUBE, Frame
+from dataset_builder.fits import scan_files
 path = Path({str(tmp_path / "cube.fits")!r})
 frame = Frame(scan_files([path])[0], 0)
 segment = reduction.Segment((0,), CUBE, {{0: frame}}, ((),), ((),), None, 512, 0.06, "none")

@@ -9,21 +9,30 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from dataset_builder.acoustic_power import band_power
-from dataset_builder.build import build_dataset
-from dataset_builder.fits_source import FitsSource
-from dataset_builder.interpolation import interpolate_missing
-from dataset_builder.plan import Settings
-from dataset_builder.region_file import OBSERVABLES, RegionFile, read_region_file, write_region_file
-from dataset_builder.simulate import emergence
-from dataset_builder.simulate_fits import fits_files, write_observations
-from dataset_builder.simulate_observations import expected_timeline, simulate_observations
-from dataset_builder.tiles import keep_tiles, tile_means
-from dataset_builder.times import WINDOW_FRAMES
+from dataset_builder import FitsSource, build_dataset
+from dataset_builder.fits import (
+    OBSERVABLES,
+    WINDOW_FRAMES,
+    RegionFile,
+    band_power,
+    interpolate_missing,
+    keep_tiles,
+    read_region_file,
+    tile_means,
+    write_region_file,
+)
+from dataset_builder.fits.plan import Settings
+from dataset_builder.simulation import (
+    emergence,
+    expected_timeline,
+    fits_files,
+    simulate_observations,
+    write_observations,
+)
+from solared_hf import SolaredError
 from solared_hf.cli import main
-from solared_hf.errors import SolaredError
+from solared_hf.data import load_region
 from solared_hf.files import write_atomically
-from solared_hf.loading import load_region
 from solared_hf.schema import CHANNELS
 
 STEPS = 4
@@ -241,7 +250,7 @@ def test_a_region_file_of_another_region(sequence, build, tmp_path):
 
 
 def test_sources_never_mix(sequence, simulated_published, tmp_path):
-    from dataset_builder.sources import PublishedSource
+    from dataset_builder.published import PublishedSource
 
     shutil.copytree(sequence / "dataset", tmp_path / "dataset")
     with pytest.raises(SolaredError, match=r"was built with --source fits, and this is --source published; name ano"):
@@ -261,7 +270,7 @@ def test_sources_never_mix(sequence, simulated_published, tmp_path):
     ],
 )
 def test_unusable_arguments(sequence, tmp_path, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr("dataset_builder.cluster._SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr("dataset_builder.fits.cluster._SECONDS_TO_CONNECT", 1)
     folders = ("--input", str(sequence / "raw"), "--output", str(tmp_path / "out"))
     with pytest.raises(SystemExit) as stopped:
         main(["build", "--source", "fits", *folders, *arguments])

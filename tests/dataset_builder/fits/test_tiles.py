@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.fits import keep_tiles, remove_latitude_background, tile_means
 
 
 def test_means_of_56_pixels_from_the_south_east_corner():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dataset_builder.times import SLOT_SECONDS, format_time, parse_time, slot_of, slot_time
-from solared_hf.errors import SolaredError
+from dataset_builder.fits import format_time, slot_of
+from dataset_builder.fits.times import SLOT_SECONDS, parse_time, slot_time
+from solared_hf import SolaredError
 
 
 @pytest.mark.parametrize(

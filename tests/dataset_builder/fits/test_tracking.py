@@ -12,8 +12,8 @@ from reproject import reproject_interp
 from sunpy.coordinates.frames import HeliographicCarrington
 from sunpy.data.test import get_test_filepath
 
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
-from solared_hf.errors import SolaredError
+from dataset_builder.fits import PatchMapper, Pointing, Trajectory
+from solared_hf import SolaredError
 
 DAY = np.timedelta64(1, "D")
 AU = 149_597_870_691.0

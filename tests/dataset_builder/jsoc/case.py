@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_builder.catalog import selection_features
+from dataset_builder.fits import Trajectory
 from dataset_builder.jsoc.download import LOCK_NAME
 from dataset_builder.jsoc.plan import region_slots
 from dataset_builder.jsoc.transfer import Patience
-from dataset_builder.tracking import Trajectory
+from dataset_builder.noaa.selection import selection_features
 from tests.dataset_builder.jsoc.images import time_of
 from tests.dataset_builder.jsoc.loopback import LoopbackJsoc
 

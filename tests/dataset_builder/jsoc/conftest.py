@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.jsoc.download import download_regions
+from dataset_builder.jsoc import download_regions
 from solared_hf.cli import main
 from tests.dataset_builder.jsoc.case import EMAIL, HELD, QUICK, REGION, write_catalog
 from tests.dataset_builder.jsoc.loopback import LoopbackJsoc

@@ -7,7 +7,7 @@ import pytest
 from dataset_builder.jsoc import connection
 from dataset_builder.jsoc.connection import LEAST_BYTES_A_SECOND, open_url
 from dataset_builder.jsoc.transfer import Patience
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError
 from tests.dataset_builder.jsoc.case import AR, names
 
 IMPATIENT = Patience(attempts=1, pause_s=0, timeout_s=1, poll_s=0.01, wait_s=10)

@@ -13,11 +13,19 @@ from astropy.io import fits
 from astropy.time import Time
 from sunpy.coordinates import sun
 
+from dataset_builder.fits import (
+    OBSERVABLES,
+    PatchMapper,
+    Pointing,
+    Trajectory,
+    collect,
+    find_files,
+    read_region_file,
+    scan_files,
+)
+from dataset_builder.fits.observations import IMAGE
 from dataset_builder.jsoc.plan import cutout, read_catalog, region_slots
 from dataset_builder.jsoc.server import FRAMES_AN_EXPORT, PUBLIC_SERVER, RANGES_AN_EXPORT, Jsoc, chunks, record_set
-from dataset_builder.observations import IMAGE, collect, find_files, scan_files
-from dataset_builder.region_file import OBSERVABLES, read_region_file
-from dataset_builder.tracking import PatchMapper, Pointing, Trajectory
 from tests.dataset_builder.jsoc.case import (
     AR,
     HELD,

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builder.catalog import selection_features
-from solared_hf.errors import SolaredError
+from dataset_builder.noaa.selection import selection_features
+from solared_hf import SolaredError
 from tests.dataset_builder.jsoc.case import (
     AR,
     EMAIL,

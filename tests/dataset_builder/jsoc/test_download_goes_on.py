@@ -7,7 +7,7 @@ import pytest
 
 from dataset_builder.jsoc.server import Jsoc
 from dataset_builder.jsoc.transfer import Patience
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError
 from tests.dataset_builder.jsoc.case import (
     AR,
     HELD,

@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from dataset_builder.jsoc.download import LOCK_NAME
 from dataset_builder.jsoc.transfer import Patience
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError
 from tests.dataset_builder.jsoc.case import (
     AR,
     EMAIL,

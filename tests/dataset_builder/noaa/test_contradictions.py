@@ -6,18 +6,12 @@ from pathlib import Path
 import pytest
 import sunpy.data.test
 
-from dataset_builder.catalog import (
-    CONTRADICTORY,
-    LONGEST_VISIBLE_DAYS,
-    SMALL,
-    read_reports,
-    select_regions,
-    selection_features,
-)
+from dataset_builder import read_reports, select_regions
 from dataset_builder.jsoc.plan import read_catalog
+from dataset_builder.noaa.selection import CONTRADICTORY, LONGEST_VISIBLE_DAYS, SMALL, selection_features
+from solared_hf import SolaredError
 from solared_hf.cli import main
-from solared_hf.errors import SolaredError
-from tests.dataset_builder.srs_reports import daily, due, plage, spots, write_lives, write_report
+from tests.dataset_builder.noaa.srs_reports import daily, due, plage, spots, write_lives, write_report
 
 REAL = Path(sunpy.data.test.rootdir) / "SRS"
 AR = 11701

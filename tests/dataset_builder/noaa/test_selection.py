@@ -8,7 +8,8 @@ import datasets
 import pytest
 import sunpy.data.test
 
-from dataset_builder.catalog import (
+from dataset_builder import read_reports, select_regions
+from dataset_builder.noaa.selection import (
     CUT_SHORT,
     FAR_FROM_CENTRE,
     NO_DAY_BEFORE,
@@ -16,12 +17,10 @@ from dataset_builder.catalog import (
     SEEN_BEFORE,
     SHORT_LIVED,
     SMALL,
-    read_reports,
-    select_regions,
     selection_features,
 )
 from solared_hf.cli import main
-from tests.dataset_builder.srs_reports import (
+from tests.dataset_builder.noaa.srs_reports import (
     daily,
     due,
     moved,

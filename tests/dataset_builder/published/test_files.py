@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_builder.build import build_dataset
-from dataset_builder.published import _read_times, read_timeline, write_published
-from dataset_builder.region_folders import find_regions, region_number
-from dataset_builder.simulate import simulate_region
-from dataset_builder.sources import PublishedSource
-from solared_hf.errors import SolaredError
-from solared_hf.loading import load_catalog, load_region
+from dataset_builder import build_dataset
+from dataset_builder.published import PublishedSource, read_timeline, write_published
+from dataset_builder.published.files import _read_times
+from dataset_builder.simulation import simulate_region
+from dataset_builder.sources import find_regions, region_number
+from solared_hf import SolaredError
+from solared_hf.data import load_catalog, load_region
 from tests.processes import run
 
 
@@ -238,7 +238,8 @@ HOSTILE = {
 VICTIM = """
 import resource, sys
 from pathlib import Path
-from dataset_builder.published import SolaredError, read_timeline
+from dataset_builder.published.files import SolaredError
+from dataset_builder.published import read_timeline
 
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29,) * 2)
@@ -258,7 +259,7 @@ def test_hostile_times_neither_crash_nor_take_memory(region, tmp_path):
         set_members(folder, "mag", arr_1=header("|O", (12,)) + b"\x80\x04" + payload + b".")
     finished = run(
         [sys.executable, "-c", VICTIM, *map(str, folders)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     sentences = finished.stdout.splitlines()
     assert finished.returncode == 0, (finished.returncode, list(HOSTILE)[len(sentences) :], finished.stderr)

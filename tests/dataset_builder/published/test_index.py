@@ -2,8 +2,9 @@
 
 import pytest
 
-from dataset_builder.published_index import COLUMNS, compare, read_index
-from solared_hf.errors import SolaredError
+from dataset_builder.published import read_index
+from dataset_builder.published.index import COLUMNS, compare
+from solared_hf import SolaredError
 
 # As the columns and a row stand in the published repository.
 PUBLISHED = """AR,t_start,t_end,mean_int_path,mean_mag_path,mean_pmdop_path

@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from dataset_builder.region_file import OBSERVABLES, read_region_file
-from dataset_builder.simulate import FIRST_SIMULATED, GAP_REGION
-from dataset_builder.simulate_fits import fits_files, write_observations
-from dataset_builder.simulate_observations import simulate_observations
-from dataset_builder.tiles import tile_means
-from dataset_builder.times import parse_time
-from dataset_builder.tracking import PatchMapper, Pointing
-from solared_hf.errors import SolaredError
+from dataset_builder.fits import OBSERVABLES, PatchMapper, Pointing, read_region_file, tile_means
+from dataset_builder.fits.times import parse_time
+from dataset_builder.simulation import fits_files, simulate_observations, write_observations
+from dataset_builder.simulation.timelines import FIRST_SIMULATED, GAP_REGION
+from solared_hf import SolaredError
 
 REGION = FIRST_SIMULATED
 # Half of BSCALE.

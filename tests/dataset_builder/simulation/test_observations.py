@@ -11,8 +11,16 @@ from astropy.io import fits
 from scipy.fft import rfft, rfftfreq
 from scipy.signal import welch
 
-from dataset_builder.acoustic_power import band_power
-from dataset_builder.simulate import (
+from dataset_builder.fits import band_power, keep_tiles, remove_latitude_background, tile_means
+from dataset_builder.simulation import (
+    emergence,
+    expected_timeline,
+    simulate_observations,
+    simulate_region,
+    write_observations,
+)
+from dataset_builder.simulation.observations import ECLIPSE_FRAMES, SHORT_RUN_FRAMES, SHORT_RUN_REGION, band_mode_power
+from dataset_builder.simulation.timelines import (
     FIRST_SIMULATED,
     GAP_REGION,
     NAN_FIELD_STEPS,
@@ -20,23 +28,11 @@ from dataset_builder.simulate import (
     NAN_REGION,
     POWER_LEAD_HOURS,
     disk_longitude,
-    emergence,
     flux_density,
     power_response,
-    simulate_region,
     start_time,
 )
-from dataset_builder.simulate_fits import write_observations
-from dataset_builder.simulate_observations import (
-    ECLIPSE_FRAMES,
-    SHORT_RUN_FRAMES,
-    SHORT_RUN_REGION,
-    band_mode_power,
-    expected_timeline,
-    simulate_observations,
-)
-from dataset_builder.tiles import keep_tiles, remove_latitude_background, tile_means
-from solared_hf.errors import SolaredError
+from solared_hf import SolaredError
 
 REGION = FIRST_SIMULATED
 STEPS = 240

@@ -4,20 +4,18 @@ import numpy as np
 import pytest
 
 from dataset_builder.published import read_timeline
-from dataset_builder.region_folders import find_regions
-from dataset_builder.simulate import (
+from dataset_builder.simulation import SIMULATED_REGIONS, emergence, simulate_region
+from dataset_builder.simulation.timelines import (
     FIRST_SIMULATED,
     GAP_REGION,
     GAP_STEPS,
     NAN_POWER_STEPS,
     NAN_REGION,
-    SIMULATED_REGIONS,
-    emergence,
     flux_density,
-    simulate_region,
     split_of,
 )
-from solared_hf.errors import SolaredError
+from dataset_builder.sources import find_regions
+from solared_hf import SolaredError
 from solared_hf.schema import CHANNELS
 from solared_hf.splits import SPLITS
 

@@ -1,0 +1,28 @@
+"""The data as users meet them: timelines of regions, windows of timelines, and the processor that normalises them.
+
+From the ground up: `timelines` (one region), `region_windows` (the windows of one region), `windows` (the windows of
+many regions), `loading` (datasets by name), `processing_solared` (normalisation that travels with a model).
+"""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from .loading import load_catalog as load_catalog
+    from .loading import load_region as load_region
+    from .loading import load_timelines as load_timelines
+    from .processing_solared import SolaredProcessor as SolaredProcessor
+    from .timelines import Timeline as Timeline
+    from .windows import SolaredWindows as SolaredWindows
+    from .windows import batch_of as batch_of
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "loading": ["load_catalog", "load_region", "load_timelines"],
+        "processing_solared": ["SolaredProcessor"],
+        "timelines": ["Timeline"],
+        "windows": ["SolaredWindows", "batch_of"],
+    },
+)
