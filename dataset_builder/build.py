@@ -103,22 +103,22 @@ def build_dataset(
         # A folder without a card is no dataset yet, and its shards need no detour.
         target = staging if staging.exists() or (output / CARD_NAME).exists() else output
         bad, written = {}, 0
-        for outcome in source.outcomes(partial(_is_finished, output, target, split_of, inventory), progress):
-            path = _shard_path(target, outcome.ar_number, split_of)
+        for result in source.build_regions(partial(_is_finished, output, target, split_of, inventory), progress):
+            path = _shard_path(target, result.ar_number, split_of)
             try:
-                if outcome.error is not None:
-                    raise outcome.error
-                if outcome.shard is not None:
-                    content = encode_shard(outcome.shard)
-                    facts = shard_facts(outcome.shard, content)  # refuses a region that cannot be described
+                if result.error is not None:
+                    raise result.error
+                if result.shard is not None:
+                    content = encode_shard(result.shard)
+                    facts = shard_facts(result.shard, content)  # refuses a region that cannot be described
             except SolaredError as error:
-                bad[outcome.ar_number] = str(error)
+                bad[result.ar_number] = str(error)
                 continue
-            if outcome.shard is not None:
+            if result.shard is not None:
                 write_atomically(path, content)
                 inventory.add(path, facts)
                 written += 1
-            _remove_from_other_splits(target, outcome.ar_number, split_of)
+            _remove_from_other_splits(target, result.ar_number, split_of)
         if bad:
             sentences = "\n".join(sentence for _, sentence in sorted(bad.items()))
             raise SolaredError(

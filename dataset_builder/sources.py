@@ -15,7 +15,7 @@ _ALMOST_REGION_NAME = re.compile(r"AR[0-9]")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RegionResult:
     """What became of a region: a new shard, or an error; or neither, where its shard was finished before."""
 
     ar_number: int
@@ -43,8 +43,8 @@ class Source(Protocol):
             SolaredError: there is none.
         """
 
-    def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
-        """One outcome for each region, in any order.
+    def build_regions(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[RegionResult]:
+        """One result for each region, in any order.
 
         Args:
             is_finished: whether there is a shard of that AR number and key already.

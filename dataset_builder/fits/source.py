@@ -26,7 +26,7 @@ from dataset_builder.fits.region_file import OBSERVABLES, read_region_file
 from dataset_builder.fits.times import CADENCES
 from dataset_builder.fits.units import UNITS
 from dataset_builder.shards import Shard, source_key
-from dataset_builder.sources import Outcome, find_regions, region_number
+from dataset_builder.sources import RegionResult, find_regions, region_number
 from solared_hf.errors import SolaredError
 
 # Raised whenever the same files give other values, so that finished shards are built again.
@@ -95,8 +95,8 @@ class FitsSource:
         """
         return find_regions(self.folder)
 
-    def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
-        """One outcome for each region, in the order in which they are finished; see `sources.Source`.
+    def build_regions(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[RegionResult]:
+        """One result for each region, in the order in which they are finished; see `sources.Source`.
 
         Raises:
             SolaredError: there is no region, or no cluster to work on, or none any more.
@@ -112,10 +112,10 @@ class FitsSource:
                 except ClusterLost:
                     raise
                 except SolaredError as error:
-                    yield Outcome(region_number(folder), error=error)
+                    yield RegionResult(region_number(folder), error=error)
                     continue
                 if region is None:
-                    yield Outcome(region_number(folder))
+                    yield RegionResult(region_number(folder))
                     continue
                 running.append(region)
                 # Enough to keep every worker busy, and no more plans in memory than that takes.
@@ -162,7 +162,7 @@ class FitsSource:
         bar.add(len(plan.starts))
         return _Region(ar_number, key, plan, futures)
 
-    def _finish(self, cluster: Cluster, region: _Region) -> Outcome:
+    def _finish(self, cluster: Cluster, region: _Region) -> RegionResult:
         """Wait for a region's segments.
 
         Raises:
@@ -176,14 +176,14 @@ class FitsSource:
         except SolaredError as error:
             for future in region.futures:
                 future.release()
-            return Outcome(region.ar_number, error=SolaredError(f"AR{region.ar_number}: {error}."))
+            return RegionResult(region.ar_number, error=SolaredError(f"AR{region.ar_number}: {error}."))
         processing["source"] = self.name
         # A whole file in place of a damaged one may have the same name, size and header, so the key would be the same.
         damaged = processing["unreadable"] or any(
             UNDECODABLE in observed.rejected for observed in region.plan.observations.values()
         )
         key = f"{region.key}-damaged" if damaged else region.key
-        return Outcome(region.ar_number, shard=Shard(timeline, key, processing))
+        return RegionResult(region.ar_number, shard=Shard(timeline, key, processing))
 
 
 def _gather(cluster: Cluster, futures: list[Future]) -> list:

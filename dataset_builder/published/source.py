@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from dataset_builder.published.files import parse_timeline, read_sources
 from dataset_builder.shards import Shard, source_key
-from dataset_builder.sources import Outcome, find_regions, region_number
+from dataset_builder.sources import RegionResult, find_regions, region_number
 from solared_hf.errors import SolaredError
 
 # Raise it whenever parse_timeline gives other values for the same files: finished shards are then built again.
@@ -39,8 +39,8 @@ class PublishedSource:
         """
         return find_regions(self.folder) if self._regions is None else list(self._regions)
 
-    def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
-        """One outcome for each region, in their order; see `Source`."""
+    def build_regions(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[RegionResult]:
+        """One result for each region, in their order; see `Source`."""
         regions = tqdm(self.regions(), desc="building", unit="region", file=sys.stderr, disable=not progress)
         for region in regions:
             ar_number = region_number(region)
@@ -48,9 +48,9 @@ class PublishedSource:
                 files = read_sources(region)
                 key = source_key({"source": self.name, "parser_version": PARSER_VERSION}, files)
                 if is_finished(ar_number, key):
-                    yield Outcome(ar_number)
+                    yield RegionResult(ar_number)
                 else:
                     shard = Shard(parse_timeline(region, files), key, {"source": self.name})
-                    yield Outcome(ar_number, shard=shard)
+                    yield RegionResult(ar_number, shard=shard)
             except SolaredError as error:
-                yield Outcome(ar_number, error=error)
+                yield RegionResult(ar_number, error=error)

@@ -22,7 +22,7 @@ from dataset_builder import build_dataset
 from dataset_builder.shards import Shard, source_key
 from dataset_builder.simulation import SIMULATED_REGIONS, simulate_region
 from dataset_builder.simulation.timelines import FIRST_SIMULATED, start_time
-from dataset_builder.sources import Outcome
+from dataset_builder.sources import RegionResult
 from solared_hf import SolaredWindows, Timeline, load_timelines
 from solared_hf.evaluation import score_on_split
 from solared_hf.forecasters import Persistence
@@ -45,11 +45,11 @@ class SimulatedSource:
     def regions(self) -> list[Path]:
         return [self.folder / f"AR{number}" for number in self._numbers]
 
-    def outcomes(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[Outcome]:
+    def build_regions(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[RegionResult]:
         for number in self._numbers:
             key = source_key({"source": self.name}, {"number": str(number).encode()})
             shard = None if is_finished(number, key) else Shard(region(number), key, {"source": self.name})
-            yield Outcome(number, shard=shard)
+            yield RegionResult(number, shard=shard)
 
 
 @cache

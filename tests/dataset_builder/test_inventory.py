@@ -22,7 +22,7 @@ from dataset_builder.published import PublishedSource
 from dataset_builder.shards import Shard, encode_shard
 from dataset_builder.simulation import simulate_region, write_simulated
 from dataset_builder.simulation.timelines import start_time
-from dataset_builder.sources import Outcome
+from dataset_builder.sources import RegionResult
 from solared_hf import Timeline
 from solared_hf.schema import CHANNELS, NUM_TILES
 
@@ -42,16 +42,16 @@ class ManyRegions:
     def regions(self) -> list[Path]:
         return [self.folder / f"AR{number}" for number in self._numbers]
 
-    def outcomes(self, is_finished, progress):
+    def build_regions(self, is_finished, progress):
         for number in self._numbers:
             if is_finished(number, "key"):
-                yield Outcome(number)
+                yield RegionResult(number)
                 continue
             later = start_time(number) - start_time(90_001)
             timeline = replace(
                 self._alike, ar_number=number, times=self._alike.times + later, values=self._alike.values.copy()
             )
-            yield Outcome(number, shard=Shard(timeline, "key", {"source": self.name}))
+            yield RegionResult(number, shard=Shard(timeline, "key", {"source": self.name}))
 
 
 def _peak(call) -> int:
