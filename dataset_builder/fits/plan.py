@@ -13,7 +13,7 @@ import numpy as np
 
 from dataset_builder.fits.calibration import longitude_changes
 from dataset_builder.fits.observations import CUBE, IMAGE, Frame, Observations
-from dataset_builder.fits.reduction import MOST_MISSING, Reduced, Segment
+from dataset_builder.fits.reduction import MOST_MISSING, ReducedSegment, Segment
 from dataset_builder.fits.region_file import OBSERVABLES, RegionFile
 from dataset_builder.fits.times import CADENCES, HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, slot_time
 from solared_hf.data.timelines import Timeline
@@ -32,7 +32,7 @@ _LARGEST_OFFSET = 3.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReductionSettings:
     """How regions are reduced; the same settings and files give the same shard.
 
     Args:
@@ -68,10 +68,10 @@ class Plan:
     observations: dict[str, Observations]
     starts: np.ndarray
     segments: tuple[Segment, ...]
-    settings: Settings
+    settings: ReductionSettings
 
 
-def plan_region(region: RegionFile | None, observations: dict[str, Observations], settings: Settings) -> Plan:
+def plan_region(region: RegionFile | None, observations: dict[str, Observations], settings: ReductionSettings) -> Plan:
     """Plan a region.
 
     Args:
@@ -137,7 +137,9 @@ def _check_patches(region: RegionFile | None, observations: dict[str, Observatio
                 )
 
 
-def _window_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+def _window_starts(
+    velocity: Observations, slots: np.ndarray, settings: ReductionSettings
+) -> tuple[np.ndarray, np.ndarray]:
     """Starts of the windows between the first and the last frame, and how many frames each misses."""
     first, last, cadence = slots[0], slots[-1], settings.cadence_slots
     starts = np.arange(-(-first // cadence) * cadence, last - WINDOW_FRAMES + 2, cadence)
@@ -166,7 +168,9 @@ def _on_cadence(cubes: Observations, cadence: int) -> Observations:
     )
 
 
-def _cube_starts(velocity: Observations, slots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+def _cube_starts(
+    velocity: Observations, slots: np.ndarray, settings: ReductionSettings
+) -> tuple[np.ndarray, np.ndarray]:
     """Starts of the cubes, usable or not."""
     starts = np.array(sorted({*velocity.frames, *velocity.reasons}))
     return starts, np.where(np.isin(starts, slots), 0, WINDOW_FRAMES)
@@ -178,7 +182,7 @@ def _segment(
     slots: np.ndarray,
     starts: np.ndarray,
     missing: np.ndarray,
-    settings: Settings,
+    settings: ReductionSettings,
 ) -> Segment:
     velocity = observations["dopplergram"]
     if velocity.form == CUBE:
@@ -203,7 +207,9 @@ def _segment(
     )
 
 
-def _nearest(observed: Observations, middles: np.ndarray, settings: Settings) -> tuple[tuple[Frame, ...], ...]:
+def _nearest(
+    observed: Observations, middles: np.ndarray, settings: ReductionSettings
+) -> tuple[tuple[Frame, ...], ...]:
     """For each step, the frames nearest its middle, the nearest first, none further than half a cadence."""
     frames = observed.frames
     if observed.form == CUBE:  # of a cube, the frame in its middle
@@ -221,7 +227,7 @@ def _nearest(observed: Observations, middles: np.ndarray, settings: Settings) ->
     return tuple(nearest)
 
 
-def assemble(ar_number: int, plan: Plan, reduced: Sequence[Reduced]) -> tuple[Timeline, dict]:
+def assemble(ar_number: int, plan: Plan, reduced: Sequence[ReducedSegment]) -> tuple[Timeline, dict]:
     """The region's timeline from its segments' results, and what the manifest says of its frames.
 
     Args:

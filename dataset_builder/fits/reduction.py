@@ -60,7 +60,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Reduced:
+class ReducedSegment:
     """What a segment gives.
 
     Args:
@@ -77,7 +77,7 @@ class Reduced:
     unreadable: dict[str, str]
 
 
-def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda steps: None) -> Reduced:
+def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda steps: None) -> ReducedSegment:
     """Compute the steps of a segment.
 
     Args:
@@ -105,7 +105,7 @@ def reduce_segment(segment: Segment, report: Callable[[int], None] = lambda step
     tiles = np.concatenate([power, field[:, np.newaxis], intensity[:, np.newaxis]], axis=1)
     if segment.correction == "latitude_background":
         tiles = remove_latitude_background(tiles)
-    return Reduced(keep_tiles(tiles).astype(np.float32), missing, patched, reader.unreadable)
+    return ReducedSegment(keep_tiles(tiles).astype(np.float32), missing, patched, reader.unreadable)
 
 
 class _Lack(NamedTuple):

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from dataset_builder.fits.cluster import WORKER_TIMEOUT_S, Cluster, ClusterLost, connect
 from dataset_builder.fits.observations import UNDECODABLE, Observations, collect, find_files, scan_files
-from dataset_builder.fits.plan import Plan, Settings, assemble, plan_region
-from dataset_builder.fits.reduction import CORRECTIONS, MOST_MISSING, Reduced, Segment, reduce_segment
+from dataset_builder.fits.plan import Plan, ReductionSettings, assemble, plan_region
+from dataset_builder.fits.reduction import CORRECTIONS, MOST_MISSING, ReducedSegment, Segment, reduce_segment
 from dataset_builder.fits.region_file import OBSERVABLES, read_region_file
 from dataset_builder.fits.times import CADENCES
 from dataset_builder.fits.units import UNITS
@@ -58,8 +58,8 @@ class FitsSource:
     Raises:
         SolaredError: a setting is unknown.
 
-    >>> from dataset_builder.fits.plan import Settings
-    >>> FitsSource("RAW", Settings(cadence="12min")).shared_settings
+    >>> from dataset_builder.fits.plan import ReductionSettings
+    >>> FitsSource("RAW", ReductionSettings(cadence="12min")).shared_settings
     {'correction': 'latitude_background', 'patch_pixels': 512, 'degrees_per_pixel': 0.06}
     """
 
@@ -68,7 +68,7 @@ class FitsSource:
     def __init__(
         self,
         folder: Path | str,
-        settings: Settings | None = None,
+        settings: ReductionSettings | None = None,
         *,
         workers: int | None = None,
         scheduler: str | None = None,
@@ -76,7 +76,7 @@ class FitsSource:
     ):
         # Workers may run elsewhere and in another folder, but know the input by the name it was given here.
         self.folder = Path(folder).absolute()
-        self._settings = settings or Settings()
+        self._settings = settings or ReductionSettings()
         self._workers, self._scheduler, self._worker_timeout_s = workers, scheduler, worker_timeout_s
         # Cadences may differ from region to region, as every timeline states its own.
         self.shared_settings = {key: value for key, value in asdict(self._settings).items() if key != "cadence"}
@@ -229,7 +229,7 @@ def _scan(cluster: Cluster, folder: Path) -> tuple[Observations, list[str]]:
     return collect(folder, files, UNITS[folder.name]), [file.fingerprint for file in files]
 
 
-def _reduce(segment: Segment, name: str, topic: str) -> Reduced:
+def _reduce(segment: Segment, name: str, topic: str) -> ReducedSegment:
     """One task. Dask runs as many as there are cores, so each keeps to one thread: also the same sums everywhere."""
     torch.set_num_threads(1)
     return reduce_segment(segment, lambda steps: get_worker().log_event(topic, {"segment": name, "steps": steps}))

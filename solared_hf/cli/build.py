@@ -50,11 +50,11 @@ def build(
             raise SolaredError(f"--{given[0]} is of no use for published files; leave it out, or build --source fits.")
         opened = PublishedSource(input)
     else:
-        from dataset_builder.fits.plan import Settings
+        from dataset_builder.fits.plan import ReductionSettings
         from dataset_builder.fits.source import FitsSource
 
         patience = {} if worker_timeout is None else {"worker_timeout_s": worker_timeout}
-        opened = FitsSource(input, Settings(**settings), workers=workers, scheduler=scheduler, **patience)
+        opened = FitsSource(input, ReductionSettings(**settings), workers=workers, scheduler=scheduler, **patience)
     report = build_dataset(opened, output, progress=True)
     print(f"{report.folder}: {report.regions} regions, {report.rows:,} rows, {report.bytes:,} bytes of Parquet")
     print(f"{report.written} regions written, {report.kept} kept as they were")

@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from dataset_builder.fits import OBSERVABLES, RegionFile, Trajectory, collect, find_files, format_time, scan_files
-from dataset_builder.fits.plan import Settings, assemble, plan_region
+from dataset_builder.fits.plan import ReductionSettings, assemble, plan_region
 from dataset_builder.fits.reduction import reduce_segment
 from solared_hf import SolaredError
 
@@ -35,7 +35,7 @@ def write(tmp_path):
 def plan(folder: Path, trajectory: Trajectory | None = None):
     observations = {name: collect(folder / name, scan_files(find_files(folder / name))) for name in OBSERVABLES}
     region = None if trajectory is None else RegionFile(90001, trajectory)
-    return plan_region(region, observations, Settings(correction="none"))
+    return plan_region(region, observations, ReductionSettings(correction="none"))
 
 
 def changes(folder: Path) -> dict:

@@ -7,8 +7,8 @@ import pytest
 
 from dataset_builder.fits import WINDOW_FRAMES, slot_of
 from dataset_builder.fits.observations import CUBE, IMAGE, PATCHES, Frame, ObservationFile, Observations
-from dataset_builder.fits.plan import Settings, assemble, plan_region
-from dataset_builder.fits.reduction import MOST_MISSING, Reduced
+from dataset_builder.fits.plan import ReductionSettings, assemble, plan_region
+from dataset_builder.fits.reduction import MOST_MISSING, ReducedSegment
 from dataset_builder.fits.times import slot_time
 from solared_hf import SolaredError
 
@@ -25,7 +25,7 @@ def observed(slots, form=PATCHES, reasons=None) -> Observations:
 def plan(velocity: Observations, field=None, settings=None):
     field = observed(range(FIRST, FIRST + 20 * HOUR)) if field is None else field
     observations = {"dopplergram": velocity, "magnetogram": field, "continuum": field}
-    return plan_region(None, observations, settings or Settings())
+    return plan_region(None, observations, settings or ReductionSettings())
 
 
 def steps(starts) -> list[int]:
@@ -40,7 +40,7 @@ def test_windows_begin_on_whole_hours_and_nothing_is_extrapolated():
 
 
 def test_twelve_minutes():
-    planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + HOUR)), settings=Settings("12min"))
+    planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + HOUR)), settings=ReductionSettings("12min"))
     assert np.diff(planned.starts).tolist() == [16] * 5
 
 
@@ -130,7 +130,7 @@ def test_what_a_timeline_says_of_its_frames():
     values[2, 4] = np.nan
     values[0, :, ::9] = np.nan  # beyond the limb is not worth a word
     unreadable = {"b.fits": "cut", "a.fits": "cut", "c.fits": "no time"}
-    reduced = Reduced(values, np.array([3, 200, 0]), np.array([0, 0, 9]), unreadable)
+    reduced = ReducedSegment(values, np.array([3, 200, 0]), np.array([0, 0, 9]), unreadable)
     timeline, processing = assemble(90001, planned, [reduced])
     assert timeline.times[0] == slot_time(FIRST) + np.timedelta64(14_377_500, "ms")
     assert processing["interpolated_frames"] == {"0": 3}
@@ -150,8 +150,10 @@ def test_steps_without_frames_at_the_ends_are_left_out():
     planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + 3 * HOUR)))
     values = np.ones((4, 6, 63), np.float32)
     none = np.zeros(4, int)
-    timeline, processing = assemble(90001, planned, [Reduced(values, np.array([640, 5, 0, 129]), none, {})])
+    timeline, processing = assemble(90001, planned, [ReducedSegment(values, np.array([640, 5, 0, 129]), none, {})])
     assert timeline.times.tolist() == (slot_time(planned.starts) + np.timedelta64(14_377_500, "ms"))[1:3].tolist()
     assert processing["interpolated_frames"] == {"0": 5}
     with pytest.raises(SolaredError, match="no step has enough frames, mostly because the file cannot be decoded"):
-        assemble(90001, planned, [Reduced(values, np.full(4, 640), none, {"a.fits": "the file cannot be decoded"})])
+        assemble(
+            90001, planned, [ReducedSegment(values, np.full(4, 640), none, {"a.fits": "the file cannot be decoded"})]
+        )

@@ -19,8 +19,8 @@ from dataset_builder.fits import (
     tile_means,
 )
 from dataset_builder.fits import plan as planning
-from dataset_builder.fits.plan import Settings, plan_region
-from dataset_builder.fits.reduction import MOST_MISSING, Reduced, reduce_segment
+from dataset_builder.fits.plan import ReductionSettings, plan_region
+from dataset_builder.fits.reduction import MOST_MISSING, ReducedSegment, reduce_segment
 from tests.processes import run
 
 HOUR = 80
@@ -56,9 +56,9 @@ def fields(write):
     write("continuum", pixels, spacing=3600.0)
 
 
-def reduce(folder: Path, correction: str = "none") -> list[Reduced]:
+def reduce(folder: Path, correction: str = "none") -> list[ReducedSegment]:
     observations = {name: collect(folder / name, scan_files(find_files(folder / name))) for name in OBSERVABLES}
-    plan = plan_region(None, observations, Settings(correction=correction))
+    plan = plan_region(None, observations, ReductionSettings(correction=correction))
     return [reduce_segment(segment) for segment in plan.segments]
 
 
@@ -137,7 +137,7 @@ def test_a_file_that_rots_after_the_scan_is_missing_and_named(write, fields, vel
     (tmp_path / "continuum" / "0.fits").unlink()
     last = write("continuum", np.full((1, 9, 9), 88.0), 5 * HOUR)
     observations = {name: collect(tmp_path / name, scan_files(find_files(tmp_path / name))) for name in OBSERVABLES}
-    plan = plan_region(None, observations, Settings(correction="none"))
+    plan = plan_region(None, observations, ReductionSettings(correction="none"))
     for path in (tmp_path / "dopplergram" / "800.fits", last):
         path.write_bytes(b"rotten".ljust(path.stat().st_size))
     (reduced,) = (reduce_segment(segment) for segment in plan.segments)

@@ -21,7 +21,7 @@ from dataset_builder.fits import (
     tile_means,
     write_region_file,
 )
-from dataset_builder.fits.plan import Settings
+from dataset_builder.fits.plan import ReductionSettings
 from dataset_builder.simulation import (
     emergence,
     expected_timeline,
@@ -46,7 +46,7 @@ def build(cluster):
     """Builds a dataset from FITS files on the tests' cluster; gives the report."""
 
     def build(raw: Path, output: Path, *arguments, **settings):
-        return build_dataset(FitsSource(raw, Settings(*arguments, **settings), scheduler=cluster), output)
+        return build_dataset(FitsSource(raw, ReductionSettings(*arguments, **settings), scheduler=cluster), output)
 
     return build
 
