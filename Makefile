@@ -1,4 +1,4 @@
-# Every target makes the virtual environment itself when it is missing: `make quickstart` on a fresh machine is enough.
+# Every target makes the virtual environment if it is missing: `make quickstart` works on a fresh machine.
 # `make quickstart DATA=FOLDER` runs on published files instead of the simulated Sun.
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,14 +10,15 @@ EXTRAS := app,builder,release,test
 quickstart: $(INSTALLED)
 	$(VENV)/bin/solared quickstart $(if $(DATA),--data '$(DATA)')
 
-# A file stays in one process, for what its tests share is costly; and torch's threads would fight with the processes.
+# The tests of a file run in one process, because they share costly fixtures. Each process has one thread, because the
+# threads of torch would compete with the other processes.
 run_tests = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test: style
 	$(call run_tests,$(VENV))
 
-# The tests with the lowest versions that pyproject.toml allows, in an environment of its own: before a release, and when
-# a floor changes.
+# Run the tests with the lowest versions that pyproject.toml allows, in a separate environment. Run it before a release,
+# and when one of these versions changes.
 FLOORS := $(VENV)-floors
 FLOORS_PYTHON ?= 3.11
 
@@ -34,17 +35,19 @@ $(FLOORS)/.installed: pyproject.toml $(INSTALLED)
 style: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/typos
+	$(VENV)/bin/mypy
 
 bench: $(INSTALLED)
 	@set -e; for benchmark in scripts/benchmarks/*.py; do echo "== $$benchmark"; $(VENV)/bin/python $$benchmark; done
 
-# Builds the package and tries it in an empty environment, some minutes and 9 GB; publishes nothing.
+# Build the package and try it in an empty environment (some minutes, 9 GB). Nothing is published.
 release: $(INSTALLED)
 	$(VENV)/bin/python scripts/release.py
 
 install: $(INSTALLED)
 
-# uv is several times as quick; pip knows mirrors and settings that uv does not.
+# uv is several times faster; pip is the fallback, because it knows mirrors and settings that uv does not.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }

@@ -1,6 +1,6 @@
 """`make test-floors`: check that an environment has the lowest versions that pyproject.toml allows.
 
-A floor that nothing can be installed at is a claim that no test has looked at.
+If a package cannot be installed at its lowest version, no test has checked that version.
 """
 
 import sys

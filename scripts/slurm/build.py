@@ -1,13 +1,13 @@
 """`solared build --source fits` on a Slurm cluster, through dask-jobqueue (`pip install 'solared-hf[slurm]'`).
 
-The Dask scheduler runs here, on a login or service node, and its workers in Slurm jobs. All options but those below
-are those of `solared build`:
+The Dask scheduler runs in this process, on a login or service node, and its workers run in Slurm jobs. In addition to
+the options below, it accepts the options of `solared build`:
 
     python scripts/slurm/build.py --jobs 8 --cores 32 --memory 96GB --input RAW --output OUT
 
-Input and output must be on storage that all nodes see. When a job ends early, its segments are given to others; when
-this process ends early, the same command goes on with the regions that are left. While no job runs, the build waits
-for a day, because jobs may stand in the queue; `--worker-timeout` changes that.
+Input and output must be on storage that all nodes see. When a job ends early, other jobs take its segments. When this
+process ends early, the same command continues with the remaining regions. The build waits up to a day for the first
+job, because jobs may wait in the queue. `--worker-timeout` changes this time.
 """
 
 import asyncio
@@ -55,29 +55,29 @@ def build(
         except SolaredError as error:
             print(f"build.py: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
-        # What is given twice counts the last time.
+        # If an option is given twice, the last value counts.
         patience = ["--worker-timeout", str(_SECONDS_IN_QUEUE), *context.args]
         main(["build", "--source", "fits", *patience, "--scheduler", cluster.scheduler_address])
 
 
 async def _submitted(cluster: SLURMCluster, jobs: int) -> None:
-    """Wait until Slurm has taken the jobs: dask-jobqueue tells nobody when it has not, and would wait for ever.
+    """Wait until Slurm has accepted the jobs. dask-jobqueue does not report a failure, and would wait without end.
 
     Raises:
-        SolaredError: Slurm does not take a job, the second time neither.
+        SolaredError: If Slurm rejects a job twice.
     """
     while len(cluster.workers) < jobs:
         await asyncio.sleep(0.1)
     for job in list(cluster.workers.values()):
         try:
-            # Submits it once more if that has failed.
+            # Submits the job again if the first submission failed.
             await job
         except (OSError, RuntimeError, ValueError) as error:
-            # The cluster cannot be closed while it takes one of its jobs for still to be submitted.
+            # The cluster cannot be closed while it expects that a job will still be submitted.
             for other in cluster.workers.values():
                 other.status = Status.failed if other.status == Status.created else other.status
             raise SolaredError(
-                f"Slurm does not take the job; mend what it says and run this again. {error}"
+                f"Slurm rejected the job. Correct the cause and run the command again: {error}"
             ) from error
 
 

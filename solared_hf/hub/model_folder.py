@@ -14,6 +14,7 @@ from solared_hf.hub.model_card import CURVE_NAME, EXPERIMENTS_NAME, METRICS_NAME
 from solared_hf.hub.model_files import PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from solared_hf.hub.push import Content, LargeFile
 
+_PACKAGE = Path(__file__).parents[1]
 # Files of a model lie at the top of its folder; those of the Trainer's own, such as training_args.bin, stay at home.
 _FILES = (CARD_NAME, "*.json", "*.safetensors", "*.py", "*.png", EXPERIMENTS_NAME)
 # What no other than such a folder, or transformers in its name, brings to a repository.
@@ -72,7 +73,7 @@ def _missing_code(folder: Path, files: Mapping[str, bytes | LargeFile]) -> dict[
     code = {}
     for module in wanted:
         # The list grows by the neighbours that the code imports.
-        name, (*found,) = f"{module}.py", Path(__file__).parent.rglob(f"{module}.py")
+        name, (*found,) = f"{module}.py", _PACKAGE.rglob(f"{module}.py")
         if name not in code.keys() | files.keys() and found:
             code[name] = found[0].read_bytes()
             wanted += re.findall(r"^from \.(\w+) import", code[name].decode(), re.MULTILINE)

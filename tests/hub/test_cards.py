@@ -39,8 +39,8 @@ def test_the_card_of_observations_is_valid(hub, repo_id, manifest):
     assert card.data.license_name == "sdo-data-policy"
     assert card.data.license_link == "https://sdo.gsfc.nasa.gov/data/rules.php"
     assert "| AR13501 | 880 | 2 | 1 | 0 |" in card.text
-    assert "no step is filled; within a step, missing frames are interpolated" in card.text
-    assert "nothing is filled" not in card.text
+    assert "Steps are never filled. Within a step, missing frames are interpolated" in card.text
+    assert "Nothing is filled" not in card.text
     assert re.search(r"In AR13501, .* the longitudes in HMI's headers change by 0.082 degrees", card.text)
     check_card(str(card), "dataset")
 

@@ -108,7 +108,7 @@ def test_the_text_says_what_the_run_was(trained):
         "12 h ahead, from 6 steps, 60 minutes apart",
         "| `learning_rate` | 0.001 |",
         "| `model_config.hidden_size` | 8 |",
-        f"| its revision | `{processor['fitted_on']['revision']}` |",
+        f"| dataset revision | `{processor['fitted_on']['revision']}` |",
         "6 of the train split: AR90001, AR90002, AR90003, AR90004, AR90005, AR90006",
         f"torch {metrics['software']['torch']}",
         f"The weights are those of step {metrics['best_step']}",
@@ -132,7 +132,7 @@ def test_the_text_says_what_the_run_was(trained):
         (("validation", "eval_skill"), 0.257, "This model removes 26 % of it."),
         (("validation", "eval_skill"), -0.01, "**This model does not beat persistence.**"),
         (("validation", "eval_skill"), float("nan"), "**The skill of this model is undefined.**"),
-        (("best_metric",), "skill", "chosen by the metric `skill` on this very split"),
+        (("best_metric",), "skill", "chosen by the metric `skill` on this split"),
     ],
 )
 def test_the_text_follows_the_facts(sources, names, value, sentence):
@@ -178,7 +178,7 @@ def test_the_text_says_how_much_of_the_horizon_remains(sources, channels, horizo
 )
 def test_the_text_names_what_the_code_needs(sources, family, packages):
     change(sources / "config.json", "model_type", to=family)
-    assert f"Without it, {packages} are enough:" in model_card(sources)
+    assert f"Without that package, {packages} are enough:" in model_card(sources)
 
 
 def test_no_choice_of_a_checkpoint_is_claimed_where_there_was_none(sources):

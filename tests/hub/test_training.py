@@ -108,8 +108,8 @@ def test_a_public_repository_is_not_taken_for_private(hub, repo_id, token, simul
 
 def test_arguments_are_checked_before_the_repository_is_made(hub, repo_id, token, simulated_dataset, tmp_path):
     options = {"dataset": simulated_dataset, "output_dir": tmp_path, "push_to_hub": "true", "hub_model_id": repo_id}
-    with pytest.raises(SolaredError, match="no field hidden_sise"):
-        train(parse_arguments(command_line(**options, model_config='{"hidden_sise": 8}')))
+    with pytest.raises(SolaredError, match="no field hidden_length"):
+        train(parse_arguments(command_line(**options, model_config='{"hidden_length": 8}')))
     assert not HfApi().repo_exists(repo_id)
     with pytest.raises(SolaredError, match="hub_strategy every_save would push checkpoints, which hold pickles"):
         parse_arguments(command_line(**options, hub_strategy="every_save"))

@@ -114,7 +114,7 @@ def test_what_slurm_says_of_a_job_that_it_does_not_take_is_told(tmp_path):
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )
     assert finished.returncode == 2
-    assert "build.py: Slurm does not take the job; mend what it says and run this again." in finished.stderr
+    assert "build.py: Slurm rejected the job. Correct the cause and run the command again:" in finished.stderr
     assert "invalid partition specified: moon" in finished.stderr
     assert not (tmp_path / "out").exists()
 
@@ -131,5 +131,5 @@ def test_a_slurm_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
     app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(script["build"])
     result = CliRunner().invoke(app, ["--jobs", "1", "--input", "raw", "--output", "out"])
     assert result.exit_code == 2
-    assert "Slurm does not take the job" in result.stderr
+    assert "Slurm rejected the job" in result.stderr
     assert "timeout 0.2 sbatch" in result.stderr

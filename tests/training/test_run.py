@@ -325,7 +325,7 @@ def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path)
     ("options", "message"),
     [
         ({"model_type": "lstm"}, "lstm"),
-        ({"model_config": '{"hidden_sise": 8}'}, "has no field hidden_sise; its fields are .*hidden_size"),
+        ({"model_config": '{"hidden_length": 8}'}, "has no field hidden_length; its fields are .*hidden_size"),
         ({"model_config": '{"hidden_size": 9, "num_attention_heads": 2}'}, "hidden_size=9 is not divisible"),
         ({"model_config": "{hidden_size"}, "takes JSON such as"),
         ({"input_channels": "flux"}, "flux"),
