@@ -1,17 +1,18 @@
 # %% [markdown]
 # # From the Sun to a forecast
 #
-# Solar active regions surface within hours. SOLARED asks a model to forecast, twelve hours ahead, how bright each tile
-# around an emerging region will be: before the region darkens. This walk-through goes the whole way with the functions
-# of `solared-hf`: from FITS files, as a telescope writes them, to a forecast with its uncertainty and its alarms.
+# Solar active regions surface within hours. SOLARED asks a model to forecast the brightness of each tile around an
+# emerging region twelve hours ahead, before the region darkens. This walk-through shows the whole workflow with the
+# functions of `solared-hf`: from FITS files, as a telescope writes them, to a forecast with its uncertainty and
+# alarms.
 #
-# **The Sun here is simulated: nothing below was observed.** The simulation has the amplitudes, the noise and the gaps
-# of the published observations, so that every step works as on real data, without a download. But its regions all
-# emerge alike, so a forecast is easier than on the real Sun, and the scores say nothing about it.
+# **The Sun here is simulated. Nothing below was observed.** The simulation has the amplitudes, the noise and the gaps
+# of the published observations, so every step works as on real data, without a download. But all simulated regions
+# emerge in the same way. A forecast is therefore easier than on the real Sun, and the scores do not apply to it.
 #
-# Run the cells one after another as a notebook (VS Code, Spyder, or Jupyter with jupytext open this file as one), or
-# all of them with `python scripts/walkthrough.py`: one to two minutes on two cores, offline. Figures and files go to
-# `runs/walkthrough`.
+# Run the cells as a notebook (VS Code, Spyder, or Jupyter with jupytext can open this file), or run all of them with
+# `python scripts/walkthrough.py`. This takes one to two minutes on two cores, offline. Figures and files are written
+# to `runs/walkthrough`.
 
 # %%
 import json
@@ -73,13 +74,14 @@ from solared_hf.schema import AVAILABILITY_DELAY, CHANNELS, PATCH_COLUMNS, PATCH
 from solared_hf.training import parse_arguments, train
 
 OUTPUT = Path("runs/walkthrough")
-# Simulated regions have numbers that NOAA will not reach for decades. Of every ten, six train, two validate, two test.
+# NOAA will not reach the numbers of the simulated regions for decades. Of ten regions, six are for training, two for
+# validation and two for the test.
 REGIONS = range(90001, 90011)
-# How long each is observed, with a step an hour.
+# Hours of observation for each region, with one step per hour.
 HOURS = 240
-# The region, and the step of its timeline, that are looked at closely.
+# The region and the step that the figures show.
 REGION, STEP = 90009, 130
-# Of the model: how many networks are averaged, and how often they see the train split.
+# The model averages this many networks, and each network sees the train split this many times.
 NETWORKS, EPOCHS = 4, 3
 
 OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ rcParams.update(STYLE)
 
 
 def show(figure, name):
-    """Save a figure, marked as simulated, and display it where this runs as a notebook."""
+    """Save a figure, marked as simulated, and display it in a notebook."""
     mark_as_simulated(figure)
     path = OUTPUT / f"{name}.png"
     path.write_bytes(as_png(figure))
@@ -100,13 +102,13 @@ def show(figure, name):
 
 
 # %% [markdown]
-# ## What a telescope writes
+# ## The files of a telescope
 #
-# HMI on board SDO takes, every 45 seconds, a *dopplergram* (velocity along the line of sight, m/s), a *magnetogram*
+# Every 45 seconds, HMI on board SDO takes a *dopplergram* (velocity along the line of sight, m/s), a *magnetogram*
 # (field along the line of sight, G) and an image of the *continuum intensity* (DN). We observe one simulated region
-# for ten days, and take the eight hours around one moment out of it, 640 frames. The first hour of dopplergrams, and
-# the magnetogram and the continuum image of the moment, are written as images of the whole Sun, small ones of 256 x
-# 256 pixels. `region.json` says where on the Sun the region is.
+# for ten days, and select the eight hours around one moment: 640 frames. We write the first hour of dopplergrams, and
+# the magnetogram and the continuum image of the moment, as small images of the whole Sun with 256 x 256 pixels.
+# `region.json` gives the position of the region.
 
 # %%
 observations = simulate_observations(REGION, steps=HOURS)
@@ -129,8 +131,8 @@ for observable in OBSERVABLES:
         (raw / observable / name).write_bytes(content)
 
 # %% [markdown]
-# The builder trusts neither names nor order of files: it scans the headers, and a frame belongs to the 45 s slot that
-# its header states. What is bad, by the keyword QUALITY, is set aside and counted.
+# The builder does not rely on the names or the order of files. It scans the headers, and assigns each frame to the 45
+# s slot that its header states. It rejects and counts frames that are bad according to the keyword QUALITY.
 
 # %%
 observed = {
@@ -148,12 +150,14 @@ for keyword in ("T_OBS", "QUALITY", "CTYPE1", "CDELT1", "CRPIX1", "CROTA2", "CRL
 # %% [markdown]
 # ## From images of the Sun to patches
 #
-# From the header follows where each point of the Sun lies in the image: `Pointing`. With it, `PatchMapper` cuts a
-# square patch of 30 degrees about the region out of every image: a map in Postel's projection, north up, that moves
-# with the region as the Sun rotates. (Real patches have 512 x 512 pixels; 27 x 27 do for images this small.)
+# The header gives the position of each point of the Sun in the image (`Pointing`). `PatchMapper` uses it to map a
+# square patch of 30 degrees around the region from every image: Postel's projection, north up. The patch moves with
+# the region as the Sun rotates. (Real patches have 512 x 512 pixels. For these small images, 27 x 27 pixels are
+# enough.)
 #
-# The images are upside down, as HMI's are: CROTA2 is near 180 degrees. In the dopplergram everything recedes at some 2
-# km/s, because the satellite does, on its orbit. Only the patch is simulated; what lies around it continues its edge.
+# The images are upside down, like those of HMI: CROTA2 is near 180 degrees. In the dopplergram everything moves away
+# at some 2 km/s, because of the orbit of the satellite. Only the patch is simulated. The surroundings continue its
+# edge.
 
 # %%
 mapper = PatchMapper(read_region_file(raw).trajectory, size=27, degrees_per_pixel=1.12)
@@ -180,8 +184,8 @@ for (above, below), (observable, (colours, limit, unit)) in zip(panels.T, scales
 show(figure, "1_tracking")
 
 # %% [markdown]
-# `interpolate_missing` takes a stream of such patches, one for each 45 s slot, and fills what is missing, pixel by
-# pixel, between its neighbours in time. It also says which pixels of each patch were missing.
+# `interpolate_missing` takes a stream of patches, one for each 45 s slot, and interpolates missing pixels between
+# their neighbours in time. It also returns which pixels of each patch were missing.
 
 
 # %%
@@ -203,8 +207,8 @@ print(f"{len(patches)} patches of {patches[0][0].shape}, {filled} of them filled
 # %% [markdown]
 # ## From patches to acoustic power
 #
-# Tracking ten days of ten regions would take longer than this walk-through. The simulation also writes patches as they
-# are when they are tracked, a day of frames a file, and the builder reads these too. Here are the 640 of our eight
+# Tracking ten days of ten regions would take longer than this walk-through. The simulation can also write tracked
+# patches, with one day of frames per file, and the builder reads these too. Here are the 640 patches of our eight
 # hours.
 
 # %%
@@ -213,7 +217,7 @@ write_observations(SUN, REGIONS, steps=HOURS)
 
 
 def patches_of(observable):
-    """All patches of the region, by 45 s slot; a plane without a value is a missing frame."""
+    """Return all patches of the region by 45 s slot; a plane without values is a missing frame."""
     patches = {}
     for file in scan_files(find_files(SUN / f"AR{REGION}" / observable)):
         patches |= zip(file.slots, read_planes(file, slice(None)), strict=True)
@@ -227,13 +231,12 @@ filled = sum(missing is not None for _, missing in patches)
 print(f"velocity {velocity.shape} m/s, {filled} frames filled in")
 
 # %% [markdown]
-# Sound waves make the surface of the Sun swing, mostly between 2 and 6 mHz. A magnetic field absorbs them, and it has
-# been reported to do so before it surfaces (arXiv 2402.08890): that is why we look at them. Here it does so three
-# hours before.
+# Sound waves make the surface of the Sun oscillate, mostly between 2 and 6 mHz. A magnetic field absorbs these waves,
+# and is reported to do so before it surfaces (arXiv 2402.08890). In this simulation it does so three hours before.
 #
-# `band_power` takes the differences of neighbouring frames, which removes the rotation of the Sun and the motion of
-# the satellite, and sums their power spectrum in four bands, pixel by pixel. The hole is the region. In the highest
-# band, weak field around it is brighter than the quiet Sun: the acoustic halo.
+# `band_power` computes the differences of neighbouring frames, which removes the rotation of the Sun and the motion of
+# the satellite, and sums their power spectrum in four bands for each pixel. The dark hole is the region. In the
+# highest band, the weak field around the region is brighter than the quiet Sun: the acoustic halo.
 
 # %%
 power = band_power(velocity)
@@ -250,11 +253,12 @@ show(figure, "2_power_maps")
 # %% [markdown]
 # ## From maps to 63 tiles
 #
-# A patch becomes 9 x 9 tiles, row 0 in the south, column 0 in the east. What remains is a background that depends on
-# latitude, because we look at the north and the south of the patch from the side: in every column, a line between the
-# southern and the northern row is taken away. Those two rows are then 0, and 63 tiles in 7 rows are kept.
+# A patch is divided into 9 x 9 tiles, row 0 in the south and column 0 in the east. The tiles contain a background that
+# depends on latitude, because we look at the north and the south of the patch from the side. In every column, a line
+# between the southern and the northern row is subtracted. These two rows become 0, and 63 tiles in 7 rows are kept.
 #
-# Of the magnetogram the absolute value is taken first, pixel by pixel: opposite polarities in a tile must not cancel.
+# The absolute value of the magnetogram is computed for each pixel first, because opposite polarities in a tile would
+# cancel.
 
 # %%
 magnetogram, continuum = (patches_of(name)[start + FIELD_FRAME] for name in ("magnetogram", "continuum"))
@@ -288,11 +292,12 @@ show(figure, "3_tiles")
 # %% [markdown]
 # ## The dataset
 #
-# The same, for every hour of ten days, for ten regions. Run this cell again, and only what is left is done.
+# Now we do the same for every hour of ten days, and for ten regions. If you run this cell again, it only does the
+# remaining work.
 #
-# The work is cut into pieces for a Dask cluster. `FitsSource(folder)` starts one, a process a core, in a notebook or
-# below `if __name__ == "__main__":`; with `scheduler` it uses a cluster of yours. So that these cells run as a plain
-# script too, the cluster here is a single thread of this process: some twenty seconds.
+# The work runs on a Dask cluster. In a notebook, or below `if __name__ == "__main__":`, `FitsSource(folder)` starts a
+# cluster with one process per core; with `scheduler` it uses your own cluster. Here the cluster is a single thread of
+# this process, so that these cells also run as a plain script. This takes some twenty seconds.
 
 # %%
 with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
@@ -307,8 +312,8 @@ for region in manifest["regions"]:
     print(f"AR{number}: {region['steps']} steps, frames filled in for {len(filled)}, {len(lost)} lost{why}")
 
 # %% [markdown]
-# The folder is what goes to the Hugging Face Hub, and `load_dataset` reads it from either. One row is one step of one
-# region: its time and six lists of 63 values, physical, NaN where nothing was observed.
+# This folder can be pushed to the Hugging Face Hub, and `load_dataset` reads it from both places. One row is one step
+# of one region: the time and six lists of 63 physical values. A value that was not observed is NaN.
 
 # %%
 dataset = str(OUTPUT / "dataset")
@@ -320,7 +325,7 @@ catalog = load_dataset(dataset, "catalog", split="regions").to_pandas()
 print(catalog[["ar_number", "split", "steps", "gaps", "nan_steps"]].to_string(index=False))
 
 # %% [markdown]
-# Is the step in the dataset the one that we made by hand?
+# Does the step in the dataset agree with the step that we computed ourselves?
 
 # %%
 timelines = {timeline.ar_number: timeline for timeline in load_timelines(dataset, "test")}
@@ -331,8 +336,8 @@ for name, ours, theirs in zip(CHANNELS, kept, timeline.values[STEP], strict=True
 # %% [markdown]
 # ## Why a forecast is possible
 #
-# The timeline of the region: nothing, and within a day an active region. All tiles first, then the darkest of them
-# alone. As the region is simulated, we know when its flux began to rise through the surface.
+# The timeline of the region shows a quiet Sun, and within a day an active region. The first figure shows all tiles,
+# the second one the darkest tile. Because the region is simulated, we know when its flux began to surface.
 
 # %%
 show(plot_timeline(timeline, f"AR{REGION}"), "4_timeline")
@@ -361,21 +366,21 @@ show(figure, "5_why")
 print(f"tile {tile}: flux surfaces at {truth.onset_hours:.0f} h, the onset in intensity is at {onset:.0f} h")
 
 # %% [markdown]
-# The power falls first, as the waves meet the field before it surfaces, and as each step stands for the eight hours
-# around it. Flux follows, and the intensity falls last, when the flux is dense enough for pores and spots. So the past
-# of the first five channels says something about the future of the sixth.
+# The power falls first, because the waves meet the field before it surfaces, and because each step contains the eight
+# hours around it. The flux follows. The intensity falls last, when the flux is dense enough for pores and spots. The
+# past of the first five channels therefore contains information about the future of the sixth channel.
 #
-# The *onset* is the published definition: the smoothed intensity falls by more than 1 % of the region's range an hour,
-# for four hours or more.
+# The *onset* follows the published definition: the smoothed intensity falls by more than 1 % of the region's range per
+# hour, for four hours or more.
 #
 # ## Windows, gaps and splits
 #
-# A model sees 48 steps and is asked for the intensity of all tiles 12 h after the last of them. `SolaredWindows` cuts
-# such windows. None spans a gap, none has an invented target, and the report says what each region gave and why not
-# more. A torch `DataLoader` takes them as they are.
+# A model sees 48 steps, and forecasts the intensity of all tiles 12 h after the last of these steps. `SolaredWindows`
+# cuts such windows. A window never spans a gap, and never has a filled target. The report gives the number of windows
+# of each region, and why other windows were dropped. A torch `DataLoader` can use the windows directly.
 #
-# Splits go by region: windows of one region overlap, so none of a test region may be in training. The normalisation,
-# too, comes from the train split alone.
+# Splits are by region. The windows of one region overlap, so windows of test regions must not be used in training. The
+# normalisation also comes from the train split only.
 
 # %%
 INPUT_STEPS, HORIZON = 48, timedelta(hours=12)
@@ -386,13 +391,13 @@ print({name: tuple(values.shape) for name, values in windows.batch(range(8)).ite
 # %% [markdown]
 # ## A model
 #
-# What is to be beaten is *persistence*: the last intensity, repeated. It is hard to beat while nothing happens, and
-# always too late when something does. A model that loses to it is not a forecast.
+# A model must beat *persistence*, which repeats the last intensity. Persistence is hard to beat while nothing happens,
+# and always too late when something happens.
 #
-# We train the family of `solared-quantile-trajectory`, which comes with the package: it forecasts how each tile will
-# change from its last intensity, 1 to 24 h ahead, with quantiles. Arguments are those of transformers' `Trainer`; on
-# the command line it would be `solared train --config quantile_trajectory --dataset FOLDER`. On
-# two cores it takes half a minute.
+# We train the family of `solared-quantile-trajectory`, a model in the package. It forecasts the change of each tile
+# from its last intensity, 1 to 24 h ahead, with quantiles. The arguments are those of transformers' `Trainer`. The
+# command for the same training is `solared train --config quantile_trajectory --dataset FOLDER`. It takes half a
+# minute on two cores.
 
 # %%
 model = str(OUTPUT / "model")
@@ -412,7 +417,7 @@ options = {
     "weight_decay": 0.1,
     "load_best_model_at_end": False,
     "report_to": "none",
-    # A run that was interrupted goes on, and one that is finished is not trained again.
+    # An interrupted run is resumed, and a finished run is not trained again.
     "resume_from_checkpoint": "last",
 }
 metrics = train(parse_arguments([part for name, value in options.items() for part in (f"--{name}", str(value))]))
@@ -423,11 +428,12 @@ print(
 # %% [markdown]
 # ## Scores
 #
-# Always beside persistence, in DN, and with an interval: regions are drawn again and again, as the windows of one
-# region are not independent. With two regions it only hints at what another region could bring. Skill is the share of
-# persistence's squared error that is removed; below 0 there is none.
+# Scores always stand beside those of persistence, in DN and with an interval. The interval is a bootstrap over
+# regions, because the windows of one region are not independent. With two regions, it is only a hint. Skill is the
+# share of the squared error of persistence that the model removes. A model with a skill below 0 is worse than
+# persistence.
 #
-# On the real Sun, leave the test split alone until everything is decided.
+# With real data, do not use the test split before all choices are made.
 
 # %%
 forecaster = load_forecaster(model)
@@ -435,7 +441,7 @@ scores = score_on_split(forecaster, dataset, "test")
 scores.print()
 
 # %% [markdown]
-# How honest is its uncertainty? Of what was observed, 80 % should lie between the quantiles 0.1 and 0.9.
+# Is the uncertainty realistic? 80 % of the observations should be between the quantiles 0.1 and 0.9.
 
 # %%
 of_region = forecaster.windows([timeline])
@@ -446,22 +452,22 @@ print(f"within the 80 % interval: {coverage(low, high, of_region.observed_target
 # %% [markdown]
 # ## The forecast of a region
 #
-# Each line is made of forecasts 12 h after the last step that the model had seen. A step stands for the eight hours
-# around it, so a forecast can be issued four hours after its last step: 8 h ahead, really. The model's alarm for a
-# tile is the first forecast on whose path there is an onset; it counts from the moment it could be issued.
+# Each line consists of forecasts for 12 h after the last step that the model saw. A step contains the eight hours
+# around it, so a forecast can be issued four hours after its last step, which leaves 8 h. The alarm for a tile is the
+# first forecast whose trajectory contains an onset. It counts from the moment when it could be issued.
 
 # %%
 scale = alarm_scale(load_timelines(dataset, "train"))
 show(plot_region_forecast(forecaster, timeline, scale), "6_forecast")
 
 # %% [markdown]
-# What would it have warned of, in the test regions? A hit is an alarm up to 24 h before the onset; one at the onset or
-# later is late.
+# Which onsets in the test regions would the model have warned of? A hit is an alarm up to 24 h before the onset. An
+# alarm at the onset or later is late.
 
 # %%
 windows = forecaster.windows(timelines.values(), require_target=False)
-for name, one in {"model": forecaster, "persistence": load_forecaster("persistence")}.items():
-    alarms = issue_alarms(windows, forecast_trajectories(one, windows), scale)
+for name, compared in {"model": forecaster, "persistence": load_forecaster("persistence")}.items():
+    alarms = issue_alarms(windows, forecast_trajectories(compared, windows), scale)
     score = add_up(score_alarms(windows, alarms).values())
     lead = f", {np.median(score.lead_hours):.0f} h ahead in the median" if score.lead_hours else ""
     print(
@@ -470,13 +476,13 @@ for name, one in {"model": forecaster, "persistence": load_forecaster("persisten
     )
 
 # %% [markdown]
-# ## The forecast of the hour
+# ## The current forecast
 #
-# In operation nobody knows the target. With `require_target=False` the windows go up to the latest step. Here, the
-# forecast that could have been issued four hours before the onset of the darkest tile, or as soon as there was one.
+# In operation, the target is unknown. With `require_target=False`, the windows reach up to the latest step. Here is
+# the forecast that could have been issued four hours before the onset of the darkest tile, or the first forecast.
 #
-# Compare it with what came. Intervals are right on average, over tiles that are quiet most of the time; where the
-# intensity falls they tend to be too narrow, and the fall is steeper than forecast.
+# Compare the forecast with the later observations. The intervals are right on average over all tiles, most of which
+# are quiet. When the intensity falls, the intervals tend to be too narrow, and the fall is steeper than forecast.
 
 # %%
 windows = forecaster.windows([timeline], require_target=False)
@@ -488,22 +494,21 @@ print(f"issued {format_time(issued[now])} for tile {tile}, last seen at {timelin
 path = forecaster.quantiles(windows, 24)[now, :, :, tile]
 for ahead in (6, 12, 18, 24):
     low, middle, high = (path[ahead - 1, forecaster.quantile_levels.index(level)] for level in (0.1, 0.5, 0.9))
-    came = timeline.intensity[last + ahead, tile]
-    print(f"{ahead:2} h later: {middle:6.0f} DN, 80 % interval {low:6.0f} to {high:6.0f} DN; came: {came:6.0f} DN")
+    later = timeline.intensity[last + ahead, tile]
+    print(f"{ahead:2} h later: {middle:6.0f} DN, 80 % interval {low:6.0f} to {high:6.0f} DN; seen: {later:6.0f} DN")
 
 # %% [markdown]
-# ## From here
+# ## Next steps
 #
-# - **The real data**: `solared import nasa-impact/ar_emergence --output solared` fetches the published files and
-#   builds this very kind of folder from them. From "Windows, gaps and splits" on, everything works on it too.
-# - **Regions of your own**: `solared select`, `solared download` and `solared build --source fits`.
-# - **Trained models** come with the package, with a card each. `load_forecaster("solared-quantile-trajectory")` takes
-#   one by name, and `solared benchmark` sets it beside baselines that are hard to beat, on the real Sun.
-# - **Longer training, more GPUs**: `accelerate launch scripts/train.py --config
-#   quantile_trajectory`.
-# - **Share**: `solared push FOLDER --repo-id you/name` brings a dataset or a model to the Hub, with its card.
+# - **Real data**: `solared import nasa-impact/ar_emergence --output solared` downloads the published files, and builds
+#   the same kind of folder from them. All cells from "Windows, gaps and splits" on also work with that folder.
+# - **Your own regions**: `solared select`, `solared download` and `solared build --source fits`.
+# - **Trained models**: the package contains some, each with a card. `load_forecaster("solared-quantile-trajectory")`
+#   loads a model by name, and `solared benchmark` compares it with strong baselines on real data.
+# - **Longer training, more GPUs**: `accelerate launch scripts/train.py --config quantile_trajectory`.
+# - **Sharing**: `solared push FOLDER --repo-id you/name` pushes a dataset or a model to the Hub, with its card.
 #
-# README has the commands, and each of its snippets is tested.
+# README lists the commands, and each of its snippets is tested.
 
 # %%
 for name, folder in committed_models().items():

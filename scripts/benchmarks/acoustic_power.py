@@ -1,9 +1,9 @@
-"""Band power of 512 x 512 pixels: ours against loops over pixels as the original's, and against one batched real FFT.
+"""Band power of 512 x 512 pixels: our code against loops over pixels like the original, and against a batched real FFT.
 
-The methods take turns in one run, first on all threads that torch may use, then, ours only, on one, as a worker of the
-cluster has it. The loops run on a part of the pixels, and their time is scaled. 12-minute steps are pushed an hour at
-a time. Beside the times stand the arithmetic and the memory traffic that a step cannot do without, and how long these
-would take at the rates that the machine reaches in the same run with a large product and a large copy.
+The methods take turns in one run with all threads of torch. Our code then runs again with one thread, like a worker of
+the cluster. The loops run on some of the pixels, and their time is scaled. 12-minute steps are pushed one hour at a
+time. The table also shows the smallest possible arithmetic and memory traffic of a step, and the time that these would
+take at the rates that the machine reaches in the same run with a large matrix product and a large copy.
 """
 
 import statistics
@@ -30,7 +30,7 @@ SUMS = 230
 WINDOW_FLOP = 2 * (9 * 639 + 2 * (13 * 71 + 102 * 142))
 # A push reads its frames, and reads and writes as many differences, and the sums once.
 HOUR_BYTES = 4 * (3 * HOUR + 2 * SUMS)
-# By method: steps in a call, then floating point operations and bytes a step and pixel.
+# For each method: steps per call, then floating point operations and bytes per step and pixel.
 OURS = {
     "one window": (1, WINDOW_FLOP, 4 * WINDOW_FRAMES),
     "hourly": (1, 2 * SUMS * HOUR, HOUR_BYTES),

@@ -1,8 +1,8 @@
-"""`solared app` in a headless Chromium: seconds to start, until a page is loaded, and until a click is answered.
+"""`solared app` in a headless Chromium: seconds until the server starts, a page is loaded, and a click is answered.
 
-A page counts as loaded when its map is visible, a click as answered when the browser shows the heading of the tile,
-which comes with its picture and its figures. The first click on a tile draws its picture, the second finds it drawn.
-While a second user waits for the forecast of another region, the first one clicks on.
+A page is loaded when its map is visible. A click is answered when the browser shows the heading of the tile, which
+arrives with the picture and the figures. The first click on a tile draws the picture, and the second click reuses it.
+While one user waits for the forecast of another region, another user continues to click.
 """
 
 import os
@@ -32,7 +32,7 @@ ANSWER = """([selector, event, watched]) => new Promise(resolve => {
 
 def answer(page: Page, selector: str, event: str, watched: str) -> float:
     seconds = page.evaluate(ANSWER, [selector, event, watched]) / 1000
-    # What else the event changes may still be on its way.
+    # Other changes of the same event may arrive later.
     page.wait_for_timeout(100)
     return seconds
 
@@ -63,7 +63,7 @@ def main() -> None:
         print(f"{'server ready':42} {time.perf_counter() - start:6.1f} s", flush=True)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            # A context of its own each: nothing comes from the browser's cache.
+            # Each measurement has its own context, so that nothing comes from the browser's cache.
             say("page loaded", [load(browser.new_context().new_page(), url) for _ in range(LOADS)])
             page, other = (browser.new_context().new_page() for _ in range(2))
             load(page, url)

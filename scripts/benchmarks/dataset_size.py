@@ -1,4 +1,4 @@
-"""Bytes on disk and seconds to build: the dataset folder against the published npz files, or simulated ones."""
+"""Size on disk and time to build of the dataset folder, against the published npz files or simulated files."""
 
 import os
 import tempfile

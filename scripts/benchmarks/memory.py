@@ -1,7 +1,7 @@
 """Peak memory of a training step by batch size, with and without activation checkpointing.
 
-Memory is what the step needs beside the process, its libraries and the weights. On a CPU every measurement has a
-process of its own, since allocators keep what they once had.
+The memory of the process, its libraries and the weights is not counted. On a CPU, each measurement runs in its own
+process, because an allocator keeps the memory that it once had.
 """
 
 import multiprocessing
@@ -21,10 +21,10 @@ MEGABYTE = 1 << 20
 
 
 def peak_of_step(make_model: Callable[[], nn.Module], batch_size: int) -> float:
-    """Megabytes that forward and backward take at their peak; `make_model` gives a model with a loss."""
+    """Return the megabytes of forward and backward at their peak; `make_model` returns a model."""
     if torch.accelerator.is_available():
         return _accelerator_peak(make_model, batch_size)
-    # Forked, because start-up takes longer than the step; torch must not have computed anything here before.
+    # Fork, because a fresh start takes longer than the step. This needs a parent in which torch has not computed anything.
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(_cpu_peak, (make_model, batch_size))
 
@@ -38,7 +38,7 @@ def _step(model: nn.Module, past_values: torch.Tensor) -> None:
 def _cpu_peak(make_model: Callable[[], nn.Module], batch_size: int) -> float:
     model = make_model().train()
     past_values = torch.randn(batch_size, STEPS, CHANNELS, TILES)
-    # The first step allocates the gradients, and what libraries keep.
+    # The first step allocates the gradients and the buffers of libraries.
     _step(model, past_values[:1])
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
@@ -47,7 +47,7 @@ def _cpu_peak(make_model: Callable[[], nn.Module], batch_size: int) -> float:
 
 
 def _status(name: str) -> int:
-    """Kilobytes, as Linux tells them."""
+    """Return a figure of this process in kilobytes, from Linux's /proc."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -73,7 +73,7 @@ def make_model(family: str, checkpointing: bool) -> nn.Module:
 
 def main() -> None:
     if sys.platform != "linux" and not torch.accelerator.is_available():
-        sys.exit("Peak memory is read from Linux' /proc; run this on Linux, or on a machine with an accelerator.")
+        sys.exit("Peak memory is read from Linux's /proc; run this on Linux, or on a machine with an accelerator.")
     sizes = (1, 4, 16, 64) if torch.accelerator.is_available() else (1, 2, 4, 8, 16)
     print(f"{'MB at the peak of a step, by batch size':48}" + "".join(f"{size:>8}" for size in sizes))
     for family in ("spatio_temporal_attention", "spatio_temporal_resnet"):

@@ -1,9 +1,9 @@
 """`solared build --source fits` of one region of 240 hourly steps: memory, and two Dask workers against one.
 
-19,760 tracked dopplergrams of 512 x 512 pixels, scaled integers as HMI's, an hour a file: 10 GB in the temporary
-folder. The pixels are one hour of noise again and again; reading and arithmetic do not mind. What bounds a step: its
-80 frames are read and scaled (42 MB to 84 MB), the sums of the sliding window are updated (see acoustic_power.py), and
-a segment of 60 steps reads 7 h of frames that the one before has read too.
+The input is 19,760 tracked dopplergrams of 512 x 512 pixels, scaled integers like those of HMI, one hour per file: 10 GB
+in the temporary folder. The same hour of noise is repeated, which changes neither reading nor arithmetic. A step reads
+and scales its 80 frames (42 MB to 84 MB), and updates the sums of the sliding window (see acoustic_power.py). A segment
+of 60 steps also reads 7 h of frames that the previous segment reads.
 """
 
 import subprocess
@@ -38,7 +38,7 @@ def write_region(folder: Path) -> None:
 
 
 def build(raw: Path, output: Path, workers: int) -> tuple[float, float, float]:
-    """Seconds, and the largest memory in GB that all processes, and one, took."""
+    """Return the seconds, and the peak memory in GB of all processes together and of the largest process."""
     arguments = ["--source", "fits", "--input", str(raw), "--output", str(output), "--workers", str(workers)]
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "solared_hf", "build", *arguments], stderr=subprocess.DEVNULL)

@@ -1,13 +1,13 @@
-"""Samples a second that one, two, ... processes train together, and what the exchange of gradients takes of it.
+"""Samples per second that one, two, ... processes train together, and the cost of exchanging gradients.
 
-Weak scaling: every process has the same batch. On GPUs one process each, 2, 4, 8, ... up to as many as there are; on a
-machine with fewer than two, two processes of one CPU thread each, which exchange by gloo. Everything goes through
-`train()` with families of their default size on simulated regions; times are those at which it logs, so imports, data
-and the first step are in none.
+This is weak scaling: every process has the same batch. With several GPUs, 2, 4, 8, ... processes run, one per GPU. On
+other machines, two processes of one CPU thread each exchange gradients with gloo. All of them run `train()` with
+families of their default size on simulated regions. The times are those of the log, so imports, data and the first step
+are not counted.
 
-Two cores share a memory and a clock, so two processes are not twice as fast as one even if they know nothing of each
-other. The same processes therefore first train one alone, then all apart, each its own model, then all together. What
-together falls short of apart is exchange, and waiting for the slowest.
+Two cores share memory and clock, so even two independent processes are not twice as fast as one. The processes
+therefore first train one alone, then all independently with a model each, and then all together. The difference between
+the last two is the cost of the exchange, and of waiting for the slowest process.
 """
 
 import os
@@ -26,11 +26,11 @@ from dataset_builder import build_dataset
 from dataset_builder.published import PublishedSource
 from dataset_builder.simulation import write_simulated
 
-# A process that the script started is told, for it sees one GPU at most.
+# A process that the script started is told the number of GPUs, because it sees at most one.
 ON_GPUS = sys.argv[3] == "gpus" if sys.argv[1:] else torch.cuda.device_count() > 1
-# By family: steps of input, as in scripts/configs, and the batch of a process, on a CPU and on a GPU.
+# For each family: steps of input, as in its recipe, and the batch of a process on a CPU and on a GPU.
 FAMILIES = {"spatio_temporal_attention": (120, 2, 64), "quantile_trajectory": (72, 16, 64)}
-# Steps between two entries of the log, and entries. A CPU needs about a second a step, a GPU some milliseconds.
+# Steps between two log entries, and number of entries. A step takes about a second on a CPU, milliseconds on a GPU.
 LOGGED_STEPS, ENTRIES = (20, 12) if ON_GPUS else (1, 12)
 SETTINGS = {
     "max_steps": LOGGED_STEPS * ENTRIES,
@@ -42,7 +42,7 @@ SETTINGS = {
     "disable_tqdm": True,
     "use_cpu": not ON_GPUS,
 }
-# How torchrun tells a process that it is one of several.
+# torchrun sets these variables for each of its processes.
 JOINED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -51,7 +51,7 @@ def batch_of(family: str) -> int:
 
 
 def write_dataset(folder: Path) -> Path:
-    """Six regions to train on. The one for validation is short, for a run ends with its evaluation."""
+    """Write six regions for training and a short one for validation, because a run ends with the evaluation."""
     write_simulated(folder / "raw", range(90_001, 90_007))
     write_simulated(folder / "raw", [90_007], steps=140)
     build_dataset(PublishedSource(folder / "raw"), folder / "dataset")
@@ -59,8 +59,8 @@ def write_dataset(folder: Path) -> Path:
 
 
 def work(dataset: str, output: Path) -> None:
-    """What each process does."""
-    # Nobody else needs it, and it takes seconds.
+    """Train in one of the processes."""
+    # Imported here, because only the training processes need it, and it takes seconds.
     from solared_hf.training import parse_arguments, train
 
     joined = {name: os.environ.pop(name) for name in JOINED}
@@ -69,7 +69,7 @@ def work(dataset: str, output: Path) -> None:
         if way == "together":
             os.environ.update(joined)
         for family, (input_steps, *_) in FAMILIES.items():
-            # All begin at once, and nothing else runs while one trains alone.
+            # All processes begin at once, and nothing else runs while one process trains alone.
             (output / f"{way}.{family}.{rank}").touch()
             while len(list(output.glob(f"{way}.{family}.*"))) < processes:
                 time.sleep(0.05)
@@ -90,7 +90,7 @@ def run(dataset: Path, output: Path, processes: int) -> None:
     output.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     if ON_GPUS:
-        # A process that trains apart would take all the GPUs that it sees.
+        # A process that trains independently would take all GPUs that it sees.
         launcher.append("--virtual-local-rank")
     finished = subprocess.run(
         [*launcher, __file__, str(dataset), str(output), "gpus" if ON_GPUS else "cpus"],
@@ -103,7 +103,7 @@ def run(dataset: Path, output: Path, processes: int) -> None:
 
 
 def samples_a_second(folder: Path, samples: int) -> float:
-    """Sum over the runs in a folder, each of `samples` a step."""
+    """Return the sum over the runs in a folder, of which each step has `samples` samples."""
     total = 0.0
     for events in folder.rglob("events.out.tfevents.*"):
         log = EventAccumulator(str(events))

@@ -1,10 +1,10 @@
-"""A full-disk frame, 4096 x 4096, to a patch, 512 x 512: ours against `reproject_interp`, and against the read.
+"""A full-disk frame of 4096 x 4096 mapped to a patch of 512 x 512: our code against `reproject_interp` and the reading.
 
-All on one core, as each process of the pipeline runs; the methods take turns in one run. `reproject_interp`
-interpolates bicubically, as we do, and bilinearly, which is less work than ours. The frame read is compressed by
-Rice's method as JSOC's are, a tile a row, in steps of 0.5 m/s, and only the rows that the patch needs are read. What
-bounds ours: 16 gathered pixels for each of 262,144, 4.2 million loads from the cache, take about a third of the time;
-the rest are some 40 passes over the patch, for coordinates in float64, weights and sums.
+All methods run on one core, like a process of the pipeline, and take turns in one run. `reproject_interp` interpolates
+bicubically, as we do, and bilinearly, which is less work. The frame is Rice-compressed like those of JSOC, one tile per
+row, in steps of 0.5 m/s, and only the rows that the patch needs are read. Our code gathers 16 pixels for each of 262,144
+pixels: these 4.2 million loads from the cache take about a third of the time. The rest are some 40 passes over the
+patch, for coordinates in float64, weights and sums.
 """
 
 import os
@@ -40,7 +40,7 @@ def full_disk_header() -> fits.Header:
 
 
 def velocities(header: fits.Header) -> np.ndarray:
-    """Rotation, and noise with the size and amplitude of granules and oscillations, m/s; NaN beyond the limb."""
+    """Return velocities in m/s: rotation, and noise like granules and oscillations; NaN beyond the limb."""
     noise = gaussian_filter(np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32), 1.5)
     row, column = np.indices((SIDE, SIDE), dtype=np.float32)
     x, y = (column + 1 - header["CRPIX1"]) / 1921, (row + 1 - header["CRPIX2"]) / 1921
@@ -91,7 +91,7 @@ def main() -> None:
         path = Path(folder) / "frame.fits"
         write_frame(path, image, header)
         needed = read_rows(path, rows)
-        # Both see the same place: two ways to interpolate differ by what granules do between pixels.
+        # Both methods map the same place. Two interpolations differ by the structure of granules between pixels.
         theirs, _ = reproject_interp(source, target, order="bicubic")
         difference = theirs - mapper.map(needed, pointing, rows.start)
         assert np.std(difference) < 0.1 * 300, np.std(difference)

@@ -1,11 +1,11 @@
 """Training and inference of the published families against plain stacks of torch and torchvision.
 
-The plain stacks are what the published code is made of, `torch.nn.TransformerEncoder` and `r3d_18`, eager and in
-float32; ours has the same weights and, in evaluation mode, the same outputs. All take turns, so that a busy machine
-slows all of them, and a ratio is the median over the rounds. A training step is forward, loss, backward and AdamW, on
-a batch in memory; the last line says what getting it there takes. Achieved arithmetic is that of the plain
-stack's products, forward and twice backward, whatever a variant really computes. On a CPU everything is measured a
-second time beside a process that keeps a core busy.
+The plain stacks are those of the published code, `torch.nn.TransformerEncoder` and `r3d_18`, eager and in float32. Our
+models have the same weights and, in evaluation mode, the same outputs. All variants take turns, so that a busy machine
+slows all of them, and each ratio is the median over the rounds. A training step is forward, loss, backward and AdamW on
+a batch in memory. The last line gives the time that it takes to make the batch. The rate of arithmetic counts the
+products of the plain stack, forward and twice for backward, whatever a variant computes. On a CPU, everything is
+measured a second time beside a process that keeps one core busy.
 """
 
 import statistics
@@ -73,7 +73,7 @@ class PlainResnet(nn.Module):
 
 @dataclass(frozen=True)
 class Family:
-    """A family, what it is compared with, and how weights go from there to here."""
+    """A family, the plain stack that it is compared with, and the conversion of weights."""
 
     name: str
     plain: Callable[[], nn.Module]
@@ -81,7 +81,7 @@ class Family:
     convert: Callable[[Path, Path], Path]
 
     def models(self) -> tuple[nn.Module, nn.Module]:
-        """The plain stack, and ours with its weights."""
+        """Return the plain stack, and our model with the weights of the plain stack."""
         plain = self.plain()
         with tempfile.TemporaryDirectory() as folder:
             torch.save(plain.state_dict(), Path(folder) / "plain.pth")
@@ -96,7 +96,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A model as it is run."""
+    """A model and the way in which it runs."""
 
     name: str
     model: nn.Module
@@ -143,7 +143,7 @@ def seconds(run: Callable, *batch: torch.Tensor) -> float:
 
 
 def take_turns(variants: list[Variant], train: bool, batch: tuple[torch.Tensor, torch.Tensor]) -> list[list[float]]:
-    """Seconds of each round of each variant."""
+    """Return the seconds of each round of each variant."""
     runs = []
     for variant in variants:
         variant.model.train(train)
@@ -156,7 +156,7 @@ def take_turns(variants: list[Variant], train: bool, batch: tuple[torch.Tensor, 
 
 
 def arithmetic(model: nn.Module, past_values: torch.Tensor, train: bool) -> float:
-    """Floating point operations of the model's products."""
+    """Return the floating point operations of the model's matrix products."""
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
         predictions = model.train()(past_values)
         if train:
@@ -175,7 +175,7 @@ def compare(family: Family, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         Variant.of("ours, bf16 autocast", ours, half=True),
     ]
     if DEVICE.type != "cpu":
-        # On a CPU minutes of compilation gain nothing: in training dropout decides, and products in inference.
+        # On a CPU, minutes of compilation gain nothing: dropout dominates training, and products dominate inference.
         variants += [
             Variant.of("ours, compiled", ours, compiled=True),
             Variant.of("ours, compiled, bf16", ours, half=True, compiled=True),
@@ -189,7 +189,7 @@ def compare(family: Family, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
 
 
 def measure(variants: list[Variant], batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """Print times and ratios of all variants; the first is what the others are compared with."""
+    """Print times and ratios of all variants, compared with the first variant."""
     for train in (True, False):
         times = take_turns(variants, train, batch)
         operations = arithmetic(variants[0].model, batch[0], train)
@@ -205,7 +205,7 @@ def measure(variants: list[Variant], batch: tuple[torch.Tensor, torch.Tensor]) -
 
 
 def feed_seconds() -> float:
-    """Median time to make a batch of windows, random ones as training takes them."""
+    """Return the median time to make a batch of random windows, as in training."""
     windows = SolaredWindows([simulate_region(number) for number in SIMULATED_REGIONS])
     random = np.random.default_rng(0)
     draws = [random.integers(len(windows), size=BATCH_SIZE).tolist() for _ in range(50)]
@@ -213,7 +213,7 @@ def feed_seconds() -> float:
 
 
 def main() -> None:
-    # Before anything is computed here: processes are forked for it.
+    # Measured before anything is computed here, because the measurement forks processes.
     peaks = {
         family.name: [peak_of_step(model, BATCH_SIZE) for model in (family.plain, partial(_ours, family))]
         for family in FAMILIES

@@ -1,10 +1,10 @@
-"""Windows a second: views into one array, against one HDF5 group a window as the original stores them; and feeding.
+"""Windows per second: views into one array against one HDF5 group per window, as the original stores them; and batches.
 
-HDF5 gives the same tensors for the same random indices, one window at a time and in one process; what bounds ours is
-Python: a window is two tensor slices and a dictionary. A batch is gathered at once, which the memory bounds; it is set
-against torch's default collate of the windows, and against a plain copy of as many bytes. Feeding is the share of a
-training step that gathering its batch takes, for the fastest model here. What is compared takes turns, so that a busy
-machine slows all of it.
+HDF5 returns the same tensors for the same random indices, one window at a time in one process. Python limits our speed:
+a window is two tensor slices and a dictionary. A batch is collected at once, which memory limits. It is compared with
+torch's default collation of the windows, and with a plain copy of as many bytes. The last figure is the share of a
+training step that collecting its batch takes, for the fastest model here. The compared methods take turns, so that a
+busy machine slows all of them.
 """
 
 import statistics
@@ -33,7 +33,7 @@ THREADS = 2
 
 
 class HDF5Windows(Dataset):
-    """One group a window, read and converted at every access."""
+    """One group per window, read and converted at every access."""
 
     def __init__(self, path: Path):
         self.file = h5py.File(path)
