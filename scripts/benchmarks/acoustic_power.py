@@ -1,4 +1,4 @@
-"""Band power of 512 x 512 pixels: our code against loops over pixels like the original, and against a batched real FFT.
+"""Band power of 512 x 512 pixels: our code against loops over pixels like the original's, and a batched real FFT.
 
 The methods take turns in one run with all threads of torch. Our code then runs again with one thread, like a worker of
 the cluster. The loops run on some of the pixels, and their time is scaled. 12-minute steps are pushed one hour at a

@@ -24,7 +24,7 @@ def peak_of_step(make_model: Callable[[], nn.Module], batch_size: int) -> float:
     """Return the megabytes of forward and backward at their peak; `make_model` returns a model."""
     if torch.accelerator.is_available():
         return _accelerator_peak(make_model, batch_size)
-    # Fork, because a fresh start takes longer than the step. This needs a parent in which torch has not computed anything.
+    # Fork, because a fresh start takes longer than the step. torch must not have computed anything in this process.
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(_cpu_peak, (make_model, batch_size))
 

@@ -2,12 +2,12 @@
 
 This is weak scaling: every process has the same batch. With several GPUs, 2, 4, 8, ... processes run, one per GPU. On
 other machines, two processes of one CPU thread each exchange gradients with gloo. All of them run `train()` with
-families of their default size on simulated regions. The times are those of the log, so imports, data and the first step
-are not counted.
+families of their default size on simulated regions. The times are those of the log, so imports, data and the first
+step are not counted.
 
 Two cores share memory and clock, so even two independent processes are not twice as fast as one. The processes
-therefore first train one alone, then all independently with a model each, and then all together. The difference between
-the last two is the cost of the exchange, and of waiting for the slowest process.
+therefore first train one alone, then all independently with a model each, and then all together. The difference
+between the last two is the cost of the exchange, and of waiting for the slowest process.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""A full-disk frame of 4096 x 4096 mapped to a patch of 512 x 512: our code against `reproject_interp` and the reading.
+"""A full-disk frame of 4096 x 4096 mapped to a patch of 512 x 512: our code against `reproject_interp` and a read.
 
 All methods run on one core, like a process of the pipeline, and take turns in one run. `reproject_interp` interpolates
-bicubically, as we do, and bilinearly, which is less work. The frame is Rice-compressed like those of JSOC, one tile per
-row, in steps of 0.5 m/s, and only the rows that the patch needs are read. Our code gathers 16 pixels for each of 262,144
-pixels: these 4.2 million loads from the cache take about a third of the time. The rest are some 40 passes over the
-patch, for coordinates in float64, weights and sums.
+bicubically, as we do, and bilinearly, which is less work. The frame is Rice-compressed like those of JSOC, one tile
+per row, in steps of 0.5 m/s, and only the rows that the patch needs are read. Our code gathers 16 pixels for each of
+262,144 pixels: these 4.2 million loads from the cache take about a third of the time. The rest are some 40 passes over
+the patch, for coordinates in float64, weights and sums.
 """
 
 import os

@@ -2,8 +2,8 @@
 
 The plain stacks are those of the published code, `torch.nn.TransformerEncoder` and `r3d_18`, eager and in float32. Our
 models have the same weights and, in evaluation mode, the same outputs. All variants take turns, so that a busy machine
-slows all of them, and each ratio is the median over the rounds. A training step is forward, loss, backward and AdamW on
-a batch in memory. The last line gives the time that it takes to make the batch. The rate of arithmetic counts the
+slows all of them, and each ratio is the median over the rounds. A training step is forward, loss, backward and AdamW
+on a batch in memory. The last line gives the time that it takes to make the batch. The rate of arithmetic counts the
 products of the plain stack, forward and twice for backward, whatever a variant computes. On a CPU, everything is
 measured a second time beside a process that keeps one core busy.
 """

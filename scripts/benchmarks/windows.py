@@ -1,10 +1,10 @@
-"""Windows per second: views into one array against one HDF5 group per window, as the original stores them; and batches.
+"""Windows per second: views into one array against one HDF5 group per window, like the original's; and batches.
 
-HDF5 returns the same tensors for the same random indices, one window at a time in one process. Python limits our speed:
-a window is two tensor slices and a dictionary. A batch is collected at once, which memory limits. It is compared with
-torch's default collation of the windows, and with a plain copy of as many bytes. The last figure is the share of a
-training step that collecting its batch takes, for the fastest model here. The compared methods take turns, so that a
-busy machine slows all of them.
+HDF5 returns the same tensors for the same random indices, one window at a time in one process. Python limits our
+speed: a window is two tensor slices and a dictionary. A batch is collected at once, which memory limits. It is
+compared with torch's default collation of the windows, and with a plain copy of as many bytes. The last figure is the
+share of a training step that collecting its batch takes, for the fastest model here. The compared methods take turns,
+so that a busy machine slows all of them.
 """
 
 import statistics
