@@ -1,8 +1,8 @@
-"""The builder: from observations, or from the published files, to a dataset folder that is ready for the Hub.
+"""Build a dataset folder for the Hub from observations or from the published files.
 
-Follow the data to meet the packages in order: `noaa` selects regions, `jsoc` downloads their observations, `fits`
-turns FITS files into timelines (or `published` reads the published timelines), and `build` writes a shard for each
-region (`shards`) and the description of the folder (`description`). `simulation` makes a small Sun to try it on.
+The packages in the order of the data: `noaa` selects regions, `jsoc` downloads the observations, `fits` turns FITS
+files into timelines (or `published` reads the published timelines), and `build` writes one shard for each region
+(`shards`) and the description of the folder (`description`). `simulation` makes a small simulated Sun to try it on.
 """
 
 from typing import TYPE_CHECKING

@@ -1,15 +1,15 @@
-"""From a source to a dataset folder: one region, one Parquet shard; a rerun does only what is left to do.
+"""Build a dataset folder from a source: one Parquet shard for each region. A rerun builds only what changed.
 
-A shard carries a key in its footer: the checksum of its source files and of how it is built. A region whose shard is
-whole and carries the key of today is done. Card, catalog and manifest are made at the end, from facts of each shard.
-The facts of a new shard are taken when it is written; those of a shard that is as the last build left it are in the
-manifest. So a build holds the values of a few regions only, and a rerun does not read finished shards.
+The footer of a shard holds a key: the checksum of the source files and of the build settings. A region is finished if
+the shard is intact and the key still matches. Card, catalog and manifest are written at the end, from the facts of
+each shard. The facts of a new shard are computed when the shard is written; the facts of an unchanged shard come from
+the manifest. So a build holds the values of only a few regions in memory, and a rerun does not read finished shards.
 
 A folder with a card is a finished dataset, and the card describes the files beside it. To keep that true, a rebuild
-writes what is new into the hidden folder `.staged`, which is laid out as the dataset is, and moves it into place once
-all of it is there: the old card goes first, the new one comes last. A build that fails or is killed before leaves the
-old dataset as it was. One that is killed while it moves files leaves a folder without a card, and the next build
-finishes that first.
+writes new files into the hidden folder `.staged`, which has the same layout as the dataset, and moves them into place
+when all of them are written: first the old card is deleted, and the new card is moved last. A build that fails or is
+killed before the move leaves the old dataset unchanged. A build that is killed during the move leaves a folder without
+a card, and the next build completes the move first.
 """
 
 import hashlib
@@ -40,9 +40,15 @@ _GENERATOR = "solared build"
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did: `written` and `kept` count regions, `rows` and `bytes` are those of all shards in `folder`.
+    """Result of a build.
 
-    `regions` counts those of the dataset, also the ones that are not in the source.
+    Args:
+        folder: the dataset folder.
+        regions: number of regions in the dataset, including regions that are not in the source.
+        rows: number of rows of all shards.
+        bytes: size of all shards.
+        written: number of regions whose shards were written.
+        kept: number of regions of the source whose shards were finished before.
     """
 
     folder: Path
@@ -54,7 +60,7 @@ class BuildReport:
 
 
 def split_of_region(ar_number: int) -> str:
-    """Split of a region: the published one, or the simulation's own for its numbers."""
+    """Return the split of a region: the published split, or the simulation's split for a simulated region."""
     return simulate.split_of(ar_number) if simulate.is_simulated(ar_number) else published_split(ar_number)
 
 
@@ -64,22 +70,21 @@ def build_dataset(
     split_of: Callable[[int], str] = split_of_region,
     progress: bool = False,
 ) -> BuildReport:
-    """Build, or bring up to date, a dataset folder that `datasets.load_dataset` reads.
+    """Build or update a dataset folder that `datasets.load_dataset` reads.
 
-    Regions that cannot be read do not stop the others: every region is tried, the good ones become shards, and then
-    the build fails with a sentence for each bad one. A dataset that was in `output` stays as it was, a new one gets no
-    card, and the next run takes up the finished shards. Shards of regions that are not in `source` are kept and
-    described.
+    Every region is tried, even if others cannot be read. If regions failed, the build ends with an error that has one
+    sentence for each of them. A dataset that was in `output` then stays as it was, a new folder gets no card, and the
+    next run keeps the finished shards. Shards of regions that are not in `source` are kept and described.
 
     Args:
-        source: where the regions come from.
-        output: new or empty folder, or one that an earlier build wrote.
-        split_of: split by AR number; a region whose split changed moves.
-        progress: show a bar on standard error.
+        source: the regions to build.
+        output: a new or empty folder, or a folder that an earlier build wrote.
+        split_of: returns the split of an AR number. A shard moves when the split of its region changes.
+        progress: show a progress bar on standard error.
 
     Raises:
-        SolaredError: the arguments do not fit, another build is writing `output`, a region is bad, or the disk is
-            full.
+        SolaredError: If the arguments do not fit together, another build is writing `output`, a region cannot be
+            built, or the disk is full.
 
     >>> from tempfile import TemporaryDirectory
     >>> from dataset_builder.published import PublishedSource
@@ -92,15 +97,15 @@ def build_dataset(
     """
     regions, output = source.regions(), Path(output)
     _check_output(output, source.folder, regions)
-    busy = f"Another build is writing {output}; wait until it has finished, or name another folder."
+    busy = f"Another build is writing {output}. Wait until it has finished, or name another folder."
     with locked(output / LOCK_NAME, busy):
         staging = output / STAGING_NAME
         remove_leftovers(*_written_folders(output), *_written_folders(staging))
-        if (staging / CARD_NAME).exists():  # written last: an earlier build was killed while it moved files
+        if (staging / CARD_NAME).exists():  # the card is written last, so an earlier build was killed during the move
             _move_into_place(output, staging)
         inventory = Inventory(output)
         _check_source(source, regions, output, inventory)
-        # A folder without a card is no dataset yet, and its shards need no detour.
+        # A folder without a card is not a dataset yet, so its shards can be written into place at once.
         target = staging if staging.exists() or (output / CARD_NAME).exists() else output
         bad, written = {}, 0
         for result in source.build_regions(partial(_is_finished, output, target, split_of, inventory), progress):
@@ -110,7 +115,7 @@ def build_dataset(
                     raise result.error
                 if result.shard is not None:
                     content = encode_shard(result.shard)
-                    facts = shard_facts(result.shard, content)  # refuses a region that cannot be described
+                    facts = shard_facts(result.shard, content)  # raises if the region cannot be described
             except SolaredError as error:
                 bad[result.ar_number] = str(error)
                 continue
@@ -122,8 +127,8 @@ def build_dataset(
         if bad:
             sentences = "\n".join(sentence for _, sentence in sorted(bad.items()))
             raise SolaredError(
-                f"{len(bad)} of {len(regions)} regions could not be built; the others are finished and kept for the "
-                "next run, and a dataset that was there is left as it was. Mend these and run the same command "
+                f"{len(bad)} of {len(regions)} regions could not be built. The other regions are finished and kept "
+                "for the next run, and an existing dataset is unchanged. Mend these regions and run the same command "
                 f"again:\n{sentences}"
             )
         manifest = _describe(output, target, source.name, inventory)
@@ -142,11 +147,11 @@ def build_dataset(
 def _is_finished(
     output: Path, target: Path, split_of: Callable[[int], str], inventory: Inventory, ar_number: int, key: str
 ) -> bool:
-    """Whether a region's shard of this key is in `output` or in `target`."""
+    """Return True if `output` or `target` holds a shard of the region with this key."""
     finished, path = (_shard_path(folder, ar_number, split_of) for folder in (output, target))
     if _is_current(finished, key, inventory):
         if path != finished:
-            path.unlink(missing_ok=True)  # staged for sources that have changed back since
+            path.unlink(missing_ok=True)  # staged for a version of the source that was changed back since
         return True
     return _is_current(path, key, inventory)
 
@@ -159,23 +164,23 @@ def _is_current(path: Path, key: str, inventory: Inventory) -> bool:
 
 
 def _describe(output: Path, target: Path, source: str, inventory: Inventory) -> dict:
-    """Write catalog, manifest and card of the shards into `target`, each only where `output` differs; the manifest."""
+    """Write catalog, manifest and card into `target` where they differ from those in `output`; return the manifest."""
     regions = []
-    for name, path in _shards_to_be(output, target):
+    for name, path in _shards_of_dataset(output, target):
         try:
             facts = inventory.facts(path)
         except SolaredError as error:
-            raise SolaredError(f"{path} is damaged or no shard of ours; delete it and build again.") from error
+            raise SolaredError(f"{path} is damaged or is not a shard. Delete it and build again.") from error
         regions.append({**facts, "split": Path(name).parent.name, "path": name})
     regions.sort(key=lambda region: region["ar_number"])
     for first, second in pairwise(regions):
         if first["ar_number"] == second["ar_number"]:
             raise SolaredError(
-                f"{output} holds AR{first['ar_number']} as {first['path']} and {second['path']}; delete one of them."
+                f"{output} holds AR{first['ar_number']} as {first['path']} and {second['path']}. Delete one of them."
             )
-    by_split = {region["split"]: [] for region in regions}
-    for region in regions:
-        by_split[region["split"]].append(region)
+    by_split = {
+        split: in_split for split in SPLITS if (in_split := [region for region in regions if region["split"] == split])
+    }
     catalog_content = encode_table(catalog_table(regions))
     manifest = {
         "generator": _GENERATOR,
@@ -184,7 +189,7 @@ def _describe(output: Path, target: Path, source: str, inventory: Inventory) -> 
         "simulated": all(simulate.is_simulated(region["ar_number"]) for region in regions),
         "regions": regions,
         "facts_version": FACTS_VERSION,
-        "statistics": {split: statistics(by_split[split]) for split in SPLITS if split in by_split},
+        "statistics": {split: statistics(in_split) for split, in_split in by_split.items()},
         "catalog": {
             "path": CATALOG_PATH,
             "bytes": len(catalog_content),
@@ -197,19 +202,19 @@ def _describe(output: Path, target: Path, source: str, inventory: Inventory) -> 
         CARD_NAME: dataset_card(manifest).encode(),
     }
     for name, content in described.items():
-        # The card comes last, and whenever anything is staged: the old one is about to be deleted.
+        # The card comes last. It is also written if anything is staged, because the move deletes the old card.
         if not _holds(output / name, content) or (name == CARD_NAME and target.exists()):
             write_atomically(target / name, content)
         elif target != output:
-            (target / name).unlink(missing_ok=True)  # staged by a run that failed, for other shards
+            (target / name).unlink(missing_ok=True)  # staged by a failed run that described other shards
     return manifest
 
 
 def _move_into_place(output: Path, staging: Path) -> None:
-    """Make what is staged part of the dataset; after an interruption it can be called again.
+    """Move the staged files into the dataset; after an interruption, a second call completes the move.
 
     Raises:
-        SolaredError: the folder cannot be written.
+        SolaredError: If the folder cannot be written.
     """
     try:
         (output / CARD_NAME).unlink(missing_ok=True)
@@ -223,7 +228,7 @@ def _move_into_place(output: Path, staging: Path) -> None:
         shutil.rmtree(staging)
     except OSError as error:
         raise SolaredError(
-            f"Could not write {output} ({error.strerror or error}); mend this and run the same command again."
+            f"Could not write {output} ({error.strerror or error}). Mend this and run the same command again."
         ) from error
 
 
@@ -235,7 +240,7 @@ def _move(path: Path, to: Path) -> None:
 def _shard_path(output: Path, ar_number: int, split_of: Callable[[int], str]) -> Path:
     split = split_of(ar_number)
     if split not in SPLITS:
-        raise SolaredError(f"AR{ar_number} was given the split {split!r}; choose one of {', '.join(SPLITS)}.")
+        raise SolaredError(f"AR{ar_number} was given the split {split!r}. Choose one of {', '.join(SPLITS)}.")
     return output / DATA_FOLDER / split / f"AR{ar_number}.parquet"
 
 
@@ -243,8 +248,8 @@ def _shard_paths(output: Path) -> list[Path]:
     return sorted((output / DATA_FOLDER).glob("*/*.parquet"))
 
 
-def _shards_to_be(output: Path, target: Path) -> list[tuple[str, Path]]:
-    """Names in the finished dataset, and files, of the shards in `target` and of those in `output` that stay."""
+def _shards_of_dataset(output: Path, target: Path) -> list[tuple[str, Path]]:
+    """Return (name in the finished dataset, path) of each shard: all of `target`, and those of `output` that stay."""
     new = _shard_paths(target)
     replaced = {path.name for path in new}
     stay = [path for path in _shard_paths(output) if path.name not in replaced]
@@ -272,48 +277,48 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _check_source(source: Source, regions: list[Path], output: Path, inventory: Inventory) -> None:
-    """Refuse simulated regions among real ones, and those of two sources in one folder: the card would be untrue."""
+    """Raise if one folder would mix simulated and real regions, or two sources: the card would be wrong."""
     shards = _shard_paths(output)
     paths = [*regions, *shards]
     simulated = [simulate.is_simulated(region_number(path.with_suffix(""))) for path in paths]
     if len(set(simulated)) > 1:
         raise SolaredError(
-            f"{paths[simulated.index(True)]} is simulated and {paths[simulated.index(False)]} is not; build simulated "
-            "regions in a folder of their own."
+            f"{paths[simulated.index(True)]} is simulated and {paths[simulated.index(False)]} is not. Build simulated "
+            "regions in a separate folder."
         )
     built_anew = {region.name for region in regions}
     for path in shards:
         try:
             facts = inventory.facts(path)
         except (OSError, SolaredError):
-            continue  # damaged: it is built again, or refused when the shards are described
+            continue  # a damaged shard is built again, or reported when the shards are described
         if facts["source"] != source.name:
             raise SolaredError(
-                f"{path} was built with --source {facts['source']}, and this is --source {source.name}; name "
+                f"{path} was built with --source {facts['source']}, but this build has --source {source.name}. Name "
                 "another folder."
             )
         for name, value in source.shared_settings.items():
             other = facts["settings"][name]
             if other != value and path.stem not in built_anew:
                 raise SolaredError(
-                    f"{path} was built with {name} {other}, and this is {name} {value}; name another folder, or build "
-                    f"{path.stem} again too."
+                    f"{path} was built with {name} {other}, but this build has {name} {value}. Name another folder, "
+                    f"or also build {path.stem} again."
                 )
 
 
 def _check_output(output: Path, input: Path, regions: list[Path]) -> None:
-    """Refuse a folder that a build would spoil; nothing has been written yet."""
+    """Raise if a build must not write into the folder `output`."""
     if output.exists() and not output.is_dir():
-        raise SolaredError(f"{output} is a file; name a folder for the dataset.")
+        raise SolaredError(f"{output} is a file. Name a folder for the dataset.")
     if output.resolve() in (input.resolve(), regions[0].parent.resolve()):
-        raise SolaredError(f"{output} holds the input; name another folder for the dataset.")
+        raise SolaredError(f"{output} holds the input. Name another folder for the dataset.")
     manifest = output / MANIFEST_NAME
     if not manifest.exists():
         foreign = _foreign_entries(output) if output.exists() else []
         if foreign:
             raise SolaredError(
-                f"{output} holds {foreign[0]} and no manifest of `{_GENERATOR}`, so it is not ours to change; name a "
-                "new or an empty folder."
+                f"{output} holds {foreign[0]} but no manifest of `{_GENERATOR}`, so the build does not change it. "
+                "Name a new or an empty folder."
             )
         return
     try:
@@ -322,16 +327,16 @@ def _check_output(output: Path, input: Path, regions: list[Path]) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         ours, version = False, 0
     if not ours:
-        raise SolaredError(f"{manifest} was not written by `{_GENERATOR}`; name a new or an empty folder.")
+        raise SolaredError(f"{manifest} was not written by `{_GENERATOR}`. Name a new or an empty folder.")
     if version > SCHEMA_VERSION:
         raise SolaredError(
-            f"{output} was built with schema version {version}, and this package knows {SCHEMA_VERSION}; upgrade it "
-            "with `pip install --upgrade solared-hf`, or name another folder."
+            f"{output} was built with schema version {version}, but this package knows {SCHEMA_VERSION}. Run `pip "
+            "install --upgrade solared-hf`, or name another folder."
         )
 
 
 def _foreign_entries(output: Path) -> list[str]:
-    """What a build that was cut short could not have left in a folder; hidden entries, such as .git, are no matter."""
+    """Return the entries that an interrupted build cannot have left in a folder; hidden entries are ignored."""
     ours = {DATA_FOLDER, Path(CATALOG_PATH).parent.name}
     entries = [path.name for path in output.iterdir() if path.name not in ours and not path.name.startswith(".")]
     if (output / DATA_FOLDER).is_dir():

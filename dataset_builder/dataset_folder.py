@@ -1,4 +1,4 @@
-"""A finished dataset folder as the Hub gets it: what the manifest lists, checked, with the card for its repository."""
+"""The files of a finished dataset folder that a push uploads: the files of the manifest, checked, and the card."""
 
 import json
 import os
@@ -14,29 +14,29 @@ from solared_hf.hub.push import Content, LargeFile
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME
 from solared_hf.splits import SPLITS
 
-_MENDS = "run the same `solared build` again, which mends it, and then push."
-# What only a build writes. A repository may hold other files, such as the .npz of which it was made.
+_REMEDY = "Run the same `solared build` again to mend it, and then push."
+# The files that only a build writes. A repository may also hold other files, such as the published .npz files.
 _OWNED = (CARD_NAME, MANIFEST_NAME, CATALOG_PATH, *(f"data/{split}/AR*.parquet" for split in SPLITS))
 
 
 @contextmanager
 def dataset_to_push(folder: Path, repo_id: str) -> Iterator[Content]:
-    """What a push of a dataset folder brings to the Hub; no build can change the folder meanwhile.
+    """Yield the files of a dataset folder for a push, and lock the folder against builds meanwhile.
 
-    The card is the folder's own, but tells to load the repository.
+    The card is the card of the folder, except that its examples load the repository.
 
     Raises:
-        SolaredError: the folder is no finished dataset, a file is missing or not the one that was built, or a build is
-            running.
+        SolaredError: If the folder is not a finished dataset, a file is missing or differs from the file that was
+            built, or a build is running.
     """
-    busy = f"Another command is writing or pushing {folder}; push when it has finished."
-    # Who may not write may still push, and the push looks at what arrived.
+    busy = f"Another command is writing or pushing {folder}. Push when it has finished."
+    # A user without write permission may push too. The push verifies the uploaded files.
     with locked(folder / LOCK_NAME, busy) if os.access(folder, os.W_OK) else nullcontext():
         yield _content(folder, repo_id)
 
 
 def _content(folder: Path, repo_id: str) -> Content:
-    unfinished = f"{folder} is no finished dataset; run its `solared build` again until it succeeds, and then push."
+    unfinished = f"{folder} is not a finished dataset. Run `solared build` again until it succeeds, and then push."
     try:
         card, content = ((folder / name).read_bytes() for name in (CARD_NAME, MANIFEST_NAME))
         manifest = json.loads(content)
@@ -46,9 +46,10 @@ def _content(folder: Path, repo_id: str) -> Content:
     files: dict[str, bytes | LargeFile] = {CARD_NAME: card_for(repo_id, card), MANIFEST_NAME: content}
     for name, sha256 in described.items():
         try:
-            files[name] = LargeFile.of(folder / name)
+            file = LargeFile.of(folder / name)
         except OSError as error:
-            raise SolaredError(f"{folder / name} cannot be read ({error.strerror}); {_MENDS}") from error
-        if files[name].sha256 != sha256:
-            raise SolaredError(f"{folder / name} is not the file that was built; {_MENDS}")
+            raise SolaredError(f"{folder / name} cannot be read ({error.strerror}). {_REMEDY}") from error
+        if file.sha256 != sha256:
+            raise SolaredError(f"{folder / name} is not the file that was built. {_REMEDY}")
+        files[name] = file
     return Content("dataset", files, _OWNED)

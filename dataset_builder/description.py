@@ -1,6 +1,6 @@
-"""The Hub folder's description: facts of regions, the catalog, and the dataset card with its YAML.
+"""Describe a dataset folder: facts of regions, the catalog, and the dataset card with its YAML.
 
-Everything is a pure function of timelines or of the build manifest, so the same data give the same bytes.
+All functions depend only on timelines or on the build manifest, so the same data give the same bytes.
 """
 
 import hashlib
@@ -33,11 +33,12 @@ from solared_hf.splits import SPLITS, TEST_REGIONS, TRAIN_REGIONS
 
 CATALOG_SPLIT = "regions"
 
-# The benchmark's own validation regions: with those of train and test, the 57 that were published (arXiv 2508.14107).
+# The validation regions of the benchmark. With the train and test regions they are the 57 published regions
+# (arXiv 2508.14107).
 _VALIDATION_REGIONS = {11190, 11462, 11521, 11627, 11907, 12219, 12271, 12275, 12567, 12571, 13213}
 BENCHMARK_REGIONS = TRAIN_REGIONS | TEST_REGIONS | _VALIDATION_REGIONS
 
-# Raised whenever the facts of the same shard change, so that those in older manifests are not taken for today's.
+# Raise this whenever the facts of an unchanged shard change, so that a build ignores the facts of older manifests.
 FACTS_VERSION = 1
 
 _SIZE_CATEGORIES = (
@@ -50,9 +51,9 @@ _SIZE_CATEGORIES = (
 )
 _LARGEST_CATEGORY = "100M<n<1B"
 
-# What the card's front matter says of each kind of data, which has a template of its own besides; the simulated come
-# from our own, Apache-2.0, code.
-_FRONT_MATTER = {
+# The front matter of the card for each kind of data. Each kind also has its own template. Simulated data come from the
+# Apache-2.0 code of this package.
+_FRONT_MATTER: dict[str, dict] = {
     "published": {
         "pretty_name": "SOLARED: emerging solar active regions",
         "license": "other",
@@ -75,10 +76,10 @@ _FRONT_MATTER = {
 
 
 def region_facts(timeline: Timeline) -> dict:
-    """What the manifest, the catalog and the card say of one region; values are ready for JSON, times ISO 8601 TAI.
+    """Return the facts of one region for manifest, catalog and card, ready for JSON; times are ISO 8601, TAI.
 
     Raises:
-        SolaredError: the region has a single step, so its cadence is unknown.
+        SolaredError: If the region has a single step, so that its cadence is unknown.
     """
     missing = timeline.missing_between
     repeated = (np.diff(timeline.values[:, len(CHANNELS) - 2 :], axis=0) == 0).all(axis=(1, 2))
@@ -104,10 +105,10 @@ def region_facts(timeline: Timeline) -> dict:
 
 
 def moments(timeline: Timeline) -> dict[str, dict]:
-    """Count, extremes, mean and standard deviation of each channel of one region, which `statistics` merges.
+    """Return count, extremes, mean and standard deviation of each channel of one region, for `statistics` to merge.
 
-    They are taken in float64 over what was observed; None where nothing was observed. Sums run in the order of the
-    values, so that every machine gets the same digits.
+    They are computed in float64 over the values that are not NaN, and are None if all values are NaN. Values are added
+    in order, so that every machine gets the same digits.
     """
     described = {}
     for index, channel in enumerate(CHANNELS):
@@ -123,12 +124,12 @@ def moments(timeline: Timeline) -> dict[str, dict]:
 
 
 def statistics(regions: Iterable[dict]) -> dict[str, dict]:
-    """Count, extremes, mean, standard deviation and NaN share of each channel over some regions.
+    """Return count, extremes, mean, standard deviation and share of NaN of each channel over several regions.
 
-    Numbers are rounded to six digits; None where nothing was observed.
+    Numbers are rounded to six digits. They are None if all values are NaN.
 
     Args:
-        regions: of each its `steps` and, as `statistics`, its `moments`.
+        regions: for each region a dictionary with `steps` and with `statistics`, which holds the `moments`.
     """
     regions = list(regions)
     values = sum(region["steps"] for region in regions) * NUM_TILES
@@ -136,10 +137,10 @@ def statistics(regions: Iterable[dict]) -> dict[str, dict]:
 
 
 def catalog_table(regions: Iterable[dict]) -> pa.Table:
-    """The `catalog` config from the manifest's regions: one row each, ascending; unknown NOAA facts are null.
+    """Return the table of the `catalog` config: one row for each region, by AR number; unknown NOAA facts are null.
 
     Args:
-        regions: `region_facts` of each, with its `split` and, where known, the NOAA facts.
+        regions: for each region the `region_facts`, the `split` and, if known, the NOAA facts.
     """
     features = catalog_features()
     rows = [
@@ -156,10 +157,10 @@ def catalog_table(regions: Iterable[dict]) -> pa.Table:
 
 
 def dataset_card(manifest: dict) -> str:
-    """The whole README.md of a dataset: YAML front matter and text.
+    """Return the whole README.md of a dataset: YAML front matter and text.
 
     Args:
-        manifest: what `solared build` writes as manifest.json.
+        manifest: the content of the manifest.json that `solared build` writes.
     """
     regions, kind = manifest["regions"], _kind(manifest)
     pairs = overlaps(regions)
@@ -172,7 +173,7 @@ def dataset_card(manifest: dict) -> str:
         "schema_version": SCHEMA_VERSION,
         "num_tiles": NUM_TILES,
         "units": UNITS,
-        # In the order of the schema, not in that of a JSON file.
+        # In the order of the schema: the keys of manifest.json are sorted.
         "statistics": {split: [(name, manifest["statistics"][split][name]) for name in CHANNELS] for split in splits},
         "power_range": _power_range(manifest["statistics"].values()),
         "all_regions": {region["ar_number"]: region for region in regions},
@@ -200,43 +201,44 @@ def dataset_card(manifest: dict) -> str:
 
 
 def overlaps(regions: Iterable[dict]) -> list[dict]:
-    """Pairs of regions that were observed at the same time, and for how many hours, in order of AR number.
+    """Return the pairs of regions that were observed at the same time, with the common hours, in order of AR number.
 
     >>> early = {"ar_number": 1, "start_tai": "2011-02-10T00:00:00", "end_tai": "2011-02-12T00:00:00"}
     >>> late = {"ar_number": 2, "start_tai": "2011-02-11T00:00:00", "end_tai": "2011-02-21T00:00:00"}
     >>> [pair["hours"] for pair in overlaps([late, early])]
     [24.0]
     """
-    pairs, still_seen = [], []
+    pairs: list[dict] = []
+    observed: list[dict] = []
     for second in sorted(regions, key=lambda region: region["start_tai"]):
-        # ISO 8601 times of one length sort as the times do.
-        still_seen = [first for first in still_seen if first["end_tai"] >= second["start_tai"]]
-        for first in still_seen:
+        # ISO 8601 texts of equal length sort in order of time.
+        observed = [first for first in observed if first["end_tai"] >= second["start_tai"]]
+        for first in observed:
             hours = round(_days(second["start_tai"], min(first["end_tai"], second["end_tai"])) * 24, 1)
             low, high = sorted((first, second), key=lambda region: region["ar_number"])
             pairs.append({"first": low, "second": high, "hours": hours})
-        still_seen.append(second)
+        observed.append(second)
     return sorted(pairs, key=lambda pair: (pair["first"]["ar_number"], pair["second"]["ar_number"]))
 
 
 def _is_corrected(region: dict) -> bool:
-    """Whether the latitude background was removed, as it is of the published files."""
+    """Return True if the latitude background was removed, which is true of the published files."""
     return region.get("settings", {}).get("correction") != "none"
 
 
 def _kind(manifest: dict) -> str:
-    """Key of `_FRONT_MATTER`: simulated data are simulated whatever source they came through."""
+    """Return the key of `_FRONT_MATTER`: "simulated" for simulated data from any source."""
     return "simulated" if manifest["simulated"] else manifest["source"]
 
 
 def _front_matter(manifest: dict, splits: list[str]) -> str:
     regions, catalog = manifest["regions"], manifest["catalog"]
-    # The columns, and not the splits with their rows and bytes: `datasets` compares those with what it has loaded, and
-    # would refuse whoever loads a part of a split with `filters=`.
+    # Only the columns, without the rows and bytes of each split: `datasets` would compare them with what it loaded and
+    # raise an error when a user loads part of a split with `filters=`.
     features = {"timelines": timeline_features(), "catalog": catalog_features()}
     infos = {config: DatasetInfo(features=columns) for config, columns in features.items()}
-    # For a local folder, `datasets` finds what it has prepared before by the card alone, whatever became of the files.
-    # The descriptions are part of what it compares, so a digest in them keeps old values from being loaded.
+    # The cache of `datasets` identifies a local folder by the card alone, even if the data files changed. The
+    # descriptions are part of that identity, so a digest in them prevents `datasets` from loading old values.
     shards = "".join(f"{region['path']} {region['sha256']}\n" for region in regions)
     configs = {
         "timelines": {
@@ -261,9 +263,9 @@ def _front_matter(manifest: dict, splits: list[str]) -> str:
 
 
 def _nan_at_ends(values: np.ndarray) -> bool:
-    """Whether all NaN are whole columns of tiles in the first or last steps, eastern ones first and western ones last.
+    """Return True if all NaN fill whole tile columns: eastern columns in the first steps, western ones in the last.
 
-    A patch whose edge reaches the limb looks like that; regions without NaN do as well.
+    This is the pattern of a patch that reaches over the limb. The result is also True for a region without NaN.
     """
     nan = np.isnan(values).reshape(len(values), len(CHANNELS), TILE_ROWS, TILE_COLUMNS)
     columns = nan.any(axis=2)
@@ -275,7 +277,7 @@ def _nan_at_ends(values: np.ndarray) -> bool:
 
 
 def _power_range(statistics: Iterable[dict]) -> tuple[float | None, float | None]:
-    """The lowest and the highest acoustic power of all splits; None where none was observed."""
+    """Return the lowest and the highest acoustic power of all splits, or None if all values are NaN."""
     observed = [channels[name] for channels in statistics for name in POWER_CHANNELS if channels[name]["count"]]
     return (
         min((facts["min"] for facts in observed), default=None),
@@ -296,26 +298,26 @@ def _days(start_tai: str, end_tai: str) -> float:
 
 
 def _merged(parts: list[dict], values: int) -> dict:
-    """Moments of a channel over regions, from those of each (Chan et al. 1983, American Statistician 37, 242).
+    """Return the moments of a channel over several regions (Chan et al. 1983, American Statistician 37, 242).
 
     Args:
-        parts: `moments` of the channel, one a region.
-        values: how many there are of the channel, observed or not.
+        parts: the `moments` of the channel for each region.
+        values: number of values of the channel, including NaN.
     """
     parts = [part for part in parts if part["count"]]
     count = sum(part["count"] for part in parts)
-    merged = dict.fromkeys(("min", "max", "mean", "std"))
+    merged: dict[str, float | None] = dict.fromkeys(("min", "max", "mean", "std"))
     if count:
         mean = math.fsum(part["count"] * part["mean"] for part in parts) / count
         squares = math.fsum(part["count"] * (part["std"] ** 2 + (part["mean"] - mean) ** 2) for part in parts)
         lowest, highest = min(part["min"] for part in parts), max(part["max"] for part in parts)
-        merged = {"min": lowest, "max": highest, "mean": mean, "std": math.sqrt(squares / count)}
-        merged = {name: _six_digits(value) for name, value in merged.items()}
+        exact = {"min": lowest, "max": highest, "mean": mean, "std": math.sqrt(squares / count)}
+        merged = {name: _six_digits(value) for name, value in exact.items()}
     return {"count": count, **merged, "nan_share": _six_digits(1 - count / values)}
 
 
 def _sum_in_order(values: np.ndarray) -> float:
-    """Sum of (N,) values; `numpy.sum` adds in another order on another processor."""
+    """Return the sum of (N,) values, added in order: the order of `numpy.sum` depends on the processor."""
     return values.cumsum()[-1]
 
 

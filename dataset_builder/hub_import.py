@@ -1,4 +1,4 @@
-"""The published repository on the Hub, as it is, into a dataset folder: one revision, only data, no code."""
+"""Import the published Hub repository into a dataset folder: one revision, only data, no code."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -21,7 +21,7 @@ from solared_hf.schema import MANIFEST_NAME
 
 PUBLISHED_REPOSITORY = "nasa-impact/ar_emergence"
 
-# Numbers of regions have had five digits since 2002.
+# AR numbers have had five digits since 2002.
 _REGION_FILES = f"AR[1-9]{'[0-9]' * 4}/mean_*_flat.npz"
 _PLACES = (f"data/{_REGION_FILES}", _REGION_FILES)
 _INDEX_FILES = "*.csv"
@@ -29,12 +29,12 @@ _INDEX_FILES = "*.csv"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """Result of an import.
 
     Args:
-        commit: the commit of the repository that was read.
-        build: what was built.
-        remarks: sentences on where the repository's index and its files differ.
+        commit: the commit of the repository that was imported.
+        build: the result of the build.
+        remarks: one sentence for each difference between the index of the repository and the files.
     """
 
     commit: str
@@ -49,27 +49,29 @@ def import_repository(
     leave_out: Collection[int] = (),
     progress: bool = False,
 ) -> ImportReport:
-    """Download the published files of a dataset repository and build a dataset folder, or bring it up to date.
+    """Download the published files of a dataset repository and build or update a dataset folder.
 
-    Downloads stay in the cache of the Hub's client, and finished regions in `output`, so the same call after an
-    interruption does what is left. With `HF_HUB_OFFLINE=1`, what was downloaded before is taken.
+    Downloads stay in the cache of the Hub client, and finished regions stay in `output`, so the same call completes an
+    interrupted import. With `HF_HUB_OFFLINE=1`, only the cached download is used.
 
     Args:
         repo_id: `owner/name`.
-        output: new or empty folder, or one that an earlier build wrote.
+        output: a new or empty folder, or a folder that an earlier build wrote.
         revision: branch, tag or commit; `main` by default.
-        leave_out: AR numbers of regions that are not wanted, such as damaged ones.
-        progress: show bars on standard error; those of the download follow the client's own settings.
+        leave_out: AR numbers of regions to leave out, such as damaged regions.
+        progress: show progress bars on standard error. The Hub client's settings control the bars of the download.
 
     Raises:
-        SolaredError: the repository cannot be read, or holds no published files; its index points out of it; a region
-            to leave out is unknown, or in `output` already; or the regions could not be built.
+        SolaredError: If the repository cannot be read or does not hold published files, a path in the index leads out
+            of the repository, a region to leave out is unknown or already in `output`, or a region cannot be built.
     """
     if repo_id.count("/") != 1:
-        raise SolaredError(f"{repo_id} is no name of a repository; name one as owner/name: {PUBLISHED_REPOSITORY}.")
-    _check_not_there(output, leave_out)
+        raise SolaredError(
+            f"{repo_id} is not the name of a repository. Name it as owner/name, such as {PUBLISHED_REPOSITORY}."
+        )
+    _check_not_imported(output, leave_out)
     api = HfApi(library_name="solared-hf", library_version=version("solared-hf"))
-    with _told_clearly(repo_id, revision):
+    with _explained_errors(repo_id, revision):
         snapshot = _download(api, repo_id, revision)
         regions, incomplete = _regions(snapshot)
         if not regions:
@@ -82,9 +84,9 @@ def import_repository(
         if str(snapshot) not in str(error):
             raise
         raise SolaredError(
-            f"{error}\nThese files are as {repo_id} has them in commit {snapshot.name}. `hf cache rm "
-            f"dataset/{repo_id}` and the same command download them anew; if that is no better, tell their owner, and "
-            "do without these regions by --leave-out and their number."
+            f"{error}\nThese files come from commit {snapshot.name} of {repo_id}. To download them again, run `hf "
+            f"cache rm dataset/{repo_id}` and then the same command. If they are still damaged, tell the owner of the "
+            "repository, and leave out these regions with --leave-out and the AR number."
         ) from error
     numbers = {region_number(region) for region in regions}
     described = json.loads((build.folder / MANIFEST_NAME).read_bytes())["regions"]
@@ -95,9 +97,9 @@ def import_repository(
 
 
 def _download(api: HfApi, repo_id: str, revision: str | None) -> Path:
-    """The folder of the client's cache that holds the data of one commit, whose name it bears."""
-    # On its own the client takes an old copy in silence when the Hub does not answer, so that is asked first; who sets
-    # HF_HUB_OFFLINE wants the copy.
+    """Return the folder in the Hub client's cache with the data of one commit; its name is that of the commit."""
+    # If the Hub does not answer, `snapshot_download` silently returns an old copy, so ask the Hub first. With
+    # HF_HUB_OFFLINE the user wants the old copy.
     with suppress(OfflineModeIsEnabled):
         api.dataset_info(repo_id, revision=revision)
     patterns = [*_PLACES, _INDEX_FILES]
@@ -105,22 +107,22 @@ def _download(api: HfApi, repo_id: str, revision: str | None) -> Path:
 
 
 def _regions(snapshot: Path) -> tuple[list[Path], list[int]]:
-    """Folders of the regions that have their three files, and the numbers of those that lack one."""
+    """Return the folders of regions with all three files, and the AR numbers of regions that lack a file."""
     for place in _PLACES:
         folders = sorted({path.parent for path in snapshot.glob(place)})
         if folders:
             break
-    whole = [folder for folder in folders if all(source_path(folder, kind).exists() for kind in FILE_CHANNELS)]
-    return whole, [region_number(folder) for folder in folders if folder not in whole]
+    complete = [folder for folder in folders if all(source_path(folder, kind).exists() for kind in FILE_CHANNELS)]
+    return complete, [region_number(folder) for folder in folders if folder not in complete]
 
 
-def _check_not_there(output: Path | str, leave_out: Collection[int]) -> None:
-    """Refuse to leave out what a build would keep, for it keeps all regions that are in its folder."""
+def _check_not_imported(output: Path | str, leave_out: Collection[int]) -> None:
+    """Raise if `output` holds a region to leave out, because a build keeps all regions in the folder."""
     for ar_number in sorted(leave_out):
         for folder in (Path(output), Path(output, STAGING_NAME)):
             if any((folder / DATA_FOLDER).glob(f"*/AR{ar_number}.parquet")):
                 raise SolaredError(
-                    f"AR{ar_number} is in {output} from an earlier import and would stay there; name a new folder to "
+                    f"AR{ar_number} is in {output} from an earlier import and would stay there. Name a new folder to "
                     "leave it out."
                 )
 
@@ -128,20 +130,21 @@ def _check_not_there(output: Path | str, leave_out: Collection[int]) -> None:
 def _without(regions: list[Path], incomplete: list[int], leave_out: Collection[int], repo_id: str) -> list[Path]:
     unknown = sorted(set(leave_out) - {region_number(region) for region in regions} - set(incomplete))
     if unknown:
-        raise SolaredError(f"{repo_id} has no region AR{unknown[0]} to leave out; correct the number.")
+        raise SolaredError(f"{repo_id} has no region AR{unknown[0]} to leave out. Correct the number.")
     kept = [region for region in regions if region_number(region) not in leave_out]
     if not kept:
-        raise SolaredError(f"Nothing of {repo_id} is left to import; leave out fewer regions.")
+        raise SolaredError(f"No region of {repo_id} is left to import. Leave out fewer regions.")
     return kept
 
 
 def _read_indexes(snapshot: Path) -> tuple[list[IndexRow], list[str]]:
-    rows, remarks = [], []
+    rows: list[IndexRow] = []
+    remarks: list[str] = []
     for path in sorted(path for path in snapshot.rglob(_INDEX_FILES) if path.is_file()):
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            found, odd = read_index(path.relative_to(snapshot).as_posix(), lines)
-        rows += found
-        remarks += odd
+            file_rows, file_remarks = read_index(path.relative_to(snapshot).as_posix(), lines)
+        rows += file_rows
+        remarks += file_remarks
     return rows, remarks
 
 
@@ -150,26 +153,26 @@ def _nothing_to_import(api: HfApi, repo_id: str, revision: str | None, commit: s
     if any(name.endswith(".parquet") for name in names):
         pinned = "" if revision is None else f', revision="{revision}"'
         return SolaredError(
-            f'{repo_id} holds Parquet files and no published ones, so there is nothing to import: load_dataset("'
-            f'{repo_id}"{pinned}) reads it as it is.'
+            f"{repo_id} holds Parquet files and no published files, so there is nothing to import. Load it with "
+            f'load_dataset("{repo_id}"{pinned}).'
         )
     return SolaredError(
-        f"{repo_id} holds no region, that is a folder data/AR<number> with mean_int<number>_flat.npz, "
-        "mean_mag<number>_flat.npz and mean_pmdop<number>_flat.npz; name another repository, such as "
+        f"{repo_id} does not hold a region, which is a folder data/AR<number> with mean_int<number>_flat.npz, "
+        "mean_mag<number>_flat.npz and mean_pmdop<number>_flat.npz. Name another repository, such as "
         f"{PUBLISHED_REPOSITORY}, or another --revision."
     )
 
 
 @contextmanager
-def _told_clearly(repo_id: str, revision: str | None) -> Iterator[None]:
-    """What goes wrong between the Hub and here, as one sentence with the cure."""
+def _explained_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn errors of the Hub, the connection and the cache into a `SolaredError` that says what to do."""
     try:
         yield
     except SolaredError:
         raise
     except (HTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
         no_room = (
-            f"The download of {repo_id} could not be kept in {constants.HF_HUB_CACHE} ({reason_of(error)}); make room "
-            "there, or set HF_HOME to another folder, and run the same command again."
+            f"The download of {repo_id} could not be written to {constants.HF_HUB_CACHE} ({reason_of(error)}). Make "
+            "room there, or set HF_HOME to another folder, and run the same command again."
         )
         raise SolaredError(explain(error, repo_id, revision) or no_room) from error

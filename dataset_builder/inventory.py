@@ -1,4 +1,4 @@
-"""What is known of the shards of a dataset folder, so that a build reads none of them twice."""
+"""The facts of the shards of a dataset folder, so that a build reads each shard at most once."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from solared_hf.schema import MANIFEST_NAME
 
 
 class Inventory:
-    """Facts of the shards in a dataset folder, and of those that are to go there.
+    """Facts of the shards in a dataset folder and of the staged shards.
 
-    The manifest has the facts of a shard while the shard is the file that the manifest describes: a file of the same
-    size that is older than the manifest, or else of the same content. Any other shard is read, one at a time.
+    The facts of a shard are taken from the manifest if the shard is the file that the manifest describes: a file of
+    the same size that is older than the manifest, or a file with the same content. All other shards are read, one at a
+    time.
 
     Args:
         output: the dataset folder, with or without a manifest.
@@ -25,15 +26,15 @@ class Inventory:
         self._facts: dict[Path, dict] = {}
 
     def add(self, path: Path, facts: dict) -> None:
-        """Remember the `shard_facts` of a shard that has just been written to `path`."""
+        """Store the `shard_facts` of a shard that was just written to `path`."""
         self._facts[path] = facts
 
     def facts(self, path: Path) -> dict:
-        """The `shard_facts` of the shard at `path`.
+        """Return the `shard_facts` of the shard at `path`.
 
         Raises:
-            OSError: The file cannot be read.
-            SolaredError: The file is damaged, or it is not a shard.
+            OSError: If the file cannot be read.
+            SolaredError: If the file is damaged or is not a shard.
         """
         if path not in self._facts:
             self._facts[path] = self._facts_in_manifest(path) or self._facts_of_content(path)
@@ -41,7 +42,7 @@ class Inventory:
 
     def _facts_in_manifest(self, path: Path) -> dict | None:
         facts, state = self._described.get(path), path.stat()
-        # A file that is put in the place of another keeps its time of modification, but not its time of change.
+        # A file that replaces another keeps its modification time (mtime), but gets a new change time (ctime).
         is_older = max(state.st_mtime_ns, state.st_ctime_ns) < self._described_at
         return facts if facts is not None and facts["bytes"] == state.st_size and is_older else None
 
@@ -53,14 +54,14 @@ class Inventory:
 
 
 def shard_facts(shard: Shard, content: bytes) -> dict:
-    """What the manifest says of a shard, except where the shard lies.
+    """Return the facts of a shard for the manifest, except split and path.
 
     Args:
         shard: the shard.
-        content: its bytes.
+        content: the encoded bytes of the shard.
 
     Raises:
-        SolaredError: The region has a single step, so its cadence is unknown.
+        SolaredError: If the region has a single step, so that its cadence is unknown.
     """
     return {
         **region_facts(shard.timeline),
@@ -73,7 +74,7 @@ def shard_facts(shard: Shard, content: bytes) -> dict:
 
 
 def _described(manifest: Path) -> tuple[dict[Path, dict], int]:
-    """Facts by the path of the shard, and when they were written, in nanoseconds; none from other versions."""
+    """Return the facts in a manifest by shard path, and the time in ns when it was written; no facts if outdated."""
     try:
         state, content = manifest.stat(), json.loads(manifest.read_bytes())
         if content["facts_version"] != FACTS_VERSION:

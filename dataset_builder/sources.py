@@ -1,4 +1,4 @@
-"""What a build asks of a source of regions, and the `AR<number>` folders in which every source keeps its files."""
+"""The interface of a source of regions, and the `AR<number>` folders in which every source keeps its files."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _ALMOST_REGION_NAME = re.compile(r"AR[0-9]")
 
 @dataclass(frozen=True)
 class RegionResult:
-    """What became of a region: a new shard, or an error; or neither, where its shard was finished before."""
+    """The result of building one region: a new shard or an error, or neither if a finished shard existed."""
 
     ar_number: int
     shard: Shard | None = None
@@ -24,12 +24,12 @@ class RegionResult:
 
 
 class Source(Protocol):
-    """A folder of regions that can be made into shards.
+    """A folder of regions from which a build makes shards.
 
     Attributes:
-        name: what the manifest calls the source.
-        folder: where its files lie.
-        shared_settings: those that all regions of one dataset must share.
+        name: the name of the source in the manifest.
+        folder: the folder of the files.
+        shared_settings: the settings that all regions of one dataset must share.
     """
 
     name: str
@@ -37,60 +37,62 @@ class Source(Protocol):
     shared_settings: dict
 
     def regions(self) -> list[Path]:
-        """Folders of the regions.
+        """Return the folders of the regions.
 
         Raises:
-            SolaredError: there is none.
+            SolaredError: If the source does not hold a region.
         """
+        ...
 
     def build_regions(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[RegionResult]:
-        """One result for each region, in any order.
+        """Yield one result for each region, in any order.
 
         Args:
-            is_finished: whether there is a shard of that AR number and key already.
-            progress: show a bar on standard error.
+            is_finished: takes an AR number and a key, and returns True if a shard with this key exists.
+            progress: show a progress bar on standard error.
         """
+        ...
 
 
 def find_regions(folder: Path | str) -> list[Path]:
-    """Folders `AR<number>` inside `folder`, or inside its `data` folder, in ascending order of AR number.
+    """Return the folders `AR<number>` in `folder`, or in `folder/data`, in ascending order of AR number.
 
-    Links to folders that are not there are among them, because a region whose storage is away must not go unnoticed.
+    Broken links are included, so that the build reports a region whose storage is not mounted.
 
     Raises:
-        SolaredError: `folder` does not exist or cannot be listed, holds no region, or holds a folder whose name only
-            resembles a region's.
+        SolaredError: If `folder` does not exist, cannot be listed, does not hold a region, or holds a folder whose
+            name only resembles `AR<number>`.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise SolaredError(f"There is no folder {folder}; name the folder that holds the AR<number> folders.")
+        raise SolaredError(f"The folder {folder} does not exist. Name the folder that holds the AR<number> folders.")
     for candidate in (folder, folder / "data"):
         try:
             found = sorted(path for path in candidate.glob("AR*") if path.is_dir() or not path.exists())
         except OSError as error:
             raise SolaredError(
-                f"{candidate} cannot be listed ({error.strerror or error}); see that its storage is there and may be "
-                "read."
+                f"{candidate} cannot be listed ({error.strerror or error}). Check that the storage is mounted and "
+                "readable."
             ) from error
         regions = [path for path in found if _REGION_NAME.fullmatch(path.name)]
         for path in found:
             if path not in regions and _ALMOST_REGION_NAME.match(path.name):
-                raise SolaredError(f"{path} is not named AR<number>; rename it, or move it out of {candidate}.")
+                raise SolaredError(f"{path} is not named AR<number>. Rename it, or move it out of {candidate}.")
         if regions:
             return sorted(regions, key=region_number)
-    raise SolaredError(f"There is no AR<number> folder in {folder}; name the folder that holds the regions.")
+    raise SolaredError(f"{folder} does not hold an AR<number> folder. Name the folder that holds the regions.")
 
 
 def region_number(folder: Path) -> int:
-    """NOAA active region number in the name of a region's folder.
+    """Return the NOAA active region number in the name of a region folder.
+
+    Raises:
+        SolaredError: If the name is not `AR<number>`.
 
     >>> region_number(Path("data/AR11130"))
     11130
-
-    Raises:
-        SolaredError: the name is not `AR<number>`.
     """
     match = _REGION_NAME.fullmatch(folder.name)
     if not match:
-        raise SolaredError(f"{folder} is not named AR<number>, so its region is unknown; rename it, as in AR11130.")
+        raise SolaredError(f"{folder} is not named AR<number>, so the region is unknown. Rename it, as in AR11130.")
     return int(match[1])

@@ -1,4 +1,4 @@
-"""The published `.npz` files, read without trusting them, and the index beside them on the Hub."""
+"""Safe readers for the published `.npz` files and for their index on the Hub."""
 
 from typing import TYPE_CHECKING
 

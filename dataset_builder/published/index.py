@@ -1,8 +1,8 @@
-"""The index of the published repository: CSV files that name its regions, and how they fit the files beside them.
+"""Read the index of the published repository, CSV files that name the regions, and compare it with the data files.
 
-A row names a region, a span of time and the region's three files. All values are in those files, so an index that is
-wrong about them leaves the data right: what is odd becomes a remark. Only an index that points out of its own
-repository is refused.
+A row names a region, a time span and the three files of the region. All values are in those files, so a wrong index
+does not make the data wrong: each discrepancy becomes a remark. Only an index with a path that leads out of the
+repository is an error.
 """
 
 import csv
@@ -20,9 +20,9 @@ _PATH_COLUMNS = {f"mean_{kind}_path": kind for kind in FILE_CHANNELS}
 COLUMNS = ("AR", "t_start", "t_end", *_PATH_COLUMNS)
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-# UTC, which is half a minute from TAI: no matter for spans of days.
+# UTC. It differs from TAI by half a minute, which does not matter for spans of days.
 _TIME = "%Y.%m.%d_%H:%M:%SZ"
-# What the files' names may call the splits.
+# The words for splits in file names.
 _SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
@@ -34,10 +34,10 @@ class IndexRow:
     """A usable row of an index file.
 
     Args:
-        place: the file and its line.
-        split: the split that the file's name tells, or None.
+        place: the file name and the line number.
+        split: the split in the file name, or None.
         ar_number: NOAA active region number.
-        start, end: the span of time, UTC.
+        start, end: the time span, UTC.
     """
 
     place: str
@@ -48,14 +48,14 @@ class IndexRow:
 
 
 def read_index(name: str, lines: Iterable[str]) -> tuple[list[IndexRow], list[str]]:
-    """The usable rows of an index file, and remarks on the others; neither, if the columns are not those of an index.
+    """Return the usable rows of an index file and remarks on the other rows; both are empty if it is not an index.
 
     Args:
         name: path of the file in the repository.
-        lines: its text, by lines.
+        lines: the lines of the file.
 
     Raises:
-        SolaredError: a path in it leads out of the repository.
+        SolaredError: If a path in the file leads out of the repository.
     """
     reader = csv.reader(lines)
     try:
@@ -64,13 +64,15 @@ def read_index(name: str, lines: Iterable[str]) -> tuple[list[IndexRow], list[st
         return [], []
     if not set(COLUMNS) <= set(header):
         return [], []
-    rows, faults, split = [], [], _split_of_name(name)
+    rows: list[IndexRow] = []
+    faults: list[str] = []
+    split = _split_of_name(name)
     try:
         for cells in reader:
             if not cells:
                 continue
             place = f"{name} line {reader.line_num}"
-            # A cut line lacks its last cells.
+            # A truncated line lacks the last cells.
             record = dict.fromkeys(COLUMNS, "") | dict(zip(header, map(str.strip, cells), strict=False))
             for column in _PATH_COLUMNS:
                 _check_inside(record[column], column, place)
@@ -79,10 +81,10 @@ def read_index(name: str, lines: Iterable[str]) -> tuple[list[IndexRow], list[st
             except ValueError as error:
                 faults.append(f"{place}: {_shorten(error)}")
     except csv.Error as error:
-        faults.append(f"{name} line {reader.line_num}: {error}, and what follows it")
+        faults.append(f"{name} line {reader.line_num}: {error}, and all following lines")
     if not faults:
         return rows, []
-    return rows, [f"Of no use in the index: {_few(faults)}."]
+    return rows, [f"Unusable rows of the index: {_first_five(faults)}."]
 
 
 def compare(
@@ -92,16 +94,16 @@ def compare(
     leave_out: Collection[int] = (),
     earlier: Collection[int] = (),
 ) -> list[str]:
-    """Remarks on where an index, the regions of its repository and those of the dataset differ.
+    """Return remarks on differences between an index, the regions of the repository and the regions of the dataset.
 
     Args:
         rows: usable rows of all index files.
-        regions: those converted, as the manifest describes them.
+        regions: the converted regions, as the manifest describes them.
         incomplete: AR numbers of regions that lack one of their three files.
-        leave_out: AR numbers of regions that are not wanted.
-        earlier: AR numbers of other regions in the dataset, which an earlier import converted.
+        leave_out: AR numbers of regions that the user left out.
+        earlier: AR numbers of regions in the dataset that only an earlier import converted.
     """
-    named = defaultdict(list)
+    named: defaultdict[int, list[IndexRow]] = defaultdict(list)
     for row in rows:
         named[row.ar_number].append(row)
     converted = {region["ar_number"]: region for region in regions}
@@ -110,49 +112,53 @@ def compare(
         remarks.append(f"Left out as asked: {_names(leave_out)}.")
     if earlier:
         remarks.append(
-            "Kept from an earlier import, though the repository does not hold all three of their files: "
-            f"{_names(earlier)}."
+            f"Kept from an earlier import, although the repository does not hold all three files: {_names(earlier)}."
         )
     absent = (named.keys() | set(incomplete)) - {*converted, *leave_out, *earlier}
     if absent:
-        remarks.append(f"Left out, for the repository does not hold all three of their files: {_names(absent)}.")
+        remarks.append(f"Left out because the repository does not hold all three files: {_names(absent)}.")
     if not named:
-        remarks.append(f"No CSV file has a usable row of an index, with the columns {', '.join(COLUMNS)}.")
+        remarks.append(f"No CSV file has a usable index row, with the columns {', '.join(COLUMNS)}.")
     elif converted.keys() - named.keys():
-        remarks.append(f"Converted, though the index does not name them: {_names(converted.keys() - named.keys())}.")
+        remarks.append(f"Converted but not in the index: {_names(converted.keys() - named.keys())}.")
     repeated = {number: found for number, found in named.items() if len(found) > 1}
     if repeated:
         places = [f"AR{number} ({', '.join(row.place for row in repeated[number])})" for number in sorted(repeated)]
-        remarks.append(f"In the index more than once: {_few(places)}.")
-    there = [row for number, found in sorted(named.items()) if number in converted for row in found]
-    elsewhen = [row for row in there if not _overlap(row, converted[row.ar_number])]
-    if elsewhen:
+        remarks.append(f"In the index more than once: {_first_five(places)}.")
+    of_converted = [row for number, found in sorted(named.items()) if number in converted for row in found]
+    other_time = [row for row in of_converted if not _overlap(row, converted[row.ar_number])]
+    if other_time:
         spans = [
             f"AR{row.ar_number} ({row.place}: {row.start:%Y-%m-%d} to {row.end:%Y-%m-%d}, observed "
             f"{converted[row.ar_number]['start_tai'][:10]} to {converted[row.ar_number]['end_tai'][:10]})"
-            for row in elsewhen
+            for row in other_time
         ]
-        remarks.append(f"The index names a time at which its region was not observed: {_few(spans)}.")
-    otherwise = defaultdict(set)
-    for row in there:
+        remarks.append(f"The index names a time at which the region was not observed: {_first_five(spans)}.")
+    other_split: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for row in of_converted:
         split = converted[row.ar_number]["split"]
         if row.split not in (None, split):
-            otherwise[row.split, split].add(row.ar_number)
-    if otherwise:
+            other_split[row.split, split].add(row.ar_number)
+    if other_split:
         groups = [
-            f"{index} there and {ours} here {_names(found)}" for (index, ours), found in sorted(otherwise.items())
+            f"{index} in the index and {ours} here: {_names(found)}"
+            for (index, ours), found in sorted(other_split.items())
         ]
         remarks.append(
-            f"The index files group regions otherwise than the published split, which is kept: {'; '.join(groups)}."
+            f"The index files divide regions differently from the published split, which is used: {'; '.join(groups)}."
         )
     return remarks
 
 
 def _row(record: Mapping[str, str], place: str, split: str | None) -> IndexRow:
-    """Raises ValueError: the row contradicts itself, or cannot be read."""
+    """Return the row of a record.
+
+    Raises:
+        ValueError: If the record cannot be read or contradicts itself.
+    """
     number = record["AR"]
     if not _NUMBER.fullmatch(number):
-        raise ValueError(f"{number!r} is no AR number")
+        raise ValueError(f"{number!r} is not an AR number")
     for column, kind in _PATH_COLUMNS.items():
         expected = source_path(Path(f"AR{number}"), kind)
         if PurePosixPath(record[column]).parts[-2:] != expected.parts:
@@ -164,12 +170,12 @@ def _row(record: Mapping[str, str], place: str, split: str | None) -> IndexRow:
 
 
 def _check_inside(text: str, column: str, place: str) -> None:
-    path = PurePosixPath(text.removeprefix("/"))  # the slash stands for the repository's root
-    # A colon belongs to addresses and drives, a backslash to folders on Windows.
+    path = PurePosixPath(text.removeprefix("/"))  # a leading slash stands for the root of the repository
+    # Addresses and drives contain a colon, Windows paths a backslash.
     if path.is_absolute() or ".." in path.parts or ":" in text or "\\" in text:
         raise SolaredError(
-            f"{place} names {_shorten(repr(text))} as {column}, which is not in this repository; do not trust it, "
-            "and tell its owner; or name another --revision."
+            f"{place} names {_shorten(repr(text))} as {column}, which leads out of this repository. Do not trust the "
+            "repository and tell its owner, or name another --revision."
         )
 
 
@@ -193,5 +199,5 @@ def _shorten(text: object) -> str:
     return text if len(text) <= 150 else f"{text[:150]}..."
 
 
-def _few(items: list[str]) -> str:
+def _first_five(items: list[str]) -> str:
     return "; ".join(items if len(items) <= 5 else [*items[:5], f"and {len(items) - 5} more"])

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -12,35 +11,35 @@ from dataset_builder.shards import Shard, source_key
 from dataset_builder.sources import RegionResult, find_regions, region_number
 from solared_hf.errors import SolaredError
 
-# Raise it whenever parse_timeline gives other values for the same files: finished shards are then built again.
+# Raise this whenever parse_timeline gives other values for the same files, so that finished shards are built again.
 PARSER_VERSION = 1
 
 
 class PublishedSource:
-    """The published `.npz` files; see `published`.
+    """Source of regions that reads the published `.npz` files.
 
     Args:
-        folder: the folder that holds the AR<number> folders, or whose folder `data` does.
-        regions: the folders to read; by default all that `folder` holds.
+        folder: holds the AR<number> folders, either directly or in its folder `data`.
+        regions: the region folders to read; by default all in `folder`.
     """
 
     name = "published"
-    shared_settings: ClassVar[dict] = {}
 
     def __init__(self, folder: Path | str, regions: Sequence[Path] | None = None):
         self.folder = Path(folder)
+        self.shared_settings: dict = {}
         self._regions = regions
 
     def regions(self) -> list[Path]:
-        """Folders `AR<number>`, ascending.
+        """Return the folders `AR<number>`, by default all of the source in ascending order of AR number.
 
         Raises:
-            SolaredError: there is none.
+            SolaredError: If the folder does not hold a region.
         """
         return find_regions(self.folder) if self._regions is None else list(self._regions)
 
     def build_regions(self, is_finished: Callable[[int, str], bool], progress: bool) -> Iterator[RegionResult]:
-        """One result for each region, in their order; see `Source`."""
+        """Yield one result for each region, in the order of `regions`; see `Source`."""
         regions = tqdm(self.regions(), desc="building", unit="region", file=sys.stderr, disable=not progress)
         for region in regions:
             ar_number = region_number(region)

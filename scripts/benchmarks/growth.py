@@ -36,10 +36,10 @@ class SimulatedSource:
     """A source without files: ten simulated regions, repeated with new numbers and times."""
 
     name = "published"
-    shared_settings: dict = {}  # noqa: RUF012 - the Source protocol declares it so
 
     def __init__(self, folder: Path, regions: int):
         self.folder = folder
+        self.shared_settings: dict = {}
         self._numbers = range(FIRST_SIMULATED, FIRST_SIMULATED + regions)
 
     def regions(self) -> list[Path]:

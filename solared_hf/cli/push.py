@@ -21,7 +21,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
 ) -> None:
     """Push a dataset or a model to the Hub in one commit; what is there already is not uploaded again."""
-    from solared_hf.hub import push as hub
+    from solared_hf.hub.push import push as push_to_hub
     from solared_hf.schema import MANIFEST_NAME
 
     if (folder / "config.json").is_file():
@@ -38,7 +38,7 @@ def push(
             "train`."
         )
     with opened as content:
-        report = hub.push(content, repo_id, private=private, branch=branch, tag=tag, dry_run=dry_run)
+        report = push_to_hub(content, repo_id, private=private, branch=branch, tag=tag, dry_run=dry_run)
     _print(report, tag, dry_run)
 
 

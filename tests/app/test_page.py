@@ -326,7 +326,7 @@ def test_bad_uploads_end_in_a_sentence_and_the_page_goes_on(visit, served, own_r
         ([fast], "AR90022 has a step every 0:12:00, and the processor was fitted on one every 1:00:00; use data"),
         ([large], "The files have more than 20 MB; upload fewer regions at once"),
         (good[:2], "Of AR90021, mean_pmdop90021_flat.npz is missing; choose all three files of the region at once."),
-        (evil, "which is not run); download it again."),
+        (evil, "which is not allowed). Download it again."),
     ]
     for files, sentence in refusals:
         page.locator("input[type=file]").set_input_files(files)

@@ -98,7 +98,7 @@ def test_code_in_a_published_file_is_not_run(tmp_path, own_region):
     files, marker = published(tmp_path, own_region), tmp_path / "was_run"
     for path in files:
         code_as_times(path, marker)
-    assert "download it again" in refusal(contents(files))
+    assert "Download it again" in refusal(contents(files))
     assert not marker.exists()
 
 

@@ -1,4 +1,4 @@
-"""A dataset folder is exact, the same whoever builds it, and a rerun does what is left."""
+"""A dataset folder is exact and reproducible, and a rerun builds only what changed."""
 
 import hashlib
 import io
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from dataset_builder import build_dataset, sources
+from dataset_builder import build_dataset
 from dataset_builder.published import PublishedSource, read_timeline, write_published
+from dataset_builder.published import source as published_source
 from dataset_builder.published.files import FILE_CHANNELS, parse_timeline
 from dataset_builder.simulation import SIMULATED_REGIONS, simulate_region, write_simulated
 from dataset_builder.simulation.timelines import split_of
@@ -35,7 +36,7 @@ def published_dataset(published_dir, tmp_path_factory) -> Path:
 
 
 def numpy_values(folder: Path, ar_number: int) -> np.ndarray:
-    """(T, 6, 63) float32 straight from the files, which are trusted here."""
+    """Return the (T, 6, 63) float32 values as numpy reads them; the files are trusted here."""
     arrays = []
     for kind, channels in (("pmdop", 4), ("mag", 1), ("int", 1)):
         with np.load(folder / f"mean_{kind}{ar_number}_flat.npz", allow_pickle=True) as archive:
@@ -78,7 +79,7 @@ def test_rerun_of_the_published_build_changes_nothing(published_dir, published_d
     assert times_of(published_dataset) == times
 
 
-def test_every_way_of_loading(simulated_dataset, simulated_published):
+def test_dataset_loads_whole_by_split_and_streaming(simulated_dataset, simulated_published):
     assert set(load_dataset(str(simulated_dataset))) == set(SPLITS)
     streamed = load_dataset(str(simulated_dataset), split="test", streaming=True)
     assert streamed.features == timeline_features()
@@ -94,7 +95,7 @@ def test_every_way_of_loading(simulated_dataset, simulated_published):
     assert [timeline.ar_number for timeline in load_timelines(simulated_dataset, "validation")] == [90007, 90008]
 
 
-def test_catalog_says_what_the_timelines_are(simulated_dataset, simulated_published):
+def test_catalog_describes_the_timelines(simulated_dataset, simulated_published):
     catalog = load_dataset(str(simulated_dataset), "catalog", split="regions")
     assert catalog.features == catalog_features()
     assert catalog["ar_number"] == list(SIMULATED_REGIONS)
@@ -109,7 +110,7 @@ def test_catalog_says_what_the_timelines_are(simulated_dataset, simulated_publis
     assert sum(catalog["nan_steps"]) == 3
 
 
-def test_same_input_same_bytes_wherever_it_is_built(few, tmp_path, monkeypatch, tree):
+def test_bytes_do_not_depend_on_where_the_dataset_is_built(few, tmp_path, monkeypatch, tree):
     build_dataset(PublishedSource(few), tmp_path / "a")
     shutil.move(few, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
@@ -120,7 +121,7 @@ def test_same_input_same_bytes_wherever_it_is_built(few, tmp_path, monkeypatch, 
         assert place not in text
 
 
-def test_only_what_changed_is_built_again(few, tmp_path, times_of):
+def test_only_changed_regions_are_built_again(few, tmp_path, times_of):
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     before = times_of(output)
@@ -128,7 +129,7 @@ def test_only_what_changed_is_built_again(few, tmp_path, times_of):
     report = build_dataset(PublishedSource(few), output)
     assert (report.written, report.kept) == (1, 2)
     changed = {name for name, time in times_of(output).items() if time != before[name]}
-    # The catalog's facts of that region are the same under another seed.
+    # The facts of that region in the catalog do not depend on the seed.
     assert changed == {"data/validation/AR90007.parquet", "manifest.json", "README.md"}
     expected = read_timeline(few / "AR90007").values
     np.testing.assert_array_equal(load_timelines(output, "validation")[0].values, expected)
@@ -156,11 +157,11 @@ def test_region_moves_when_its_split_changes(few, tmp_path, shards):
     assert shards(output) == ["test/AR90009.parquet", "train/AR90001.parquet", "train/AR90007.parquet"]
     # A split without regions is not declared, so the folder still loads.
     assert {split: len(rows) for split, rows in load_dataset(str(output)).items()} == {"train": 40, "test": 20}
-    with pytest.raises(SolaredError, match=r"AR90001 was given the split 'dev-1'; choose one of train"):
+    with pytest.raises(SolaredError, match=r"AR90001 was given the split 'dev-1'. Choose one of train"):
         build_dataset(PublishedSource(few), output, split_of=lambda number: "dev-1")
 
 
-def test_regions_can_come_in_several_runs(few, tmp_path, tree):
+def test_regions_can_be_built_in_several_runs(few, tmp_path, tree):
     write_simulated(tmp_path / "more", (90002,), steps=20)
     build_dataset(PublishedSource(few), tmp_path / "in_two")
     report = build_dataset(PublishedSource(tmp_path / "more"), tmp_path / "in_two")
@@ -170,8 +171,8 @@ def test_regions_can_come_in_several_runs(few, tmp_path, tree):
     assert tree(tmp_path / "in_two") == tree(tmp_path / "at_once")
 
 
-def test_loading_never_gives_the_values_of_before(few, tmp_path):
-    """`datasets` keeps what it prepared; for a folder it looks at the card, not at the files."""
+def test_loading_after_a_rebuild_gives_the_new_values(few, tmp_path):
+    """The cache of `datasets` identifies a folder by the card, not by the data files."""
 
     def observed(output: Path) -> float:
         return load_dataset(str(output), split="train").with_format("numpy")[10]["continuum_intensity"][30]
@@ -189,16 +190,16 @@ def test_loading_never_gives_the_values_of_before(few, tmp_path):
         assert observed(tmp_path / place / "dataset") == value
 
 
-def test_another_parser_builds_every_shard_again(few, tmp_path, monkeypatch):
+def test_a_new_parser_version_builds_every_shard_again(few, tmp_path, monkeypatch):
     build_dataset(PublishedSource(few), tmp_path / "out")
-    monkeypatch.setattr(sources, "PARSER_VERSION", sources.PARSER_VERSION + 1)
+    monkeypatch.setattr(published_source, "PARSER_VERSION", published_source.PARSER_VERSION + 1)
     assert build_dataset(PublishedSource(few), tmp_path / "out").written == 3
 
 
 def test_parsed_values_are_those_of_this_parser_version(tmp_path):
-    """If this fails, finished shards hold other values than new ones would: raise PARSER_VERSION and pin again.
+    """If this fails, new shards get other values than finished shards: raise PARSER_VERSION and pin the new digest.
 
-    The files hold exact fractions, which no machine computes differently.
+    The files hold exact fractions, so the values do not depend on the machine.
     """
     times = (np.datetime64("2001-01-01T00:59:37.500", "ms") + np.arange(20) * np.timedelta64(1, "h")).astype(object)
     contents, counter = {}, np.arange(9 * 9 * 20, dtype=np.float64).reshape(81, 20)
@@ -214,7 +215,10 @@ def test_parsed_values_are_those_of_this_parser_version(tmp_path):
     digest = hashlib.sha256(
         timeline.times.astype("<i8").tobytes() + timeline.values.astype("<f4").tobytes()
     ).hexdigest()
-    assert (sources.PARSER_VERSION, digest) == (1, "e1410a713af75f7f8ac06c7e737140b8c7f3d8faa8fcd81e39dc791ee7c0e083")
+    assert (published_source.PARSER_VERSION, digest) == (
+        1,
+        "e1410a713af75f7f8ac06c7e737140b8c7f3d8faa8fcd81e39dc791ee7c0e083",
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +229,7 @@ def test_parsed_values_are_those_of_this_parser_version(tmp_path):
         ("power_2_3mhz", pa.array([1.0] * 20)),
     ],
 )
-def test_shard_with_another_type_is_built_again(few, tmp_path, column, values, tree):
+def test_shard_with_a_wrong_column_type_is_built_again(few, tmp_path, column, values, tree):
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     whole = tree(output)

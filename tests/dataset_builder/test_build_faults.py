@@ -1,4 +1,4 @@
-"""Full disks, kills and second builds: a folder is finished or unfinished, never half-written."""
+"""After a full disk, a kill or a concurrent build, a dataset folder is never half-written."""
 
 import fcntl
 import json
@@ -32,7 +32,7 @@ def test_second_build_at_the_same_time_is_refused(few, tmp_path, tree):
     write_simulated(few, (90002,), steps=20)
     before = tree(output)
     with (output / LOCK_NAME).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # stands in for another process
         with pytest.raises(SolaredError, match="Another build is writing"):
             build_dataset(PublishedSource(few), output)
         assert tree(output) == before
@@ -50,7 +50,7 @@ with locked(Path(sys.argv[1]), "busy"):
 """
 
 
-def test_a_stopped_holder_of_the_lock_is_not_waited_for_and_a_dead_one_holds_nothing(few, tmp_path):
+def test_lock_of_a_stopped_process_is_respected_and_lock_of_a_dead_process_is_released(few, tmp_path):
     output = tmp_path / "out"
     command = [sys.executable, "-c", HOLDER, output / LOCK_NAME]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -62,8 +62,8 @@ def test_a_stopped_holder_of_the_lock_is_not_waited_for_and_a_dead_one_holds_not
     assert build_dataset(PublishedSource(few), output).written == 3
 
 
-def test_full_disk_is_one_sentence_and_no_half_file(tmp_path, tree):
-    """The limit on file sizes stands in for a full disk: the first region fits below it, the second does not."""
+def test_full_disk_gives_one_sentence_and_no_partial_file(tmp_path, tree):
+    """The limit on file sizes stands in for a full disk: the first region fits, the second does not."""
     write_simulated(tmp_path / "in", (90001,), steps=20)
     write_simulated(tmp_path / "in", (90002,), steps=240)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -78,9 +78,9 @@ def test_full_disk_is_one_sentence_and_no_half_file(tmp_path, tree):
     assert build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out").written == 1
 
 
-def test_a_write_that_never_ends_leaves_nothing_under_the_name(few, tmp_path, monkeypatch, tree):
+def test_an_interrupted_write_leaves_only_a_temporary_file(few, tmp_path, monkeypatch, tree):
     class Killed(BaseException):
-        """Nobody catches it, as nobody catches SIGKILL."""
+        """Stands in for SIGKILL, which cannot be caught."""
 
     def killed(*_):
         raise Killed
@@ -115,11 +115,11 @@ def test_full_disk_leaves_the_dataset_as_it_was(few, tmp_path, tree):
     assert build_dataset(PublishedSource(few), tmp_path / "out").written == 1
 
 
-def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, tmp_path, monkeypatch, tree):
-    """Values, regions and a split change; after each kill a card describes the files beside it, or there is none."""
+def test_rebuild_killed_at_any_file_leaves_the_old_dataset_the_new_one_or_no_card(few, tmp_path, monkeypatch, tree):
+    """Values, regions and a split change. After each kill the card describes the files beside it, or is missing."""
 
     class Killed(BaseException):
-        """Nobody catches it, as nobody catches SIGKILL."""
+        """Stands in for SIGKILL, which cannot be caught."""
 
     build_dataset(PublishedSource(few), tmp_path / "old")
     old = tree(tmp_path / "old")
@@ -161,21 +161,21 @@ def test_rebuild_killed_at_any_file_is_the_old_dataset_or_the_new_or_none(few, t
         )
         seen.append(state)
         if state == "none":
-            # Finished first, even if the rerun itself fails.
+            # The next build completes the move first, even if it then fails.
             with pytest.raises(SolaredError, match="1 of 1 regions"):
                 build_dataset(PublishedSource(tmp_path / "bad"), output)
             assert tree(output) == new
         build_dataset(PublishedSource(few), output, **arguments)
         assert tree(output) == new
     assert tree(output) == new
-    # In this order, and never mixed.
+    # The states come in this order and are never mixed.
     assert [state for state, following in zip(seen, [*seen[1:], ""], strict=True) if state != following] == [
         "old",
         "none",
     ]
 
 
-def test_leftovers_are_removed_where_the_builder_writes_and_nowhere_else(few, tmp_path, tree):
+def test_leftovers_are_removed_only_where_the_builder_writes(few, tmp_path, tree):
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     before = tree(output)
@@ -189,7 +189,7 @@ def test_leftovers_are_removed_where_the_builder_writes_and_nowhere_else(few, tm
 
 
 def assert_whole(folder: Path, found: list[str]) -> int:
-    """Read everything that bears a final name, as a reader at any moment may; how many shards there are."""
+    """Read every file with a final name, as a reader may at any moment, and return the number of shards."""
     for name in found:
         assert pq.read_table(folder / "data" / name, partitioning=None).num_rows > 0
     if (folder / "catalog/regions.parquet").exists():
@@ -202,7 +202,7 @@ def assert_whole(folder: Path, found: list[str]) -> int:
 
 
 def test_killed_at_any_moment_then_resumed(simulated_published, simulated_dataset, tmp_path, tree, shards):
-    """Real processes, SIGKILL, a reader that polls all the while; each rerun ends where an undisturbed build does."""
+    """A process is killed with SIGKILL while a reader polls. Each rerun gives the files of an undisturbed build."""
     (tmp_path / "clean").mkdir()
     shutil.copy(simulated_dataset / "README.md", tmp_path / "clean")
     expected = tree(simulated_dataset)
@@ -224,14 +224,14 @@ def test_killed_at_any_moment_then_resumed(simulated_published, simulated_datase
         process.join()
         seen.append(assert_whole(output, shards(output)))
         report = build_dataset(PublishedSource(simulated_published), output)
-        # What was finished is not built again.
+        # Finished shards are not built again.
         assert (report.written, report.kept) == (len(SIMULATED_REGIONS) - seen[-1], seen[-1])
         assert tree(output) == expected
     assert any(0 < count < len(SIMULATED_REGIONS) for count in seen)
 
 
 def test_command_on_a_full_disk(simulated_published, tmp_path, tree):
-    """`ulimit -f` counts blocks of 1024 bytes; a shard has some 320 of them."""
+    """`ulimit -f` counts blocks of 1024 bytes. A shard has about 320 blocks."""
     limited = 'ulimit -f 200; exec "$@"'
     result = run(
         ["bash", "-c", limited, "bash", *COMMAND, "--input", simulated_published, "--output", tmp_path / "out"],

@@ -1,4 +1,4 @@
-"""What a build refuses, and that it leaves alone what was there."""
+"""Builds that are refused leave existing files unchanged."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from solared_hf.schema import CATALOG_PATH, SCHEMA_VERSION
 from solared_hf.splits import SPLITS
 
 
-def test_bad_regions_are_all_named_and_leave_the_dataset_as_it_was(few, tmp_path, tree):
+def test_all_bad_regions_are_named_and_the_dataset_is_unchanged(few, tmp_path, tree):
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     before = tree(output)
@@ -38,14 +38,14 @@ def test_bad_regions_are_all_named_and_leave_the_dataset_as_it_was(few, tmp_path
     assert {split: len(rows) for split, rows in fresh.items()} == dict.fromkeys(SPLITS, 20)
 
     write_simulated(few, (90002, 90003), steps=20)
-    # The two that were finished are not built again.
+    # The two finished regions are not built again.
     assert build_dataset(PublishedSource(few), output).written == 2
     build_dataset(PublishedSource(few), tmp_path / "clean")
     assert tree(output) == tree(tmp_path / "clean")
     assert not (output / STAGING_NAME).exists()
 
 
-def test_what_was_staged_is_forgotten_when_the_source_is_as_before(few, tmp_path, tree):
+def test_staged_shards_are_deleted_when_the_source_is_changed_back(few, tmp_path, tree):
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     before = tree(output)
@@ -54,7 +54,7 @@ def test_what_was_staged_is_forgotten_when_the_source_is_as_before(few, tmp_path
     with pytest.raises(SolaredError, match="1 of 3 regions"):
         build_dataset(PublishedSource(few), output)
     write_simulated(few, (90001, 90007, 90009), steps=20)
-    # As a disk that is full before the card leaves it.
+    # The state that a full disk leaves before the card is written.
     (output / STAGING_NAME / "catalog").mkdir()
     (output / STAGING_NAME / CATALOG_PATH).write_bytes(b"of other shards")
     report = build_dataset(PublishedSource(few), output)
@@ -69,7 +69,7 @@ def test_first_build_with_a_bad_region_leaves_shards_and_no_card(few, tmp_path, 
     assert sorted(tree(tmp_path / "out")) == ["data/test/AR90009.parquet", "data/validation/AR90007.parquet"]
 
 
-def test_single_step_is_refused_before_anything_is_written(tmp_path, tree):
+def test_region_of_a_single_step_is_refused_before_anything_is_written(tmp_path, tree):
     write_simulated(tmp_path / "in", (90001,), steps=1)
     with pytest.raises(SolaredError, match="single step"):
         build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out")
@@ -81,7 +81,7 @@ def test_simulated_and_real_regions_never_mix(few, tmp_path, tree):
     shutil.move(few / "AR90001", few / "AR11130")
     for path in (few / "AR11130").iterdir():
         path.rename(path.with_name(path.name.replace("90001", "11130")))
-    with pytest.raises(SolaredError, match=r"AR90007 is simulated and .*AR11130 is not; build simulated regions in"):
+    with pytest.raises(SolaredError, match=r"AR90007 is simulated and .*AR11130 is not. Build simulated regions in"):
         build_dataset(PublishedSource(few), tmp_path / "both")
     for name in ("AR90007", "AR90009"):
         shutil.rmtree(few / name)
@@ -89,12 +89,12 @@ def test_simulated_and_real_regions_never_mix(few, tmp_path, tree):
     with pytest.raises(SolaredError, match=r"AR90009.parquet is simulated and .*AR11130 is not"):
         build_dataset(PublishedSource(few), tmp_path / "out")
     assert tree(tmp_path / "out") == before
-    # Alone it is as good as a real one.
+    # Without simulated regions the build accepts it.
     assert build_dataset(PublishedSource(few), tmp_path / "alone").regions == 1
     assert split_of_region(11130) == "train"
 
 
-def test_output_that_is_not_ours_is_left_alone(few, tmp_path):
+def test_output_folder_with_other_files_is_unchanged(few, tmp_path):
     folder = tmp_path / "theirs"
     folder.mkdir()
     cases = {"README.md": "# My own", "notes.txt": "notes", "manifest.json": "{}", "data/photo.jpg": "x"}
@@ -110,7 +110,7 @@ def test_output_that_is_not_ours_is_left_alone(few, tmp_path):
     assert build_dataset(PublishedSource(few), folder).regions == 3
 
 
-def test_output_that_cannot_be(few, tmp_path, tree):
+def test_output_that_is_a_file_or_holds_the_input(few, tmp_path, tree):
     (tmp_path / "file").write_text("")
     for output, words in (
         (tmp_path / "file", "is a file"),
@@ -133,7 +133,7 @@ def test_newer_schema_is_not_overwritten(few, tmp_path, tree):
     assert facts["schema_version"] == SCHEMA_VERSION
     manifest.write_text(json.dumps({**facts, "schema_version": SCHEMA_VERSION + 1}))
     before = tree(tmp_path / "out")
-    with pytest.raises(SolaredError, match=rf"schema version {SCHEMA_VERSION + 1}, .* upgrade"):
+    with pytest.raises(SolaredError, match=rf"schema version {SCHEMA_VERSION + 1}, .* --upgrade"):
         build_dataset(PublishedSource(few), tmp_path / "out")
     assert tree(tmp_path / "out") == before
 
@@ -141,7 +141,7 @@ def test_newer_schema_is_not_overwritten(few, tmp_path, tree):
 def test_foreign_shard_is_named(few, tmp_path):
     build_dataset(PublishedSource(few), tmp_path / "out")
     shutil.copy(tmp_path / "out/catalog/regions.parquet", tmp_path / "out/data/train/AR90005.parquet")
-    with pytest.raises(SolaredError, match=r"AR90005.parquet is damaged or no shard of ours"):
+    with pytest.raises(SolaredError, match=r"AR90005.parquet is damaged or is not a shard"):
         build_dataset(PublishedSource(few), tmp_path / "out")
     (tmp_path / "out/data/train/AR90005.parquet").unlink()
     shutil.copy(tmp_path / "out/data/test/AR90009.parquet", tmp_path / "out/data/train/AR90010.parquet")

@@ -1,4 +1,4 @@
-"""The card says what the data are, in YAML that the libraries accept and in a text made from facts alone."""
+"""The dataset card describes the data, in YAML that the libraries accept and in text generated from facts."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def card(manifest) -> str:
 
 @pytest.fixture(scope="module")
 def published_manifest(manifest) -> dict:
-    """The same facts as if four real regions had been built."""
+    """The manifest with the numbers of four real regions."""
     numbers = {90001: 11130, 90002: 11149, 90003: 11726, 90004: 11190}
     regions = [
         {**region, "ar_number": numbers[region["ar_number"]], "split": published_split(numbers[region["ar_number"]])}
@@ -44,7 +44,7 @@ def published_manifest(manifest) -> dict:
     return {**manifest, "simulated": False, "regions": regions}
 
 
-def test_card_is_that_of_the_folder_and_ends_in_one_newline(simulated_dataset, card):
+def test_card_equals_the_readme_of_the_folder_and_ends_in_one_newline(simulated_dataset, card):
     assert (simulated_dataset / "README.md").read_bytes() == card.encode()
     assert card.endswith(".\n")
     assert not card.endswith("\n\n")
@@ -52,7 +52,7 @@ def test_card_is_that_of_the_folder_and_ends_in_one_newline(simulated_dataset, c
     assert "None" not in card
 
 
-def test_yaml_is_what_the_libraries_read(card, manifest, tmp_path):
+def test_libraries_read_the_yaml_of_the_card(card, manifest, tmp_path):
     data = DatasetCard(card).data
     assert yaml.safe_load(card.split("---\n")[1]) == data.to_dict()
     assert data.get("schema_version") == SCHEMA_VERSION
@@ -72,7 +72,7 @@ def test_yaml_is_what_the_libraries_read(card, manifest, tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_one_region_is_loaded_by_a_filter(simulated_dataset, manifest, streaming):
-    """What the YAML says of the splits must not stand against loading a part of one."""
+    """The YAML must not prevent loading a part of a split."""
     steps = {region["ar_number"]: region["steps"] for region in manifest["regions"]}
     for split, number in (("train", 90003), ("test", 90010)):
         only = [("ar_number", "==", number)]
@@ -102,20 +102,20 @@ def test_the_snippets_of_the_card_run_as_written(simulated_dataset, manifest):
     assert loaded["windows"][0]["future_values"].shape == (63,)
 
 
-def test_a_card_in_a_repository_loads_that(card):
+def test_the_card_of_a_repository_loads_that_repository(card):
     elsewhere = card_for("solared-team/ar_emergence", card.encode()).decode()
     assert elsewhere.count("solared-team/ar_emergence") == 1
     assert "path/to/this/folder" not in elsewhere
 
 
-def test_sizes_in_the_manifest_are_those_of_the_files(simulated_dataset, manifest):
+def test_sizes_in_the_manifest_match_the_files(simulated_dataset, manifest):
     described = {region["path"]: region["bytes"] for region in manifest["regions"]}
     described[manifest["catalog"]["path"]] = manifest["catalog"]["bytes"]
     found = simulated_dataset.rglob("*.parquet")
     assert described == {path.relative_to(simulated_dataset).as_posix(): path.stat().st_size for path in found}
 
 
-def test_simulated_card_says_so_and_claims_nothing_of_the_observations(card):
+def test_card_of_simulated_data_does_not_mention_observations(card):
     assert "Simulated data" in card
     assert "Nothing in this dataset was observed" in card
     assert DatasetCard(card).data.license == "apache-2.0"
@@ -150,12 +150,12 @@ def test_published_card_lists_discrepancies_and_open_questions(published_manifes
 
 
 def test_benchmark_has_57_regions():
-    """41 to train, 5 to test, 11 to validate, and the real files are among them."""
+    """There are 41 train, 5 test and 11 validation regions."""
     splits = [published_split(number) for number in BENCHMARK_REGIONS]
     assert [splits.count(split) for split in SPLITS] == [41, 11, 5]
 
 
-def test_every_real_region_is_of_the_benchmark(published_dir):
+def test_every_published_region_belongs_to_the_benchmark(published_dir):
     assert {int(path.name[2:]) for path in find_regions(published_dir)} <= BENCHMARK_REGIONS
 
 
@@ -168,7 +168,7 @@ def test_card_states_units_gaps_and_every_region(card, manifest):
     assert "some tiles are NaN: AR90005." in card
 
 
-def test_statistics_are_those_of_the_values(simulated_published, manifest):
+def test_statistics_match_the_values(simulated_published, manifest):
     timelines = [read_timeline(path) for path in find_regions(simulated_published)[:6]]
     described = manifest["statistics"]["train"]
     assert list(manifest["statistics"]) == sorted(SPLITS)
@@ -182,7 +182,7 @@ def test_statistics_are_those_of_the_values(simulated_published, manifest):
     assert described["power_2_3mhz"]["nan_share"] > described["continuum_intensity"]["nan_share"] > 0
 
 
-def test_channel_that_was_never_observed(make_timeline):
+def test_statistics_of_a_channel_of_nan_only(make_timeline):
     timeline = make_timeline(11130, 5)
     timeline.values[:, 2] = np.nan
     facts = statistics([{"steps": len(timeline), "statistics": moments(timeline)}])["power_4_5mhz"]
@@ -219,14 +219,14 @@ def test_nan_at_the_limb_is_told_from_other_nan(make_timeline):
     everything = slice(None)
     assert at_ends()
     assert at_ends((slice(0, 3), 2, everything, 0), (slice(8, 10), everything, everything, 8))
-    assert not at_ends((slice(3, 4), 2, everything, 0))  # amidst
-    assert not at_ends((slice(0, 3), 2, everything, 8))  # the limb of the other side
+    assert not at_ends((slice(3, 4), 2, everything, 0))  # in the middle of the timeline
+    assert not at_ends((slice(0, 3), 2, everything, 8))  # at the other limb
     assert not at_ends((slice(8, 10), 2, everything, 0))
     assert not at_ends((slice(0, 3), 2, slice(0, 6), 0))  # part of a column
     assert not at_ends((everything,))
 
 
-def test_card_says_where_nan_are_only_where_that_holds(published_manifest):
+def test_card_says_where_nan_are_only_if_it_is_true(published_manifest):
     sentence = "NaN values fill whole columns of tiles"
     assert sum(region["nan_steps"] for region in published_manifest["regions"]) == 0
     assert sentence not in dataset_card(published_manifest)
@@ -237,7 +237,7 @@ def test_card_says_where_nan_are_only_where_that_holds(published_manifest):
         assert (sentence in card) == at_ends
 
 
-def test_card_says_that_nothing_is_filled_where_no_frames_were_interpolated(card):
+def test_card_says_that_nothing_is_filled_if_no_frames_were_interpolated(card):
     assert "Nothing is filled." in card
     assert "interpolated" not in card
 
@@ -256,7 +256,7 @@ def test_card_states_the_weights_of_the_correction(card):
     assert "straight line" not in card
 
 
-def test_descriptions_change_with_every_byte_of_the_data(manifest):
+def test_descriptions_change_when_the_data_change(manifest):
     def descriptions(manifest: dict) -> dict[str, str]:
         return {
             config["config_name"]: config["description"]
@@ -285,7 +285,7 @@ def test_overlaps_in_time(make_timeline):
 
 
 def test_card_counts_overlaps_that_are_divided_between_splits(published_manifest):
-    """Four regions at one time, of which two are to train: of the six pairs only theirs shares a split."""
+    """Four regions at the same time, two of them in train: only one of six pairs is within a split."""
     first, *_ = published_manifest["regions"]
     span = {name: first[name] for name in ("start_tai", "end_tai")}
     regions = [{**region, **span} for region in published_manifest["regions"]]
@@ -313,7 +313,7 @@ def test_card_of_one_region_without_gaps_and_overlaps(tmp_path):
 
 
 def test_card_counts_in_the_singular(published_manifest):
-    """Two regions of two splits, at one time, one of which repeats a frame."""
+    """Two regions of two splits at the same time, one of which repeats a frame."""
     first, *_, last = published_manifest["regions"]
     span = {name: first[name] for name in ("start_tai", "end_tai")}
     regions = [{**first, "repeated_frames": 1}, {**last, **span, "repeated_frames": 0}]
@@ -323,6 +323,6 @@ def test_card_counts_in_the_singular(published_manifest):
     assert "(1 step in all)" in card
 
 
-def test_a_fact_that_is_missing_is_an_error():
+def test_a_missing_fact_is_an_error():
     with pytest.raises(UndefinedError):
         render("dataset_card_published.md.j2", {"front_matter": "", "regions": {"train": []}})

@@ -1,4 +1,4 @@
-"""A build keeps no values, and a rerun reads no shard that is as the last build left it."""
+"""A build does not keep values in memory, and a rerun does not read unchanged shards."""
 
 import hashlib
 import json
@@ -28,14 +28,14 @@ from solared_hf.schema import CHANNELS, NUM_TILES
 
 
 class ManyRegions:
-    """A source of `count` regions that are made when they are asked for."""
+    """A source of `count` regions that makes each timeline when the build reaches it."""
 
     name = "published"
-    shared_settings: dict = {}  # noqa: RUF012 - what a source promises
     steps = 60
 
     def __init__(self, folder: Path, count: int):
         self.folder = folder
+        self.shared_settings: dict = {}
         self._numbers = range(90_001, 90_001 + count)
         self._alike = simulate_region(90_001, steps=self.steps)
 
@@ -55,7 +55,7 @@ class ManyRegions:
 
 
 def _peak(call) -> int:
-    """Bytes that Python and numpy hold at the peak of a call."""
+    """Return the peak memory in bytes of Python and numpy during a call."""
     tracemalloc.start()
     try:
         call()
@@ -64,7 +64,7 @@ def _peak(call) -> int:
         tracemalloc.stop()
 
 
-def test_a_build_and_a_rerun_hold_the_values_of_no_more_regions_when_there_are_more(tmp_path):
+def test_memory_of_a_build_and_a_rerun_does_not_grow_with_the_regions(tmp_path):
     values = ManyRegions.steps * len(CHANNELS) * NUM_TILES * 4
     few, many = 10, 60
     peaks = {}
@@ -81,7 +81,7 @@ def test_a_build_and_a_rerun_hold_the_values_of_no_more_regions_when_there_are_m
 
 
 def _rebuild(source: Path, output: Path, connection) -> None:
-    """What a process does that tells which shards it opened."""
+    """Build in this process and send the report and the names of the shards that were opened."""
     opened = []
     sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
     report = build_dataset(PublishedSource(source), output)
@@ -101,13 +101,13 @@ def _shards_read(source: Path, output: Path) -> tuple[int, int, list[str]]:
     return found
 
 
-def test_a_rerun_reads_only_what_is_not_as_it_was(few, tmp_path, tree):
+def test_a_rerun_reads_only_changed_shards(few, tmp_path, tree):
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     whole = tree(output)
     assert _shards_read(few, output) == (0, 3, [])
 
-    # One region more: the statistics of its split are those of all, without the others being read.
+    # After one region is added, the statistics of its split include all regions, but the old shards are not read.
     write_simulated(few, (90002,), steps=20)
     written, kept, read = _shards_read(few, output)
     assert (written, kept) == (1, 3)
@@ -116,8 +116,8 @@ def test_a_rerun_reads_only_what_is_not_as_it_was(few, tmp_path, tree):
     assert tree(output) == tree(tmp_path / "at_once") != whole
 
 
-def test_a_shard_that_only_claims_to_be_older_is_built_again(few, tmp_path, tree):
-    """Same size, and an older time of modification, as a file from a backup has."""
+def test_a_changed_shard_with_an_old_modification_time_is_built_again(few, tmp_path, tree):
+    """The file has the same size and an older modification time, like a file from a backup."""
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     whole = tree(output)
@@ -130,8 +130,8 @@ def test_a_shard_that_only_claims_to_be_older_is_built_again(few, tmp_path, tree
     assert tree(output) == whole
 
 
-def test_a_copied_folder_is_taken_as_it_is(few, tmp_path, tree):
-    """Files of a copy may be newer than its manifest."""
+def test_a_copied_folder_is_not_built_again(few, tmp_path, tree):
+    """The files of a copy may be newer than the manifest of the copy."""
     build_dataset(PublishedSource(few), tmp_path / "out")
     whole = tree(tmp_path / "out")
     for name in sorted(whole, reverse=True):
@@ -143,7 +143,7 @@ def test_a_copied_folder_is_taken_as_it_is(few, tmp_path, tree):
 
 
 def _before_facts_had_versions(manifest: dict) -> None:
-    """As manifests were before they held the statistics of each region."""
+    """Turn a manifest into one from before manifests held the statistics of each region."""
     del manifest["facts_version"]
     for region in manifest["regions"]:
         del region["statistics"]
@@ -156,7 +156,7 @@ def _other_facts(manifest: dict) -> None:
 
 
 @pytest.mark.parametrize("older", [_before_facts_had_versions, _other_facts])
-def test_a_folder_of_an_older_version_is_described_as_today(few, tmp_path, tree, older):
+def test_a_folder_of_an_older_version_gets_the_description_of_today(few, tmp_path, tree, older):
     output = tmp_path / "out"
     build_dataset(PublishedSource(few), output)
     whole = tree(output)
@@ -168,9 +168,9 @@ def test_a_folder_of_an_older_version_is_described_as_today(few, tmp_path, tree,
 
 
 def test_facts_of_a_shard_are_those_of_this_version():
-    """If this fails, manifests hold other facts than new ones would: raise FACTS_VERSION and pin again.
+    """If this fails, new manifests get other facts than old ones: raise FACTS_VERSION and pin the new digest.
 
-    The values are small whole numbers and one fraction, which no machine computes differently.
+    The values are small whole numbers plus one fraction, so the facts do not depend on the machine.
     """
     times = np.datetime64("2001-01-01T00:59:37.500", "ms") + np.delete(np.arange(22), [7, 8]) * np.timedelta64(1, "h")
     values = (np.arange(20 * len(CHANNELS) * NUM_TILES, dtype=np.float32) % 4096 + 0.1).reshape(20, len(CHANNELS), -1)
@@ -182,7 +182,7 @@ def test_facts_of_a_shard_are_those_of_this_version():
 
 
 def test_the_mean_and_the_deviation_of_a_channel_are_exact_to_many_digits(tmp_path):
-    """Of values that lie far from zero and close together, where a sum of squares would lose them."""
+    """The values are far from zero and close together, where a sum of squares would lose all digits."""
     timeline = simulate_region(90_001, steps=30)
     random = np.random.default_rng(0)
     timeline.values[:, 5] = 60_000 + random.standard_normal((30, NUM_TILES), np.float32)
@@ -194,7 +194,7 @@ def test_the_mean_and_the_deviation_of_a_channel_are_exact_to_many_digits(tmp_pa
     assert facts[CHANNELS[5]]["std"] == pytest.approx(float(variance) ** 0.5, rel=1e-9)
 
 
-def test_overlaps_are_all_pairs_that_were_seen_at_one_time():
+def test_overlaps_are_all_pairs_observed_at_the_same_time():
     random = np.random.default_rng(0)
     regions = []
     for number in random.permutation(60).tolist():

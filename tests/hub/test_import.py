@@ -121,8 +121,8 @@ def test_the_published_repository_becomes_a_dataset(hub, repo_id, sun, solared_i
         f"{repo_id}, commit {hub.commits(repo_id, 'dataset')[0].oid}",
         f"{output}: 3 regions, 300 rows, {size:,} bytes of Parquet",
         "3 regions written, 0 kept as they were",
-        "The index files group regions otherwise than the published split, which is kept: train there and validation "
-        "here AR90007.",
+        "The index files divide regions differently from the published split, which is used: train in the index and "
+        "validation here: AR90007.",
     ]
     assert tree(output) == build(sun, tmp_path / "built")
     # Data and nothing else, each file once.
@@ -142,8 +142,8 @@ def test_real_regions(hub, repo_id, published_dir, solared_import, tmp_path):
     code, out, _ = solared_import(repo_id, tmp_path / "out")
     assert code == 0
     assert out.splitlines()[3:] == [
-        "The index files group regions otherwise than the published split, which is kept: train there and validation "
-        "here AR11190."
+        "The index files divide regions differently from the published split, which is used: train in the index and "
+        "validation here: AR11190."
     ]
     assert tree(tmp_path / "out") == build(tmp_path / "some", tmp_path / "built")
 
@@ -203,9 +203,9 @@ def test_what_index_and_files_lack_is_said(hub, repo_id, sun, solared_import, tm
     assert code == 0
     assert out.splitlines()[2:] == [
         "2 regions written, 0 kept as they were",
-        "Of no use in the index: index.csv line 5: 'AR 90001' is no AR number.",
-        "Left out, for the repository does not hold all three of their files: AR90002, AR90009.",
-        "Converted, though the index does not name them: AR90007.",
+        "Unusable rows of the index: index.csv line 5: 'AR 90001' is not an AR number.",
+        "Left out because the repository does not hold all three files: AR90002, AR90009.",
+        "Converted but not in the index: AR90007.",
         "In the index more than once: AR90001 (index.csv line 2, index.csv line 4).",
     ]
 
@@ -217,7 +217,7 @@ def test_a_region_that_is_there_cannot_be_left_out(hub, published, solared_impor
     code, _, error = solared_import(published, output, "--leave-out", "90007")
     assert code == 2
     assert error == (
-        f"AR90007 is in {output} from an earlier import and would stay there; name a new folder to leave it out.\n"
+        f"AR90007 is in {output} from an earlier import and would stay there. Name a new folder to leave it out.\n"
     )
     assert tree(output) == before
     code, out, _ = solared_import(published, tmp_path / "new", "--leave-out", "90007")
@@ -235,7 +235,7 @@ def test_a_region_that_the_repository_dropped_stays(hub, published, sun, solared
     assert code == 0
     assert out.splitlines()[2:] == [
         "0 regions written, 2 kept as they were",
-        "Kept from an earlier import, though the repository does not hold all three of their files: AR90007.",
+        "Kept from an earlier import, although the repository does not hold all three files: AR90007.",
     ]
     assert tree(output) == build(sun, tmp_path / "built")
 
@@ -245,7 +245,7 @@ def test_an_index_that_leads_elsewhere_is_refused(hub, repo_id, sun, solared_imp
     code, _, error = solared_import(repo_id, tmp_path / "out")
     assert code == 2
     assert error.startswith(
-        "train.csv line 2 names '/data/../../mean_mag90001_flat.npz' as mean_mag_path, which is not"
+        "train.csv line 2 names '/data/../../mean_mag90001_flat.npz' as mean_mag_path, which leads out of"
     )
     assert not (tmp_path / "out").exists()
 
@@ -270,9 +270,10 @@ def test_code_in_a_file_is_refused_and_not_run(hub, repo_id, sun, solared_import
     code, _, error = solared_import(repo_id, tmp_path / "out")
     assert code == 2
     assert "1 of 3 regions could not be built" in error
-    assert "data/AR90007/mean_int90007_flat.npz is damaged or no published file (its times ask for pathlib." in error
+    assert "data/AR90007/mean_int90007_flat.npz is damaged or is not a published file (the times ask for pa" in error
     commit = hub.commits(repo_id, "dataset")[0].oid
-    assert f"These files are as {repo_id} has them in commit {commit}. `hf cache rm dataset/{repo_id}` and" in error
+    assert f"These files come from commit {commit} of {repo_id}." in error
+    assert f"run `hf cache rm dataset/{repo_id}` and then" in error
     assert not proof.exists()
     assert sorted(tree(tmp_path / "out")) == ["data/test/AR90009.parquet", "data/train/AR90001.parquet"]
     assert solared_import(repo_id, tmp_path / "out", "--leave-out", "90008")[0] == 2
@@ -293,8 +294,8 @@ def test_a_repository_in_parquet_needs_no_import(hub, repo_id, simulated_dataset
     code, _, error = solared_import(repo_id, tmp_path / "out", "--revision", "main")
     assert code == 2
     assert error == (
-        f"{repo_id} holds Parquet files and no published ones, so there is nothing to import: "
-        f'load_dataset("{repo_id}", revision="main") reads it as it is.\n'
+        f"{repo_id} holds Parquet files and no published files, so there is nothing to import. Load it with "
+        f'load_dataset("{repo_id}", revision="main").\n'
     )
     assert not (tmp_path / "out").exists()
 
@@ -306,7 +307,7 @@ def test_other_repositories_are_refused(hub, repo_id, sun, solared_import, tmp_p
         upload(repo_id, folder, {"train.csv": index(90001), "notes.txt": folder.name.encode()})
         code, _, error = solared_import(repo_id, tmp_path / "out")
         assert code == 2
-        assert f"{repo_id} holds no region, that is a folder data/AR<number> with mean_int<number>_flat.npz" in error
+        assert f"{repo_id} does not hold a region, which is a folder data/AR<number> with mean_int<number>_fl" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -332,13 +333,13 @@ def test_other_repositories_are_refused(hub, repo_id, sun, solared_import, tmp_p
             "ar_emergence",
             None,
             (),
-            "ar_emergence is no name of a repository; name one as owner/name: nasa-impact/ar_em",
+            "ar_emergence is not the name of a repository. Name it as owner/name, such as nasa-impact/ar_em",
         ),
         (
             "https://huggingface.co/datasets/a/b",
             None,
             (),
-            "is no name of a repository; name one as owner/name: nasa-im",
+            "is not the name of a repository. Name it as owner/name, such as nasa-im",
         ),
         ("a/-b", None, (), "a/-b is no name of a repository (Repo id must use"),
     ],
@@ -392,9 +393,9 @@ def test_a_full_disk_then_room(hub, published, sun, solared_import, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 2
     assert error.startswith(
-        f"The download of {published} could not be kept in {huggingface_hub.constants.HF_HUB_CACHE} ("
+        f"The download of {published} could not be written to {huggingface_hub.constants.HF_HUB_CACHE} ("
     )
-    assert "make room there, or set HF_HOME to another folder" in error
+    assert "Make room there, or set HF_HOME to another folder" in error
     assert not (tmp_path / "out").exists()
     assert solared_import(published, tmp_path / "out")[0] == 0
     assert tree(tmp_path / "out") == build(sun, tmp_path / "built")

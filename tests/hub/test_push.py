@@ -276,7 +276,7 @@ def with_something_else(hub, repo_id, patch, folder):
         (with_the_storage_full, r"Your token may not write to .*storage limit reached"),
         (with_a_damaged_shard, r"AR90001\.parquet is not the file that was built; run the same `solared build`"),
         (with_a_shard_missing, r"AR90001\.parquet cannot be read \(No such file.*\); run the same `solared build`"),
-        (with_the_build_unfinished, "is no finished dataset; run its `solared build` again"),
+        (with_the_build_unfinished, "is not a finished dataset. Run `solared build` again"),
         (with_something_else, "holds neither a dataset nor a model; name a folder"),
     ],
 )

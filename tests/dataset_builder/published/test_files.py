@@ -1,4 +1,4 @@
-"""The published files are read exactly, and nothing that is wrong with them goes by in silence."""
+"""The published files are read exactly, and every fault in a file is an error."""
 
 import io
 import os
@@ -25,7 +25,7 @@ from tests.processes import run
 
 @pytest.fixture
 def region(tmp_path) -> Path:
-    """One small region in the published format; tests spoil it."""
+    """A small region in the published format, which the tests damage."""
     write_published(tmp_path, simulate_region(90001, steps=12))
     return tmp_path / "AR90001"
 
@@ -36,14 +36,14 @@ def arrays_of(path: Path) -> list[np.ndarray]:
 
 
 def spoil(region: Path, kind: str, change) -> Path:
-    """Rewrite one file with what `change(arrays)` makes of its arrays."""
+    """Rewrite one file with the arrays that `change(arrays)` returns."""
     path = region / f"mean_{kind}90001_flat.npz"
     np.savez(path, *change(arrays_of(path)))
     return path
 
 
 def set_members(region: Path, kind: str, **contents: bytes) -> Path:
-    """Replace arrays of one file by raw bytes."""
+    """Replace arrays of one file with raw bytes."""
     path = region / f"mean_{kind}90001_flat.npz"
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -71,7 +71,7 @@ def assert_refused(region: Path, *words: str) -> str:
 
 
 def with_values(array, times):
-    """A change that replaces the values and times of mag or int."""
+    """Return a change that replaces the values and times of mag or int."""
     return lambda arrays: [array, times(arrays[-1]) if callable(times) else times]
 
 
@@ -88,7 +88,7 @@ def test_real_regions_round_trip(published_dir, tmp_path):
                 np.testing.assert_array_equal(copy, original.astype(np.float32))
 
 
-def test_values_and_times_are_those_of_numpy(region):
+def test_values_and_times_equal_those_read_by_numpy(region):
     timeline = read_timeline(region)
     *bands, times = arrays_of(region / "mean_pmdop90001_flat.npz")
     assert timeline.ar_number == 90001
@@ -96,7 +96,7 @@ def test_values_and_times_are_those_of_numpy(region):
     np.testing.assert_array_equal(timeline.values[:, 3], bands[3][9:72].T.astype(np.float32))
 
 
-def test_background_rows_may_be_nan_but_nothing_else(region):
+def test_background_rows_must_be_zero_or_nan(region):
     def nan_column(arrays):
         arrays[0][::9, :2] = np.nan
         return arrays
@@ -114,7 +114,7 @@ def test_background_rows_may_be_nan_but_nothing_else(region):
 
 def test_missing_file(region):
     (region / "mean_int90001_flat.npz").unlink()
-    assert_refused(region, "mean_int90001_flat.npz", "missing", "copy")
+    assert_refused(region, "mean_int90001_flat.npz", "missing", "Copy")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no zip", "empty", "flipped bit"])
@@ -124,16 +124,16 @@ def test_damaged_file(region, damage):
     content[1000] ^= 1  # within the values of arr_0
     spoiled = {"truncated": content[: len(content) // 2], "no zip": b"hello" * 100, "empty": b""}
     path.write_bytes(spoiled.get(damage, content))
-    assert_refused(region, str(path), "download it again")
+    assert_refused(region, str(path), "Download it again")
 
 
 def test_missing_array(region):
     path = spoil(region, "pmdop", lambda arrays: arrays[:4])
-    assert_refused(region, str(path), "arr_4", "download it again")
+    assert_refused(region, str(path), "arr_4", "Download it again")
 
 
 class Intruder:
-    """Creates a file when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -155,7 +155,7 @@ def test_foreign_code_does_not_run(region, tmp_path, place):
     assert not trace.exists()
     if place == "times":
         assert "mkdir" in message
-    # The payload is live: numpy's own way of reading would have run it.
+    # The payload works: np.load with allow_pickle=True runs it.
     arrays_of(path)
     assert trace.exists()
 
@@ -165,20 +165,20 @@ def test_foreign_code_does_not_run(region, tmp_path, place):
     ["numpy._core.multiarray scalar", "numpy load", "builtins eval", "datetime timedelta", "numpy ndarray.__reduce__"],
 )
 @pytest.mark.parametrize("opcode", ["GLOBAL", "STACK_GLOBAL"])
-def test_only_four_names_are_admitted(region, name, opcode):
+def test_only_the_four_needed_names_are_allowed(region, name, opcode):
     module, _, attribute = name.partition(" ")
     asked = f"c{module}\n{attribute}\n".encode()
     if opcode == "STACK_GLOBAL":
         asked = pickle_text(module) + pickle_text(attribute) + b"\x93"
     path = set_members(region, "mag", arr_1=header("|O", (12,)) + b"\x80\x04" + asked + b".")
-    assert_refused(region, str(path), f"{module}.{attribute}", "not run")
+    assert_refused(region, str(path), f"{module}.{attribute}", "not allowed")
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5, "numpy"])
 @pytest.mark.parametrize("steps", [1, 70, 300, 100_000])
-def test_times_of_any_length_and_protocol_of_numpy_are_read(tmp_path, protocol, steps):
+def test_times_of_any_length_and_pickle_protocol_are_read(tmp_path, protocol, steps):
     times = np.array([datetime(2001, 1, 1) + timedelta(hours=i) for i in range(steps)], dtype=object)
-    # Picklers recall what they meet again.
+    # A repeated object makes the pickler use the memo.
     times = np.append(times, times[-1])
     content = io.BytesIO()
     if protocol == "numpy":
@@ -199,34 +199,34 @@ def pickle_text(text: str) -> bytes:
 
 
 def pickle_array(ending: bytes) -> bytes:
-    """An array of 12 items; `ending` gives the rest of its state: dtype, order and items."""
+    """Return the pickle of an array of 12 items; `ending` is the rest of the state: dtype, order and items."""
     return RECONSTRUCT + b"K\x00\x85C\x01b\x87R(" + pickle_int(1) + b"K\x0c\x85" + ending + b"tb"
 
 
 def pickle_nested_arguments(depth: int) -> bytes:
-    """Calls whose argument is the memorised argument of the call before."""
+    """Return the pickle of calls whose argument is the memorised argument of the previous call."""
     numbers = [number.to_bytes(4, "little") for number in range(depth)]
     return b"N" + b"".join(b"\x85r" + number + b"Rcnumpy\ndtype\nj" + number for number in numbers)
 
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
-# An object dtype with the flags of numbers, for which numpy takes bytes of the file for pointers.
+# An object dtype with the flags of numbers, which makes numpy use bytes of the file as pointers.
 POINTERS = b"cnumpy\ndtype\n" + pickle_text("O8") + b"\x89\x88\x87R("
 POINTERS += pickle_int(3) + pickle_text("|") + b"NNN" + pickle_int(-1) * 2 + pickle_int(0) + b"tb"
 RAW = b"C\x60" + b"\x41" * 96
 YEAR_65535 = b"cdatetime\ndatetime\nC\x0a\xff\xff\x01\x01" + bytes(6) + b"\x85R"
-# What crashes the interpreter, takes gigabytes or is believed, if it is unpickled as it asks to be, and its refusal.
+# Pickles that crash the interpreter, take gigabytes or give wrong values if loaded, and the words of the error.
 HOSTILE = {
-    "pointers in the state": (pickle_array(POINTERS + b"\x89" + RAW), "no list of 12 times"),
+    "pointers in the state": (pickle_array(POINTERS + b"\x89" + RAW), "not hold a list of 12 times"),
     "pointers in a buffer": (b"cnumpy\nndarray\nK\x0c\x85" + POINTERS + RAW + b"\x87R", "not callable"),
     "huge array": (b"cnumpy\nndarray\n" + pickle_int(10**9) + b"\x85" + pickle_text("O") + b"\x86R", "TUPLE2"),
-    "huge reconstruction": (RECONSTRUCT + pickle_int(10**9) + b"\x85C\x01O\x87R", "no list of 12 times"),
+    "huge reconstruction": (RECONSTRUCT + pickle_int(10**9) + b"\x85C\x01O\x87R", "not hold a list of 12 times"),
     "deep key": (b"}N" + b"\x85" * 2_000_000 + b"Ns", "EMPTY_DICT"),
     "deep tuple": (b"N" + b"\x85" * 2_000_000, "nest"),
     "deep list": (b"]" * 1_000_000 + b"a" * 999_999, "nest"),
     "deep arguments": (pickle_nested_arguments(100_000), "nest"),
     "list in itself": (pickle_array(b"NN]q\x00h\x00a"), "nest"),
-    "long stack": (b"N" * 4_000_000, "no array"),
+    "long stack": (b"N" * 4_000_000, "not an array"),
     "long text": (b"X" + b"\xff" * 4, "damaged"),
     "long frame": (b"\x95" + b"\xff" * 7 + b"\x3fN", "damaged"),
     "leap in the memory": (b"Nr\xff\xff\xff\x0f", "skip to entry 268435455"),
@@ -234,7 +234,7 @@ HOSTILE = {
 }
 
 
-# The memory limit is set after the imports, which reserve much more than they use.
+# The memory limit is set after the imports, because they reserve much more memory than they use.
 VICTIM = """
 import resource, sys
 from pathlib import Path
@@ -251,7 +251,7 @@ for folder in sys.argv[1:]:
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells and limits address space")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux reports and limits address space")
 def test_hostile_times_neither_crash_nor_take_memory(region, tmp_path):
     folders = [tmp_path / str(number) / region.name for number in range(len(HOSTILE))]
     for folder, (payload, _) in zip(folders, HOSTILE.values(), strict=True):
@@ -269,7 +269,7 @@ def test_hostile_times_neither_crash_nor_take_memory(region, tmp_path):
 
 
 def refused_memory(region: Path, *words: str) -> int:
-    """Most bytes of memory taken while the region is refused."""
+    """Return the peak memory in bytes while the region is read and rejected."""
     tracemalloc.start()
     try:
         assert_refused(region, *words)
@@ -296,7 +296,7 @@ def test_zip_bombs_are_not_expanded(region, array, compression, words, honest):
         for name, content in members.items():
             archive.writestr(name, content)
         if not honest:
-            # What the directory at the end of the archive says, which is what zipfile believes.
+            # The size in the directory at the end of the archive, which zipfile uses.
             archive.getinfo(f"{array}.npy").file_size = 9_000
             words = words if compression == zipfile.ZIP_BZIP2 else "Bad CRC"
     del members
@@ -309,11 +309,11 @@ def test_zip_bombs_are_not_expanded(region, array, compression, words, honest):
         ("arr_0", "<f8", (81, 10**12), "(81, 1000000000000)"),
         ("arr_0", "<f8", (81, 12), "takes 7776"),
         ("arr_0", "|V2000000000", (81, 12), "|V2000000000"),
-        ("arr_1", "|O", (10**12,), "no list of 1000000000000 times"),
-        ("arr_1", "|O", (-1,), "no list of -1 times"),
+        ("arr_1", "|O", (10**12,), "not hold a list of 1000000000000 times"),
+        ("arr_1", "|O", (-1,), "not hold a list of -1 times"),
     ],
 )
-def test_headers_that_declare_more_than_there_is(region, array, descr, shape, words):
+def test_headers_that_declare_more_data_than_the_file_holds(region, array, descr, shape, words):
     path = region / "mean_mag90001_flat.npz"
     with zipfile.ZipFile(path) as archive:
         member = io.BytesIO(archive.read(f"{array}.npy"))
@@ -325,7 +325,7 @@ def test_headers_that_declare_more_than_there_is(region, array, descr, shape, wo
 
 
 @pytest.mark.parametrize("array", ["arr_0", "arr_1"])
-def test_bytes_that_are_left_over(region, array):
+def test_extra_bytes_after_an_array(region, array):
     path = region / "mean_mag90001_flat.npz"
     with zipfile.ZipFile(path) as archive:
         content = archive.read(f"{array}.npy")
@@ -363,7 +363,7 @@ def test_infinite_values(region, value):
     ],
     ids=["with time zone", "text", "numbers", "nothing"],
 )
-def test_times_that_are_no_naive_datetimes(region, times):
+def test_times_that_are_not_naive_datetimes(region, times):
     path = spoil(region, "mag", lambda arrays: [arrays[0], np.array(times, dtype=object)])
     assert_refused(region, str(path))
 
@@ -371,14 +371,14 @@ def test_times_that_are_no_naive_datetimes(region, times):
 @pytest.mark.parametrize("times", [np.arange(12.0), np.empty((2, 6), object)], ids=["floats", "two-dimensional"])
 def test_times_of_another_form(region, times):
     path = spoil(region, "mag", lambda arrays: [arrays[0], times])
-    assert_refused(region, str(path), "arr_1", "download it again")
+    assert_refused(region, str(path), "arr_1", "Download it again")
 
 
-def test_times_of_days_and_of_frames_give_hourly_steps_without_gaps(tmp_path):
+def test_times_rounded_from_days_or_frames_give_hourly_steps_without_gaps(tmp_path):
     nominal = simulate_region(90001, steps=99)
     write_published(tmp_path, nominal)
     days = (nominal.times - np.datetime64("1858-11-17")) / np.timedelta64(1, "D")
-    # As `Time(days, format="mjd").datetime` gives them: a microsecond less must not make an hour 0:59:59.999.
+    # The rounding of `Time(days, format="mjd").datetime`: a microsecond less must not turn an hour into 0:59:59.999.
     of_days = np.datetime64("1858-11-17", "us") + (days * 86_400_000_000 - 0.5).astype("timedelta64[us]")
     off = np.random.default_rng(0).integers(-700_000, 700_001, 99).astype("timedelta64[us]")
     for times in (of_days, nominal.times + off):
@@ -408,14 +408,14 @@ def test_times_that_do_not_increase(region, order):
     assert_refused(region, "mean_pmdop90001_flat.npz", "does not increase", "sort")
 
 
-def test_no_step_at_all(region):
+def test_files_without_steps(region):
     for kind in ("pmdop", "mag", "int"):
         spoil(region, kind, lambda arrays: [array[..., :0] for array in arrays])
     assert_refused(region, "mean_pmdop90001_flat.npz", "at least one step")
 
 
 @pytest.mark.parametrize("name", ["11130", "ARx", "AR", "AR0130", "AR11130b", "AR99999999999"])
-def test_folder_that_is_no_region(tmp_path, name):
+def test_folder_that_is_not_a_region(tmp_path, name):
     with pytest.raises(SolaredError, match="not named AR<number>"):
         region_number(tmp_path / name)
 
@@ -429,13 +429,13 @@ def test_regions_are_found_in_order_of_number(tmp_path):
 
 
 def test_folders_without_regions(tmp_path):
-    with pytest.raises(SolaredError, match="no AR<number> folder in"):
+    with pytest.raises(SolaredError, match="does not hold an AR<number> folder"):
         find_regions(tmp_path)
-    with pytest.raises(SolaredError, match="There is no folder"):
+    with pytest.raises(SolaredError, match="nowhere does not exist"):
         find_regions(tmp_path / "nowhere")
     (tmp_path / "AR11130").mkdir()
     (tmp_path / "AR11130_old").mkdir()
-    with pytest.raises(SolaredError, match=r"AR11130_old is not named AR<number>; rename it"):
+    with pytest.raises(SolaredError, match=r"AR11130_old is not named AR<number>. Rename it"):
         find_regions(tmp_path)
     shutil.rmtree(tmp_path / "AR11130_old")
     assert_refused(tmp_path / "AR11130", "mean_pmdop11130_flat.npz", "missing")

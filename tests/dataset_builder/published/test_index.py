@@ -1,4 +1,4 @@
-"""The index of the published repository is read with tolerance, and what is odd about it is said."""
+"""Reading the index of the published repository: faulty rows become remarks and do not stop the import."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from dataset_builder.published import read_index
 from dataset_builder.published.index import COLUMNS, compare
 from solared_hf import SolaredError
 
-# As the columns and a row stand in the published repository.
+# The columns and one row of the published repository.
 PUBLISHED = """AR,t_start,t_end,mean_int_path,mean_mag_path,mean_pmdop_path
 11130,2010.11.28_23:59:59Z,2010.12.05_23:59:59Z,/data/AR11130/mean_int11130_flat.npz,\
 /data/AR11130/mean_mag11130_flat.npz,/data/AR11130/mean_pmdop11130_flat.npz
@@ -47,11 +47,11 @@ def test_a_published_row():
         ("latest.csv", None),
     ],
 )
-def test_the_name_of_a_file_may_tell_the_split(name, split):
+def test_split_is_read_from_the_file_name(name, split):
     assert read(name, PUBLISHED)[0][0].split == split
 
 
-def test_other_columns_blank_lines_and_line_ends_are_no_matter():
+def test_other_columns_blank_lines_and_line_ends_are_ignored():
     text = PUBLISHED.replace("AR,", ",AR,note,").replace("\n11130,", '\n0,11130,"a, b\nc",').rstrip("\n")
     text = text.replace("11130,", " 11130 ,", 1).replace("\n", "\r\n") + "\r\n\r\n"
     (row,), remarks = read("train.csv", text)
@@ -61,16 +61,16 @@ def test_other_columns_blank_lines_and_line_ends_are_no_matter():
 @pytest.mark.parametrize(
     "text", ["", "\n", "a,b\n1,2\n", PUBLISHED.replace("t_end", "end"), "\0\n", f"{'x' * 200_000}\n", "\ufffd\n"]
 )
-def test_other_files_are_passed_over(text):
+def test_csv_files_that_are_not_an_index_are_skipped(text):
     assert read("train.csv", text) == ([], [])
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("\n11130,", "\nnan,", "'nan' is no AR number"),
-        ("\n11130,", "\n0,", "'0' is no AR number"),
-        ("\n11130,", "\n99999999999,", "'99999999999' is no AR number"),
+        ("\n11130,", "\nnan,", "'nan' is not an AR number"),
+        ("\n11130,", "\n0,", "'0' is not an AR number"),
+        ("\n11130,", "\n99999999999,", "'99999999999' is not an AR number"),
         ("\n11130,", "\n11131,", "mean_pmdop_path of AR11131 is '/data/AR11130/mean_pmdop11130_flat.npz'"),
         ("mean_mag11130", "mean_mag11131", "which does not end with AR11130/mean_mag11130_flat.npz"),
         ("/data/AR11130/mean_mag", "/data/AR11131/mean_mag", "does not end with AR11130/mean_mag11130_flat.npz"),
@@ -81,28 +81,28 @@ def test_other_files_are_passed_over(text):
         ("\n11130,", f"\n{'y' * 100_000},", "yyy..."),
     ],
 )
-def test_a_row_of_no_use_is_told_and_the_others_are_read(old, new, words):
+def test_an_unusable_row_is_reported_and_the_other_rows_are_read(old, new, words):
     assert old in PUBLISHED
     header, row, _ = PUBLISHED.split("\n")
     text = "\n".join([header, f"\n{row}".replace(old, new)[1:], row.replace("11130", "11149")])
     (good,), (remark,) = read("train.csv", text)
     assert good.ar_number == 11149
-    assert remark.startswith("Of no use in the index: train.csv line 2: ")
+    assert remark.startswith("Unusable rows of the index: train.csv line 2: ")
     assert words in remark
     assert len(remark) < 300
 
 
-def test_many_rows_of_no_use_are_one_remark():
+def test_many_unusable_rows_give_one_remark():
     rows, (remark,) = read("train.csv", index(*range(1, 10)).replace("\n", "\nx"))
     assert rows == []
-    assert remark.count("is no AR number") == 5
+    assert remark.count("is not an AR number") == 5
     assert remark.endswith("; and 4 more.")
 
 
-def test_what_is_no_csv_ends_the_file():
+def test_reading_stops_at_a_line_that_is_not_csv():
     rows, (remark,) = read("train.csv", index(11130, 11149) + "\n" + "x" * 200_000 + "\n" + index(11158))
     assert [row.ar_number for row in rows] == [11130, 11149]
-    assert "train.csv line 4: field larger than field limit (131072), and what follows it." in remark
+    assert "train.csv line 4: field larger than field limit (131072), and all following lines." in remark
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_what_is_no_csv_ends_the_file():
         "..\\AR11130\\mean_mag11130_flat.npz",
     ],
 )
-def test_a_path_out_of_the_repository_is_refused(path):
+def test_a_path_that_leads_out_of_the_repository_is_an_error(path):
     text = PUBLISHED.replace("/data/AR11130/mean_mag11130_flat.npz", path)
-    with pytest.raises(SolaredError, match=r"^train.csv line 2 names '.*' as mean_mag_path, which is not in this rep"):
+    with pytest.raises(SolaredError, match=r"^train.csv line 2 names '.*' as mean_mag_path, which leads out of th"):
         read("train.csv", text)
 
 
-def test_an_index_and_its_files_are_compared():
+def test_differences_between_index_and_files_are_reported():
     rows = []
     for name, numbers in (("train.csv", (11130, 11149, 11190, 11462)), ("test.csv", (11130, 11698))):
         rows += read(name, index(*numbers))[0]
@@ -134,22 +134,22 @@ def test_an_index_and_its_files_are_compared():
         region(11698, "test"),
     ]  # fmt: skip
     assert compare(rows, regions, incomplete=[11907]) == [
-        "Left out, for the repository does not hold all three of their files: AR11462, AR11907.",
-        "Converted, though the index does not name them: AR11158.",
+        "Left out because the repository does not hold all three files: AR11462, AR11907.",
+        "Converted but not in the index: AR11158.",
         "In the index more than once: AR11130 (train.csv line 2, test.csv line 2).",
-        "The index names a time at which its region was not observed: AR11149 (train.csv line 3: 2010-11-28 to "
+        "The index names a time at which the region was not observed: AR11149 (train.csv line 3: 2010-11-28 to "
         "2010-12-05, observed 2012-01-01 to 2012-01-10).",
-        "The index files group regions otherwise than the published split, which is kept: test there and train here "
-        "AR11130; train there and validation here AR11190.",
+        "The index files divide regions differently from the published split, which is used: test in the index and "
+        "train here: AR11130; train in the index and validation here: AR11190.",
     ]
 
 
-def test_only_what_is_missing_from_the_dataset_counts_as_left_out():
+def test_only_regions_missing_from_the_dataset_are_reported_as_left_out():
     rows, _ = read("index.csv", index(11130, 11149, 11158, 11190))
     assert compare(rows, [region(11130)], incomplete=[11190, 11698], leave_out=[11698, 11149], earlier={11158}) == [
         "Left out as asked: AR11149, AR11698.",
-        "Kept from an earlier import, though the repository does not hold all three of their files: AR11158.",
-        "Left out, for the repository does not hold all three of their files: AR11190.",
+        "Kept from an earlier import, although the repository does not hold all three files: AR11158.",
+        "Left out because the repository does not hold all three files: AR11190.",
     ]
 
 
@@ -164,12 +164,12 @@ def test_only_what_is_missing_from_the_dataset_counts_as_left_out():
         ("2010-11-01", "2010-12-31", True),
     ],
 )
-def test_spans_need_only_overlap(start, end, fits):
+def test_time_spans_must_overlap(start, end, fits):
     rows, _ = read("index.csv", PUBLISHED)
     assert (compare(rows, [region(11130, start=start, end=end)], []) == []) == fits
 
 
-def test_without_an_index_the_regions_are_converted_all_the_same():
+def test_a_missing_index_is_one_remark():
     assert compare([], [region(11130)], []) == [
-        f"No CSV file has a usable row of an index, with the columns {', '.join(COLUMNS)}."
+        f"No CSV file has a usable index row, with the columns {', '.join(COLUMNS)}."
     ]
