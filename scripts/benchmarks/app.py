@@ -76,7 +76,7 @@ def main() -> None:
             )
             other.get_by_label("Region", exact=True).click()
             other.get_by_role("option").first.click()
-            other.get_by_text("The forecast is being made.").wait_for()
+            other.get_by_text("The forecast is being computed.").wait_for()
             say("click while another user's forecast is made", clicks(page)[:5])
             browser.close()
     finally:

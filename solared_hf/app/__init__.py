@@ -1,10 +1,11 @@
 """The interactive page of `solared app`: forecasts of emerging active regions in the browser.
 
-- What is shown: `regions`, `forecasts`, `uploads`; what the map can show, in words: `channels`.
-- As HTML: `tile_map`, `tile_report`, `alarm_table`; how it looks: `look`; put together: `page`.
-- Served from this machine or from a Space: `serving`; written as the folder of a Space: `space`.
+- Data: `regions`, `forecasts`, `uploads`; names and units of the channels: `channels`.
+- HTML: `tile_map`, `tile_report`, `alarm_table`, `tables`; theme, style sheet and scripts: `look`; the whole: `page`.
+- `serving` serves the page from this machine or from a Space; `space` writes the folder of a Space.
 
-This is a top floor like `solared_hf.cli`: it may import `dataset_builder`, and nothing below imports it.
+`solared_hf.app` and `solared_hf.cli` are the top floor: they may import `dataset_builder`, and no other package
+imports them.
 """
 
 from solared_hf.app.serving import serve

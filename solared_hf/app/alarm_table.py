@@ -1,8 +1,8 @@
-"""The alarms of a region: which tiles, when they were issued, and how early, beside persistence."""
+"""The alarm table: for each tile, when it emerged and when the forecaster and persistence issued an alarm."""
 
 import numpy as np
 
-from solared_hf.app.forecasts import Made
+from solared_hf.app.forecasts import PageForecast
 from solared_hf.app.regions import Region
 from solared_hf.app.tables import html_table, unbroken
 from solared_hf.evaluation.alarms import WARNING_PERIOD
@@ -10,21 +10,23 @@ from solared_hf.evaluation.region_forecast import RegionForecast
 from solared_hf.plotting.style import minute, tile_name
 
 NO_SCALE = (
-    "There are no alarms: their threshold is a share of the intensity range of a train split's regions, and this "
-    "dataset has no train split."
+    "No alarms: their threshold is a share of the intensity range of the train regions, and this dataset has no "
+    "train split."
 )
 
 
-def alarm_table(region: Region, made: Made | None) -> str:
-    """Every tile that emerged or was warned of, in order of time, as HTML; a tile's name chooses it.
+def alarm_table(region: Region, page_forecast: PageForecast | None) -> str:
+    """Return the tiles with an onset or an alarm as an HTML table, in order of time.
+
+    A click on the name of a tile chooses the tile.
 
     Args:
-        region: whose tiles.
-        made: its forecast; None where it is not there yet.
+        region: The region.
+        page_forecast: Forecast of the region; None while it is computed.
     """
-    if made is None or made.forecast is None:
+    if page_forecast is None or page_forecast.forecast is None:
         return ""
-    title, forecast = f"<h2>Alarms of AR{region.timeline.ar_number}</h2>", made.forecast
+    title, forecast = f"<h2>Alarms of AR{region.timeline.ar_number}</h2>", page_forecast.forecast
     if not forecast.alarms:
         return f"{title}<p>{NO_SCALE}</p>"
     rows = [_row(tile, forecast) for tile in _tiles(forecast)]
@@ -38,7 +40,7 @@ def alarm_table(region: Region, made: Made | None) -> str:
 
 
 def onset_in_words(tile: int, forecast: RegionForecast) -> str:
-    """When a tile emerged."""
+    """Return when a tile emerged."""
     onset = forecast.onsets[tile]
     if np.isnat(onset):
         return "none"
@@ -46,7 +48,7 @@ def onset_in_words(tile: int, forecast: RegionForecast) -> str:
 
 
 def alarm_in_words(tile: int, name: str, forecast: RegionForecast) -> str:
-    """When a tile was warned of by one of the forecasters, and how early, as the scores count it."""
+    """Return when the named forecaster issued the alarm of a tile, and how early, as the scores count it."""
     alarms, onset = forecast.alarms[name], forecast.onsets[tile]
     if np.isnat(alarms.issued[tile]):
         return "none"
@@ -62,10 +64,10 @@ def _lead_in_words(hours: float | None, onset: np.datetime64) -> str:
 
 
 def _tiles(forecast: RegionForecast) -> list[int]:
-    """Tiles with an onset or an alarm, in the order of what came first."""
-    moments = np.stack([forecast.onsets, *(alarms.issued for alarms in forecast.alarms.values())])
-    known = np.flatnonzero(~np.isnat(moments).all(axis=0))
-    return sorted(known.tolist(), key=lambda tile: (np.nanmin(moments[:, tile]), tile))
+    """Return the tiles with an onset or an alarm, ordered by whichever came first."""
+    times = np.stack([forecast.onsets, *(alarms.issued for alarms in forecast.alarms.values())])
+    tiles = np.flatnonzero(~np.isnat(times).all(axis=0))
+    return sorted(tiles.tolist(), key=lambda tile: (np.nanmin(times[:, tile]), tile))
 
 
 def _row(tile: int, forecast: RegionForecast) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
-"""What the map can show, in words that people use: the channels and the forecast, their units and their numbers."""
+"""The quantities that the map can show: names and units of the channels and of the forecast, for the page."""
 
 import numpy as np
 
-from solared_hf.app.forecasts import Made
+from solared_hf.app.forecasts import PageForecast
 from solared_hf.app.regions import Region
 from solared_hf.plotting.forecasts import values_at
 from solared_hf.schema import CHANNELS, NUM_TILES, POWER_CHANNELS, TARGET_CHANNEL
 
-# What can be shown beside the channels of the data.
+# Key of the forecast, which the map can show beside the channels of the data.
 FORECAST = "forecast"
 
 NAMES = {
@@ -22,7 +22,7 @@ NAMES = {
 
 
 def in_words(channel: str, value: float) -> str:
-    """A value with its unit, or that there is none.
+    """Return a value with its unit, or that it is missing.
 
     >>> in_words("continuum_intensity", -51234.4), in_words("power_3_4mhz", 1.5e6), in_words("forecast", float("nan"))
     ('-51,234 DN', '1.5 million (m/s)²/Hz', 'no forecast')
@@ -35,16 +35,17 @@ def in_words(channel: str, value: float) -> str:
 
 
 def observed_values(region: Region, channel: str) -> np.ndarray:
-    """(T, 63) all that was observed of a region in a channel; of the forecast, what it forecasts."""
+    """Return the (T, 63) observed values of a channel; for the forecast, of the channel that it forecasts."""
     channel = TARGET_CHANNEL if channel == FORECAST else channel
     return region.timeline.values[:, CHANNELS.index(channel)]
 
 
-def shown_values(region: Region, channel: str, time: np.datetime64, made: Made | None) -> np.ndarray:
-    """(63,) what the map shows of a time, NaN where there is nothing."""
+def shown_values(region: Region, channel: str, time: np.datetime64, page_forecast: PageForecast | None) -> np.ndarray:
+    """Return the (63,) values that the map shows at a time, NaN where a value is missing."""
     times = np.array([time])
     if channel != FORECAST:
         return values_at(times, region.timeline.times, observed_values(region, channel))[0]
-    if made is None or made.forecast is None:
+    if page_forecast is None or page_forecast.forecast is None:
         return np.full(NUM_TILES, np.nan, np.float32)
-    return values_at(times, made.forecast.target_times, made.forecast.forecasts[made.forecast.name])[0]
+    forecast = page_forecast.forecast
+    return values_at(times, forecast.target_times, forecast.forecasts[forecast.name])[0]

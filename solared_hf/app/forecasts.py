@@ -1,4 +1,4 @@
-"""The forecasts that the page shows: made once, one at a time, and kept for everybody."""
+"""The forecasts that the page shows: computed once, one at a time, and kept for all users."""
 
 import weakref
 from dataclasses import dataclass, field
@@ -9,19 +9,19 @@ from solared_hf.errors import SolaredError
 from solared_hf.evaluation.region_forecast import RegionForecast, forecast_region
 from solared_hf.forecasters.base import Forecaster, forecast_file
 
-# Of a region of 240 steps some 300 kB are kept, and 25 kB for every tile that was looked at.
+# A region of 240 steps takes some 300 kB, plus 25 kB for every tile that a user has looked at.
 MOST_KEPT = 100
 
 
 @dataclass(frozen=True)
-class Made:
-    """A forecast that has been made, or why there is none.
+class PageForecast:
+    """The forecast of one region as the page shows it, or the reason why the region cannot be forecast.
 
     Args:
-        forecast: of every step of the region; None where there can be none.
-        file: what `solared predict` writes of it.
-        refusal: why there can be none, with the cure; empty where there is one.
-        pictures: those of the tiles that somebody has looked at, by tile.
+        forecast: Forecast of every step of the region; None if the region cannot be forecast.
+        file: Content of the Parquet file that `solared predict` writes of the forecast.
+        refusal: Why the region cannot be forecast and what to do; empty if `forecast` is given.
+        pictures: SVG pictures of the tiles that a user has looked at, by tile.
     """
 
     forecast: RegionForecast | None
@@ -30,53 +30,53 @@ class Made:
     pictures: dict[int, str] = field(default_factory=dict)
 
 
-class Forecasts:
-    """Forecasts of regions by one forecaster.
+class ForecastCache:
+    """Forecasts of regions by one forecaster, computed when they are first needed.
 
-    They go with their regions: what was made of an upload is gone when the upload is.
+    A forecast is dropped when nothing else refers to its region, so the forecast of an upload goes with the upload.
 
     Args:
-        forecaster: who makes them.
-        alarm_scale_dn: DN of one unit of the alarms' threshold; None for no alarms.
-        most_kept: how many are kept; beyond that the one that was asked for least recently is dropped.
+        forecaster: Forecaster of all regions.
+        alarm_scale_dn: DN of one unit of the alarm threshold; None for no alarms.
+        most_kept: Number of forecasts to keep. Beyond it the least recently used forecast is dropped.
     """
 
     def __init__(self, forecaster: Forecaster, alarm_scale_dn: float | None, most_kept: int = MOST_KEPT):
         self.forecaster = forecaster
         self.alarm_scale_dn = alarm_scale_dn
         self.most_kept = most_kept
-        self._made: weakref.WeakKeyDictionary[Region, Made] = weakref.WeakKeyDictionary()
-        self._reading, self._making = Lock(), Lock()
+        self._forecasts: weakref.WeakKeyDictionary[Region, PageForecast] = weakref.WeakKeyDictionary()
+        self._access, self._computation = Lock(), Lock()
 
     def __len__(self) -> int:
-        """How many are kept."""
-        return len(self._made)
+        """Return the number of forecasts that are kept."""
+        return len(self._forecasts)
 
-    def known(self, region: Region) -> Made | None:
-        """What has been made of a region already, at once; None where nothing has."""
-        with self._reading:
-            made = self._made.pop(region, None)
-            if made is not None:
-                # The dictionary keeps the order in which they were put in.
-                self._made[region] = made
-            return made
+    def get(self, region: Region) -> PageForecast | None:
+        """Return the forecast of a region at once, or None if it has not been computed."""
+        with self._access:
+            forecast = self._forecasts.pop(region, None)
+            if forecast is not None:
+                # Inserted again, because the dictionary keeps the order of insertion.
+                self._forecasts[region] = forecast
+            return forecast
 
-    def make(self, region: Region) -> Made:
-        """What the forecaster says of a region; whoever asks for another one meanwhile waits."""
-        with self._making:
-            made = self.known(region)
-            if made is None:
-                made = self._make(region)
-                with self._reading:
-                    self._made[region] = made
-                    for oldest in list(self._made)[: -self.most_kept]:
-                        del self._made[oldest]
-            return made
+    def make(self, region: Region) -> PageForecast:
+        """Return the forecast of a region, computed if necessary; only one forecast is computed at a time."""
+        with self._computation:
+            forecast = self.get(region)
+            if forecast is None:
+                forecast = self._compute(region)
+                with self._access:
+                    self._forecasts[region] = forecast
+                    for oldest in list(self._forecasts)[: -self.most_kept]:
+                        del self._forecasts[oldest]
+            return forecast
 
-    def _make(self, region: Region) -> Made:
+    def _compute(self, region: Region) -> PageForecast:
         try:
             windows = self.forecaster.windows([region.timeline], require_target=False)
             forecast = forecast_region(self.forecaster, windows, self.alarm_scale_dn)
         except SolaredError as error:
-            return Made(None, refusal=str(error))
-        return Made(forecast, forecast_file(windows, forecast.forecasts[forecast.name]))
+            return PageForecast(None, refusal=str(error))
+        return PageForecast(forecast, forecast_file(windows, forecast.forecasts[forecast.name]))

@@ -1,8 +1,8 @@
-"""How the page looks and what it does in the browser: theme, style sheet, and the few scripts."""
+"""Theme, style sheet and scripts of the page."""
 
 import gradio as gr
 
-# No fonts from elsewhere: the page loads nothing from any other server.
+# Only fonts of the system, because the page loads nothing from other servers.
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif"]
 THEME = gr.themes.Default(
     primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"]
@@ -18,7 +18,7 @@ STYLE_SHEET = """
 .prose .notice { border-left: 4px solid #0072B2; padding: .2rem .6rem; overflow-wrap: anywhere; }
 .prose .notice[role=alert] { border-color: #D55E00; }
 
-/* The label of the time says it in words; the number of a step would say nothing. */
+/* The label gives the time in words; the number of the step is hidden. */
 #time .tab-like-container, #time .min_value, #time .max_value { display: none; }
 #time .slider_input_container { padding-top: .4rem; }
 
@@ -30,7 +30,7 @@ STYLE_SHEET = """
 }
 .prose .tile.white-text { color: #fff; }
 .tile:hover { outline: 2px solid #888; }
-/* Black between white is seen on every colour and on every page. */
+/* A black line between white lines is visible on every colour. */
 .tile[aria-pressed=true], .tile:focus-visible { position: relative; box-shadow: inset 0 0 0 2px #fff, 0 0 0 5px #fff; }
 .tile[aria-pressed=true] { outline: 3px solid #000; z-index: 1; }
 .tile:focus-visible { outline: 3px dashed #D55E00; z-index: 2; }
@@ -52,7 +52,7 @@ STYLE_SHEET = """
 .prose th, .prose td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; }
 .prose th { font-weight: 600; }
 .prose .unbroken { white-space: nowrap; color: inherit; }
-/* What is too wide all the same is moved by itself, never the page. */
+/* A table that is too wide scrolls by itself; the page does not. */
 .wide { overflow-x: auto; }
 .prose .link { background: none; border: 0; padding: 0; font: inherit; text-align: left; text-decoration: underline; }
 .prose .link { color: var(--link-text-color); cursor: pointer; }
@@ -68,8 +68,8 @@ STYLE_SHEET = """
 }
 """
 
-# One tile is pressed and in the order of the tabulator, as in every grid; the others are reached by the arrows. The
-# choice is noted, with its region, where no answer to an earlier choice overwrites it.
+# The chosen tile is pressed and takes the focus of the Tab key; arrow keys reach the other tiles. The choice is stored
+# with its region on an element that the answer to an earlier choice does not replace.
 _PRESS = """
 const press = tile => {
   const map = document.querySelector('#map');
@@ -117,7 +117,7 @@ element.addEventListener('click', event => {
 """
 )
 
-# What is shown, and the tile that was chosen last of the region that is.
+# Returns what the page shows, and the last chosen tile of the region that is shown.
 VIEW = """(region, channel, time) => {
   const map = document.querySelector('#map'), shown = map.querySelector('[data-shown]').dataset.shown;
   const [shownRegion] = shown.split(' ');
@@ -127,12 +127,12 @@ VIEW = """(region, channel, time) => {
   return [region, channel, time, {tile: Number(chosenRegion === shownRegion ? chosen : pressed), shown}];
 }"""
 
-# What changes here is read out.
+# Screen readers read out the changes.
 LIVE_SCRIPT = "element.setAttribute('aria-live', 'polite');"
 
 
 def notice_script(most_megabytes: int) -> str:
-    """Stops an upload that would be refused for its size before its first byte is sent, and triggers `too_large`."""
+    """Return a script that stops a too large upload before it is sent and triggers the event `too_large`."""
     return f"""
 {LIVE_SCRIPT}
 document.addEventListener('change', event => {{

@@ -1,4 +1,4 @@
-"""The regions that can be chosen on the page: those of a dataset, or of the simulated Sun."""
+"""The regions of the page: the regions of a dataset, or of the simulated Sun."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,15 @@ from solared_hf.schema import NUM_TILES
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A region on the page. Each is itself alone, whatever it holds: what one user uploads is nobody else's.
+    """A region on the page.
+
+    Regions are compared by identity, so two users who upload the same file have two regions.
 
     Args:
-        timeline: what was observed.
-        label: what the list of regions calls it.
-        times: (S,) datetime64[ms], naive TAI, increasing: the observed steps, and those that forecasts are for.
-        noaa_emergence_time: when NOAA first reported it, UTC; None where that is not known.
+        timeline: The observation.
+        label: Name in the list of regions.
+        times: (S,) datetime64[ms] array, naive TAI, increasing: the observed steps and the target times of forecasts.
+        noaa_emergence_time: Time at which NOAA first reported the region, UTC; None if unknown.
     """
 
     timeline: Timeline
@@ -36,9 +38,9 @@ class Region:
 
     @cached_property
     def first_view(self) -> tuple[int, int]:
-        """What the page shows first: index of the time at which a tile was darkest, and that tile.
+        """Step (index into `times`) and tile that the page shows first: the darkest tile of all times.
 
-        Where no intensity was observed, the first step and the tile in the middle.
+        If no intensity was observed, the first step and the tile in the middle.
         """
         intensity = self.timeline.intensity
         if np.isnan(intensity).all():
@@ -49,14 +51,14 @@ class Region:
 
 @dataclass(frozen=True)
 class Collection:
-    """All regions that every user sees.
+    """The regions that every user sees.
 
     Args:
-        name: what the page calls the data.
-        simulated: whether the regions are simulated, which the page then says.
-        regions: by AR number, as text, in ascending order.
-        first: key of the one that the page shows first.
-        alarm_scale_dn: DN of one unit of the alarms' threshold; None where there is no train split to take it from.
+        name: Name of the data on the page.
+        simulated: True if the regions are simulated; the page then says so.
+        regions: Regions by AR number as text, in ascending order.
+        first: Key of the region that the page shows first.
+        alarm_scale_dn: DN of one unit of the alarm threshold; None if the data have no train split.
     """
 
     name: str
@@ -69,10 +71,10 @@ class Collection:
 def region_to_show(
     forecaster: Forecaster, timeline: Timeline, label: str, noaa_emergence_time: datetime | None = None
 ) -> Region:
-    """A region with the times that its forecasts are for.
+    """Return a region whose times include the target times of its forecasts.
 
     Raises:
-        SolaredError: the forecaster can forecast no step of it.
+        SolaredError: If the forecaster cannot forecast any step of the region.
     """
     windows = forecaster.windows([timeline], require_target=False)
     wanted, cadence = windows.target_times, np.timedelta64(timeline.cadence)
@@ -81,10 +83,10 @@ def region_to_show(
 
 
 def simulated_sun(forecaster: Forecaster) -> Collection:
-    """The embedded simulated regions, made in memory.
+    """Return the regions of the simulated Sun, computed in memory.
 
     Raises:
-        SolaredError: the forecaster can forecast none of them.
+        SolaredError: If the forecaster cannot forecast any of them.
     """
     timelines = {number: simulate_region(number) for number in SIMULATED_REGIONS}
     splits = {number: split_of(number) for number in timelines}
@@ -92,10 +94,15 @@ def simulated_sun(forecaster: Forecaster) -> Collection:
 
 
 def regions_of_dataset(dataset: str | Path, revision: str | None, forecaster: Forecaster) -> Collection:
-    """All regions of a dataset folder or repository; the arguments are those of `load_timelines`.
+    """Return all regions of a dataset.
+
+    Args:
+        dataset: Folder, or repository on the Hub.
+        revision: Branch, tag or commit of a repository; `main` by default.
+        forecaster: The forecaster of the page.
 
     Raises:
-        SolaredError: there is no such dataset, or the forecaster can forecast none of its regions.
+        SolaredError: If the dataset is missing, or the forecaster cannot forecast any of its regions.
     """
     revision = pinned_revision(dataset, revision)
     identity = dataset_identity(dataset, revision)
@@ -121,12 +128,12 @@ def _collection(
         try:
             regions[str(number)] = region_to_show(forecaster, timeline, label, noaa)
         except SolaredError as error:
-            # It can still be looked at; the page says why there is no forecast of it.
+            # The page still shows the observation, and says why the region cannot be forecast.
             regions[str(number)] = Region(timeline, label, timeline.times, noaa)
             refusals.append(error)
     if len(refusals) == len(regions):
-        raise refusals[0] if refusals else SolaredError(f"The dataset {name} has no region; build it again.")
+        raise refusals[0] if refusals else SolaredError(f"The dataset {name} has no region. Build the dataset again.")
     train = [timeline for timeline in timelines if splits[timeline.ar_number] == "train"]
-    # A model has learned from the train split, so what it says of a region of the test split tells more.
+    # Show a test region first, because a model has seen the train regions.
     first = min(regions, key=lambda key: splits[int(key)] != "test")
     return Collection(name, simulated, regions, first, alarm_scale(train) if train else None)

@@ -1,10 +1,11 @@
-"""The page as a folder that is ready to be pushed as a Space of the Hub: https://huggingface.co/docs/hub/spaces."""
+"""The page as a folder to push to a Space on the Hub: https://huggingface.co/docs/hub/spaces."""
 
 import shutil
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import SpaceCardData
 
@@ -22,8 +23,8 @@ _TAGS = ["heliophysics", "space-weather", "solar-active-regions", "solared"]
 _BODY = """
 # SOLARED: forecast of emerging solar active regions
 
-An interactive page: the map of every tile, what was observed and what is forecast, and the alarms beside persistence.
-It was written by `solared app --export`; `python app.py` runs it on a machine of yours.
+An interactive page: a map of every tile, observed and forecast intensity, and alarms beside those of persistence.
+`solared app --export` wrote this folder; `python app.py` runs the page on your own machine.
 """
 
 
@@ -34,14 +35,16 @@ def export_space(
     model_revision: str | None = None,
     dataset_revision: str | None = None,
 ) -> None:
-    """Write the folder of a Space. A model or dataset in a local folder is copied, other names stay names.
+    """Write the folder of a Space.
+
+    A model or dataset in a local folder is copied into the Space; a repository on the Hub is named in `app.py`.
 
     Args:
-        folder: new, empty, or of an earlier export, which is replaced as a whole.
-        model, dataset, model_revision, dataset_revision: as `serving.serve` takes them.
+        folder: A new or empty folder, or the folder of an earlier export, which is replaced as a whole.
+        model, dataset, model_revision, dataset_revision: The same as in `serving.serve`.
 
     Raises:
-        SolaredError: the folder holds something else or cannot be written, or what is to be copied is not whole.
+        SolaredError: If the folder holds other files or cannot be written, or the model or the dataset is incomplete.
     """
     _check_replaceable(folder)
     names = {"model": model, "model_revision": model_revision}
@@ -49,25 +52,25 @@ def export_space(
     arguments = {name: repr(value) for name, value in names.items() if value is not None}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, so that all of it takes the name in one rename.
+        # In the same parent folder, so that one rename moves the finished Space into place.
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            made = Path(temporary) / "space"
+            space = Path(temporary) / "space"
             if Path(model).is_dir():
-                _copy(model_to_push(Path(model), MODEL_FOLDER), made / MODEL_FOLDER)
+                _copy(model_to_push(Path(model), MODEL_FOLDER), space / MODEL_FOLDER)
                 arguments["model"] = f'here / "{MODEL_FOLDER}"'
             if dataset is not None and Path(dataset).is_dir():
                 with dataset_to_push(Path(dataset), DATASET_FOLDER) as content:
-                    _copy(content, made / DATASET_FOLDER)
+                    _copy(content, space / DATASET_FOLDER)
                 arguments["dataset"] = f'here / "{DATASET_FOLDER}"'
-            write_atomically(made / _APP_NAME, _app(arguments))
-            write_atomically(made / _REQUIREMENTS_NAME, f"solared-hf[app]=={version('solared-hf')}\n")
-            write_atomically(made / CARD_NAME, _card(model, dataset))
+            write_atomically(space / _APP_NAME, _app(arguments))
+            write_atomically(space / _REQUIREMENTS_NAME, f"solared-hf[app]=={version('solared-hf')}\n")
+            write_atomically(space / CARD_NAME, _card(model, dataset))
             if folder.exists():
                 folder.rename(Path(temporary) / "before")
-            made.rename(folder)
+            space.rename(folder)
     except OSError as error:
         raise SolaredError(
-            f"Could not write {folder} ({error.strerror or error}); make room or choose another folder."
+            f"Could not write {folder} ({error.strerror or error}). Free some space, or choose another folder."
         ) from error
 
 
@@ -79,7 +82,7 @@ def _check_replaceable(folder: Path) -> None:
         if not found or (found <= names and app.is_file() and app.read_text().startswith(_FIRST_LINE)):
             return
     if folder.exists():
-        raise SolaredError(f"{folder} holds something else than a Space of ours; name a new folder with --export.")
+        raise SolaredError(f"{folder} holds other files than an exported Space. Name a new folder with --export.")
 
 
 def _copy(content: Content, folder: Path) -> None:
@@ -101,7 +104,7 @@ def _app(arguments: dict[str, str]) -> str:
 
 
 def _card(model: str, dataset: str | None) -> str:
-    repositories = {
+    repositories: dict[str, Any] = {
         kind: [name]
         for kind, name in (("models", model), ("datasets", dataset))
         if name is not None and "/" in name and not Path(name).is_dir()

@@ -1,4 +1,4 @@
-"""Tables as HTML, which stay readable on a telephone: dates and numbers of tiles are never broken."""
+"""HTML tables that stay readable on a phone: dates, values and names of tiles are never broken."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ _UNBROKEN = re.compile(r"\d{4}-\d\d-\d\d|(?:row|column|AR) ?\d+|-?[\d,.]+ (?:DN|
 
 
 def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table with a head, whose first column names the rows.
+    """Return a table with a head row; the first column names the rows.
 
     Args:
-        heads: texts, one a column; an empty one for a column without a name.
-        rows: the first cell of each is HTML, the others are texts.
+        heads: Text of each column; an empty text for a column without a name.
+        rows: Cells of each row: the first cell is HTML, the others are text.
     """
     head = "".join(f'<th scope="col">{unbroken(text)}</th>' if text else "<td></td>" for text in heads)
     body = "".join(
@@ -23,5 +23,5 @@ def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def unbroken(text: str) -> str:
-    """A text as HTML, in which lines break nowhere within dates, values and names of tiles."""
+    """Return a text as HTML in which no line breaks within a date, a value or the name of a tile."""
     return _UNBROKEN.sub(r'<span class="unbroken">\g<0></span>', escape(text))

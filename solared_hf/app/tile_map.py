@@ -1,38 +1,38 @@
-"""The map of a region's tiles: a grid of buttons, in colours that colour-blind readers can read, each with its value.
+"""The map of the tiles of a region: a grid of buttons in colours that colour-blind readers can tell apart.
 
-North is up and east at the left, as in every picture of the Sun.
+North is up and east is left, as in every picture of the Sun. The label of each button gives the value of the tile.
 """
 
 from html import escape
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import Normalize, to_hex
+from matplotlib.colors import Colormap, Normalize, to_hex
 
 from solared_hf.app.channels import NAMES, in_words, observed_values, shown_values
-from solared_hf.app.forecasts import Made
+from solared_hf.app.forecasts import PageForecast
 from solared_hf.app.regions import Region
 from solared_hf.plotting.style import channel_colours, minute, tile_name
-from solared_hf.schema import TILE_COLUMNS, TILE_ROWS
+from solared_hf.schema import NUM_TILES, TILE_COLUMNS, TILE_ROWS
 
 _LEGEND_COLOURS = 11
 
 
-def tile_map(region: Region, channel: str, step: int, tile: int, made: Made | None) -> str:
-    """The map of a channel at one time, as HTML.
+def tile_map(region: Region, channel: str, step: int, tile: int, page_forecast: PageForecast | None) -> str:
+    """Return the map of a channel at one time, as HTML.
 
     Args:
-        region: whose tiles.
-        channel: one of `channels.NAMES`.
-        step: index into the region's times.
-        tile: the chosen one, 0..62.
-        made: its forecast; None where it is not there yet.
+        region: The region.
+        channel: A key of `channels.NAMES`.
+        step: Index of the time in `region.times`.
+        tile: The chosen tile, 0..62.
+        page_forecast: Forecast of the region; None while it is computed.
     """
     time = region.times[step]
     colours, lowest, largest = channel_colours(channel, observed_values(region, channel))
     palette, scale = colormaps[colours], Normalize(lowest, largest, clip=True)
-    values = shown_values(region, channel, time, made)
-    emerged, warned = _happened(made, time)
+    values = shown_values(region, channel, time, page_forecast)
+    emerged, warned = _emerged_and_warned(page_forecast, time)
 
     cells = []
     for row in reversed(range(TILE_ROWS)):
@@ -64,24 +64,25 @@ def tile_map(region: Region, channel: str, step: int, tile: int, made: Made | No
     )
 
 
-def _happened(made: Made | None, time: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
-    """(63,) bool each: the tile had emerged by then, and the forecaster had warned of it."""
-    nothing = np.zeros(TILE_ROWS * TILE_COLUMNS, bool)
-    if made is None or made.forecast is None:
-        return nothing, nothing
-    alarms = made.forecast.alarms.get(made.forecast.name)
+def _emerged_and_warned(page_forecast: PageForecast | None, time: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
+    """Return two (63,) bool arrays: the tile had emerged by then, and the forecaster had issued an alarm."""
+    none = np.zeros(NUM_TILES, bool)
+    if page_forecast is None or page_forecast.forecast is None:
+        return none, none
+    forecast = page_forecast.forecast
+    alarms = forecast.alarms.get(forecast.name)
     # A comparison with NaT is false.
-    return made.forecast.onsets <= time, nothing if alarms is None else alarms.issued <= time
+    return forecast.onsets <= time, none if alarms is None else alarms.issued <= time
 
 
-def _coloured(colour: tuple[float, ...]) -> str:
-    """Class and style of a tile, so that the marks on it can be read."""
+def _coloured(colour: tuple[float, float, float, float]) -> str:
+    """Return class and style of a tile; the text is white on dark colours so that the marks can be read."""
     red, green, blue, _ = colour
     white = " white-text" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else ""
     return f'class="tile{white}" style="background-color:{to_hex(colour)}"'
 
 
-def _legend(palette, channel: str, lowest: float, largest: float) -> str:
+def _legend(palette: Colormap, channel: str, lowest: float, largest: float) -> str:
     stops = ",".join(to_hex(palette(part)) for part in np.linspace(0, 1, _LEGEND_COLOURS))
     numbers = "".join(
         f"<span>{in_words(channel, value)}</span>" for value in (lowest, (lowest + largest) / 2, largest)

@@ -94,7 +94,7 @@ def _write(pictures, folder: Path) -> None:
 
     if folder.is_file():
         raise SolaredError(f"{folder} is a file; name a folder for --output.")
-    for picture in pictures.made:
+    for picture in pictures.pictures:
         write_atomically(folder / picture.name, as_png(picture.figure))
         print(f"{folder / picture.name}: {picture.caption}")
     if pictures.left_out:

@@ -1,4 +1,4 @@
-"""Pictures: of forecasts, of training, of scores and of a dataset. Arrays in, matplotlib figures out, with units."""
+"""Figures of forecasts, of training, of scores and of a dataset: arrays in, matplotlib figures with units out."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""All pictures of a dataset: those that can be made of what is known of its regions."""
+"""All figures of a dataset that can be drawn from the known facts of its regions."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,13 +32,13 @@ def dataset_pictures(
     """Draw a dataset.
 
     Args:
-        catalog: rows of the `catalog` config (`schema.catalog_features`), one a region.
-        timelines: the regions of the catalog.
-        simulated: whether they are simulated, which every picture then says.
-        ar_number: region whose timeline is shown; by default the one of the first split that darkens most.
+        catalog: Rows of the `catalog` config (`schema.catalog_features`), one per region.
+        timelines: The regions of the catalog.
+        simulated: True if the regions are simulated; every figure then says so.
+        ar_number: Region whose timeline is shown; by default the region of the first split that darkens most.
 
     Raises:
-        SolaredError: there is no region of that number.
+        SolaredError: If the dataset has no region of that number.
     """
     rows = sorted(catalog, key=lambda row: (SPLITS.index(row["split"]), row["ar_number"]))
     by_number = {timeline.ar_number: timeline for timeline in timelines}
@@ -47,13 +47,15 @@ def dataset_pictures(
     shown = _shown_region([region for region, split in zip(regions, splits, strict=True) if split == splits[0]])
     if ar_number is not None:
         if ar_number not in by_number:
-            raise SolaredError(f"The dataset has no region AR{ar_number}; it has {', '.join(map(str, by_number))}.")
+            raise SolaredError(
+                f"The dataset has no region AR{ar_number}. Choose one of {', '.join(map(str, by_number))}."
+            )
         shown = by_number[ar_number]
 
     pictures, left_out = _noaa_pictures(rows, splits)
     facts = {axes: _column(rows, name) for name, axes in _NOAA_AXES.items()} | _measured_facts(regions)
     left_out += [f"boxplots of {name}" for (name, _), values in facts.items() if np.isnan(values).all()]
-    facts = {
+    known_facts = {
         textwrap.fill(f"{name} ({unit})", _LABEL_CHARACTERS): values
         for (name, unit), values in facts.items()
         if not np.isnan(values).all()
@@ -61,31 +63,31 @@ def dataset_pictures(
     pictures += [
         Picture(
             "distributions.png",
-            plot_distributions(facts, splits),
+            plot_distributions(known_facts, splits),
             "The regions by split. Boxes are quartiles, whiskers reach the extremes, each mark is a region. Flux and "
-            "intensity are the extremes over all tiles and steps; hours are those of the steps without any NaN.",
+            "intensity are the extremes over all tiles and steps; hours count the steps without any NaN.",
         ),
         Picture(
             f"timeline_AR{shown.ar_number}.png",
             plot_timeline(shown, f"AR{shown.ar_number}"),
-            f"Intensity and flux of every tile of AR{shown.ar_number}. {WITHIN_COLOURS} % are within the "
-            "range of the colours.",
+            f"Intensity and flux of every tile of AR{shown.ar_number}. The colours span {WITHIN_COLOURS} % "
+            "of the values.",
         ),
         Picture(
             "availability.png",
             plot_availability(regions, splits),
-            "What was observed of each region, step by step.",
+            "Observed and missing steps of each region.",
         ),
     ]
     if simulated:
         for picture in pictures:
             mark_as_simulated(picture.figure)
-    why = "Left out, because the catalog has no NOAA facts for them: "
-    return Pictures(pictures, f"{why}{', '.join(left_out)}." if left_out else "")
+    reason = "Left out, because the catalog lacks the NOAA facts: "
+    return Pictures(pictures, f"{reason}{', '.join(left_out)}." if left_out else "")
 
 
 def _noaa_pictures(rows: Sequence[Mapping], splits: np.ndarray) -> tuple[list[Picture], list[str]]:
-    """Those that show nothing but what NOAA reports, and the names of those of which nothing is known."""
+    """Return the figures of the NOAA facts, and the names of the figures whose facts are unknown."""
     pictures, left_out = [], []
     times = np.array([row["noaa_emergence_time"] for row in rows], dtype="datetime64[ms]")
     latitudes = _column(rows, "noaa_latitude")
@@ -112,9 +114,9 @@ def _shown_region(regions: Sequence[Timeline]) -> Timeline:
 
 
 def _measured_facts(regions: Sequence[Timeline]) -> dict[tuple[str, str], np.ndarray]:
-    """What the timelines themselves say of each region, by name and unit."""
+    """Return facts of each region computed from its timeline, by name and unit."""
     flux = CHANNELS.index("unsigned_magnetic_flux")
-    facts = {
+    facts: dict[tuple[str, str], list] = {
         ("largest flux of a tile", "G"): [np.nanmax(region.values[:, flux]) for region in regions],
         ("lowest intensity of a tile", "DN"): [np.nanmin(region.intensity) for region in regions],
         ("observed in all tiles", "hours"): [
@@ -125,7 +127,7 @@ def _measured_facts(regions: Sequence[Timeline]) -> dict[tuple[str, str], np.nda
 
 
 def _column(rows: Sequence[Mapping], name: str) -> np.ndarray:
-    """One fact of each region, NaN where it is not known."""
+    """Return one fact of each region, with NaN for unknown values."""
     return np.array([row[name] for row in rows], dtype=np.float64)
 
 

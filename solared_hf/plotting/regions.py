@@ -1,4 +1,4 @@
-"""Pictures of a dataset: where and when its regions emerged, what they look like, and what was observed of them."""
+"""Figures of a dataset: where and when its regions emerged, their values, and their missing steps."""
 
 from collections.abc import Mapping
 
@@ -32,11 +32,11 @@ _INCHES_A_REGION = 0.19
 
 @styled()
 def plot_latitudes(times: np.ndarray, latitudes: np.ndarray, splits: np.ndarray) -> Figure:
-    """The butterfly diagram: latitude against time of emergence.
+    """Draw the butterfly diagram: latitude against time of emergence.
 
     Args:
-        times: (R,) datetime64, UTC.
-        latitudes: (R,) degrees, north positive.
+        times: (R,) datetime64 array, UTC.
+        latitudes: (R,) array in degrees, north positive.
         splits: (R,) names of splits.
     """
     figure = Figure(figsize=(WIDTH, 4.5))
@@ -63,15 +63,15 @@ def plot_latitudes(times: np.ndarray, latitudes: np.ndarray, splits: np.ndarray)
 
 @styled()
 def plot_lifetimes(days: np.ndarray, splits: np.ndarray) -> Figure:
-    """How many regions lived for how many days.
+    """Draw a histogram of the lifetimes of the regions.
 
     Args:
-        days: (R,) whole days from the first report with the region to the last, both counted.
+        days: (R,) whole days from the first to the last report of the region, both counted.
         splits: (R,) names of splits.
     """
     figure = Figure(figsize=(WIDTH, 4))
     axes = figure.subplots()
-    edges = np.arange(days.min(), days.max() + 2) - 0.5
+    edges = (np.arange(days.min(), days.max() + 2) - 0.5).tolist()
     names = _splits(splits)
     axes.hist(
         [days[splits == split] for split in names],
@@ -91,10 +91,10 @@ def plot_lifetimes(days: np.ndarray, splits: np.ndarray) -> Figure:
 
 @styled()
 def plot_distributions(facts: Mapping[str, np.ndarray], splits: np.ndarray) -> Figure:
-    """Boxplots by split, one panel a fact, each region a dot; whiskers go to the extremes.
+    """Draw boxplots by split, one panel per fact; each dot is a region, and whiskers reach the extremes.
 
     Args:
-        facts: (R,) by label of the axis, unit included; NaN where not known.
+        facts: (R,) values by axis label with unit; NaN where unknown.
         splits: (R,) names of splits.
     """
     names = _splits(splits)
@@ -134,7 +134,7 @@ def plot_distributions(facts: Mapping[str, np.ndarray], splits: np.ndarray) -> F
 
 @styled()
 def plot_timeline(timeline: Timeline, title: str) -> Figure:
-    """Every tile of a region against time: continuum intensity and unsigned magnetic flux; grey is not observed."""
+    """Draw continuum intensity and unsigned magnetic flux of every tile against time; missing values are grey."""
     times, values = regular_steps(timeline)
     half = np.timedelta64(timeline.cadence) / 2
     edges = np.append(times - half, times[-1] + half)
@@ -166,11 +166,11 @@ def plot_timeline(timeline: Timeline, title: str) -> Figure:
 
 @styled()
 def plot_availability(timelines: list[Timeline], splits: np.ndarray) -> Figure:
-    """What was observed of each region, step by step from its first: everything, a part of the tiles, or nothing.
+    """Draw for each step of each region whether everything, a part or nothing was observed.
 
     Args:
         timelines: R regions, in the order of the rows from the top.
-        splits: (R,) names of their splits.
+        splits: (R,) names of the splits of the regions.
     """
     figure = Figure(figsize=(WIDTH, 1.6 + _INCHES_A_REGION * len(timelines)))
     axes = figure.subplots()
@@ -213,11 +213,11 @@ def plot_availability(timelines: list[Timeline], splits: np.ndarray) -> Figure:
 
 
 def regular_steps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
-    """A timeline with a step at every cadence.
+    """Return the times and values of a timeline with one step per cadence.
 
     Returns:
-        (S,) datetime64[ms] and (S, 6, 63) with NaN in the steps that gaps swallow. A step off the beat, as after some
-        gaps, is found at the nearest.
+        (S,) datetime64[ms] array, and (S, 6, 63) array with NaN in the missing steps. A step off the cadence, as after
+        some gaps, is moved to the nearest step.
     """
     cadence = np.timedelta64(timeline.cadence)
     steps = np.round((timeline.times - timeline.times[0]) / cadence).astype(int)
@@ -227,17 +227,17 @@ def regular_steps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _splits(splits: np.ndarray) -> list[str]:
-    """Those that occur, in the order of the vocabulary."""
+    """Return the splits that occur, in the order train, validation, test."""
     return [split for split in SPLIT_COLOURS if (splits == split).any()]
 
 
 def _spread(count: int) -> np.ndarray:
-    """Sideways places of dots, the same for the same number, so that equal values do not hide each other."""
+    """Return offsets of dots to the side, so that equal values do not hide each other; always the same offsets."""
     return 0.2 * np.sin(2.4 * np.arange(count))
 
 
 def _label_tile_rows(axes: Axes) -> None:
-    axes.set_yticks((np.arange(TILE_ROWS) + 0.5) * TILE_COLUMNS, range(1, TILE_ROWS + 1))
+    axes.set_yticks((np.arange(TILE_ROWS) + 0.5) * TILE_COLUMNS, list(map(str, range(1, TILE_ROWS + 1))))
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
     for row in range(1, TILE_ROWS):

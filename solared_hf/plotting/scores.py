@@ -1,7 +1,8 @@
-"""Pictures of scores: where, when and how far ahead forecasts err, and how honest their quantiles are."""
+"""Figures of scores: errors by tile, region and lead, and the reliability of quantiles."""
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,24 +23,25 @@ _TITLE_WIDTH = 24
 
 @styled()
 def plot_error_by_lead(
-    errors: Mapping[str, np.ndarray], hours: np.ndarray, everyone: Collection[str] | None = None
+    errors: Mapping[str, np.ndarray], hours: np.ndarray, all_names: Collection[str] | None = None
 ) -> Figure:
-    """Error against how far ahead a forecast speaks, counted from the last input and from when it could be issued.
+    """Draw the error against the lead, counted from the last input step and from the issue of the forecast.
 
-    Errors far above those of persistence are off the scale, which the legend then says.
+    Errors far above the error of persistence are off the scale; the legend says so.
 
     Args:
-        errors: (S,) root mean squared errors in DN by forecaster, NaN where it says nothing.
-        hours: (S,) after the last input step.
-        everyone: all forecasters of the benchmark, where not all are drawn, so that each looks alike in all pictures.
+        errors: (S,) root mean squared errors in DN by forecaster, NaN where a forecaster gives none.
+        hours: (S,) hours after the last input step.
+        all_names: Names of all forecasters of the benchmark, so that a forecaster has the same style in every figure;
+            by default the names in `errors`.
     """
     figure = Figure(figsize=(WIDTH, 6))
     axes = figure.subplots()
     top = _FAR_ABOVE * np.nanmax(_reference(errors))
-    for (name, of_forecaster), style in zip(errors.items(), _styles(errors, everyone), strict=True):
-        least = np.nanmin(of_forecaster)
+    for (name, error), style in zip(errors.items(), _styles(errors, all_names), strict=True):
+        least = np.nanmin(error)
         label = name if least < top else f"{name} (off the scale, from {least:.0f} DN)"
-        axes.plot(hours, of_forecaster, markersize=5, label=label, **style)
+        axes.plot(hours, error, markersize=5, label=label, **style)
     delay = AVAILABILITY_DELAY.total_seconds() / 3600
     axes.axvspan(0, delay, color=GREY, alpha=0.2, linewidth=0, label="before it could be issued")
     axes.set(
@@ -48,7 +50,9 @@ def plot_error_by_lead(
         xlabel="time after the last input step (h)",
         ylabel="root mean squared error (DN)",
     )
-    lead = axes.secondary_xaxis("top", functions=(lambda time: time - delay, lambda time: time + delay))
+    lead = axes.secondary_xaxis(
+        "top", functions=(lambda time: np.subtract(time, delay), lambda time: np.add(time, delay))
+    )
     lead.set_xlabel("time after the forecast could be issued (h)")
     for axis in (axes.xaxis, lead.xaxis):
         axis.set_major_locator(MaxNLocator(steps=[1, 2, 4, 6, 10]))
@@ -57,20 +61,22 @@ def plot_error_by_lead(
 
 
 @styled()
-def plot_skill_by_region(skills: Mapping[str, Mapping[int, float]], everyone: Collection[str] | None = None) -> Figure:
-    """Skill in each region, a dot for each forecaster; persistence is the line at 0.
+def plot_skill_by_region(
+    skills: Mapping[str, Mapping[int, float]], all_names: Collection[str] | None = None
+) -> Figure:
+    """Draw the skill in each region, one dot per forecaster; persistence is the line at 0.
 
     Args:
-        skills: by forecaster and AR number.
-        everyone: see `plot_error_by_lead`.
+        skills: Skill by forecaster and AR number.
+        all_names: The same as in `plot_error_by_lead`.
     """
     numbers = sorted({number for by_region in skills.values() for number in by_region})
     figure = Figure(figsize=(WIDTH, 2 + 0.15 * len(skills) + _INCHES_A_REGION * len(numbers)))
     axes = figure.subplots()
     axes.axvline(0, color=BLACK, linestyle="--", label="persistence")
-    # Side by side, so that equal skills do not hide each other.
-    offsets = np.linspace(-0.3, 0.3, len(skills)) if len(skills) > 1 else [0.0]
-    for (name, by_region), style, offset in zip(skills.items(), _styles(skills, everyone), offsets, strict=True):
+    # Dots are side by side, so that equal skills do not hide each other.
+    offsets = np.linspace(-0.3, 0.3, len(skills)) if len(skills) > 1 else np.zeros(1)
+    for (name, by_region), style, offset in zip(skills.items(), _styles(skills, all_names), offsets, strict=True):
         places = [numbers.index(number) + offset for number in by_region]
         dots = style | {"linestyle": "none", "markersize": 9, "markeredgecolor": "white"}
         axes.plot(list(by_region.values()), places, label=name, **dots)
@@ -93,19 +99,19 @@ def plot_skill_by_region(skills: Mapping[str, Mapping[int, float]], everyone: Co
 def plot_reliability(
     levels: Mapping[str, Sequence[float]],
     frequencies: Mapping[str, np.ndarray],
-    everyone: Collection[str] | None = None,
+    all_names: Collection[str] | None = None,
 ) -> Figure:
-    """How often the observation was at or below each quantile; reliable quantiles lie on the diagonal.
+    """Draw how often the observation was at or below each quantile; reliable quantiles lie on the diagonal.
 
     Args:
-        levels: of the quantiles, between 0 and 1, by forecaster.
-        frequencies: (levels,) observed, by forecaster.
-        everyone: see `plot_error_by_lead`.
+        levels: Levels of the quantiles, between 0 and 1, by forecaster.
+        frequencies: (levels,) observed frequencies by forecaster.
+        all_names: The same as in `plot_error_by_lead`.
     """
     figure = Figure(figsize=(WIDTH * 0.7, WIDTH * 0.75))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=BLACK, linestyle="--", label="reliable")
-    for (name, observed), style in zip(frequencies.items(), _styles(frequencies, everyone), strict=True):
+    for (name, observed), style in zip(frequencies.items(), _styles(frequencies, all_names), strict=True):
         axes.plot(levels[name], observed, markersize=8, label=name, **style)
     axes.set(
         xlim=(0, 1),
@@ -120,25 +126,25 @@ def plot_reliability(
 
 @styled()
 def plot_error_by_tile(errors: Mapping[str, np.ndarray]) -> Figure:
-    """A map of the error of each forecaster, all in the scale of persistence; south is below, east at the left.
+    """Draw a map of the error of each forecaster in the colour scale of persistence; south is down, east is left.
 
     Args:
-        errors: (63,) root mean squared errors in DN, NaN where a tile was never observed.
+        errors: (63,) root mean squared errors in DN by forecaster, NaN where a tile was never observed.
     """
     columns = min(len(errors), _MAPS_IN_A_ROW)
     rows = -(-len(errors) // columns)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.4 * rows))
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     largest = np.nanmax(_reference(errors))
-    for axes, (name, of_forecaster) in zip(panels.flat, errors.items(), strict=False):
+    for axes, (name, error) in zip(panels.flat, errors.items(), strict=False):
         image = axes.imshow(
-            np.reshape(of_forecaster, (TILE_ROWS, TILE_COLUMNS)), origin="lower", cmap="viridis", vmin=0, vmax=largest
+            np.reshape(error, (TILE_ROWS, TILE_COLUMNS)), origin="lower", cmap="viridis", vmin=0, vmax=largest
         )
-        # Broken, for names of models are longer than a map is wide.
+        # Long names of models are broken into lines as wide as the map.
         axes.set_title(textwrap.fill(name, _TITLE_WIDTH))
         axes.grid(visible=False)
         axes.set_xticks(range(TILE_COLUMNS))
-        axes.set_yticks(range(TILE_ROWS), range(1, TILE_ROWS + 1))
+        axes.set_yticks(range(TILE_ROWS), list(map(str, range(1, TILE_ROWS + 1))))
     for axes in panels.flat[len(errors) :]:
         axes.remove()
     figure.supxlabel("column, east to west", fontsize="medium")
@@ -148,14 +154,14 @@ def plot_error_by_tile(errors: Mapping[str, np.ndarray]) -> Figure:
 
 
 def _reference(errors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The errors of persistence, or all where it is not among them."""
+    """Return the errors of persistence, or the errors of all forecasters if persistence is missing."""
     return errors.get(Persistence.name, np.stack(list(errors.values())))
 
 
-def _styles(names: Collection[str], everyone: Collection[str] | None) -> list[dict]:
-    """How each forecaster is drawn, the same in every picture of the same benchmark."""
-    others = [name for name in everyone or names if name != Persistence.name]
-    styles = {Persistence.name: {"color": BLACK, "marker": "", "linestyle": "--"}}
+def _styles(names: Collection[str], all_names: Collection[str] | None) -> list[dict[str, Any]]:
+    """Return the style of each forecaster, the same in every figure of one benchmark."""
+    others = [name for name in all_names or names if name != Persistence.name]
+    styles: dict[str, dict[str, Any]] = {Persistence.name: {"color": BLACK, "marker": "", "linestyle": "--"}}
     for index, name in enumerate(others):
         turn, place = divmod(index, len(_COLOURS))
         styles[name] = {

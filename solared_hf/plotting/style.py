@@ -1,7 +1,9 @@
-"""What all pictures share: fonts, colours, the way to a file or into a page, and time axes with gaps."""
+"""What all figures share: fonts, colours, PNG and SVG output, and time axes with gaps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO, StringIO
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from matplotlib import rc_context
@@ -12,7 +14,9 @@ from matplotlib.figure import Figure
 from solared_hf.data.step_times import cadence_of, is_spaced_by
 from solared_hf.schema import TILE_COLUMNS
 
-# Inches. Printed over the width of a page, the text is then about 10 points high.
+_Function = TypeVar("_Function", bound=Callable)
+
+# Inches. Printed at the width of a page, the text is about 10 points high.
 WIDTH = 9.0
 STYLE = {
     "axes.axisbelow": True,
@@ -31,7 +35,7 @@ STYLE = {
     "svg.hashsalt": "solared",
 }
 
-# The colours of Okabe and Ito (2008), which colour-blind readers tell apart; their yellow is too pale on white.
+# Colours of Okabe and Ito (2008) for colour-blind readers, without yellow, which is too pale on white.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
@@ -40,13 +44,13 @@ GREY, LIGHT_GREY = "#888888", "#D9D9D9"
 SPLIT_COLOURS = {"train": BLUE, "validation": ORANGE, "test": GREEN}
 SPLIT_MARKERS = {"train": "o", "validation": "s", "test": "^"}
 
-# A spot is so strong that nothing else would be seen if the colours reached as far.
-WITHIN_COLOURS = 99.5  # percent
+# Percent of the values within the colour scale; with all of them, a spot is so strong that nothing else is visible.
+WITHIN_COLOURS = 99.5
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with the name of its file and what a text beneath it says."""
+    """A figure with its file name and caption."""
 
     name: str
     figure: Figure
@@ -55,20 +59,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures that belong together, and a sentence on those that could not be made, empty where there are none."""
+    """The figures of one benchmark or dataset; `left_out` says which are missing and why, or is empty."""
 
-    made: list[Picture]
+    pictures: list[Picture]
     left_out: str
 
 
-def styled():
-    """Decorates a function that draws: what it draws is in the style of all pictures."""
-    return rc_context(STYLE)
+def styled() -> Callable[[_Function], _Function]:
+    """Return a decorator: the decorated function draws in the style of all figures."""
+    # The type hints of matplotlib do not say that its context is a decorator, and want literal names of settings.
+    return cast(Any, rc_context)(STYLE)
 
 
 @styled()
 def as_png(figure: Figure) -> bytes:
-    """A picture as the content of a PNG file."""
+    """Return a figure as the content of a PNG file."""
     content = BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
@@ -76,28 +81,29 @@ def as_png(figure: Figure) -> bytes:
 
 @styled()
 def as_svg(figure: Figure) -> str:
-    """A picture as an element of an HTML page: what is black takes the colour of the page's text, the rest is clear.
+    """Return a figure as an SVG element for an HTML page.
 
-    Screen readers pass over it; what it shows is told by the element around it.
+    Black takes the text colour of the page, and the background is transparent. Screen readers skip the element, so the
+    element around it must describe the figure.
     """
     content = StringIO()
-    # Without the date of the drawing, and with names that are not random, the same figure gives the same text.
+    # Without a date and with fixed names (svg.hashsalt), the same figure always gives the same text.
     figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     _, _, drawing = content.getvalue().replace(BLACK, "currentColor").partition("<svg ")
     return f'<svg aria-hidden="true" fill="currentColor" {drawing}'
 
 
 def channel_colours(channel: str, values: np.ndarray) -> tuple[str, float, float]:
-    """Colours that colour-blind readers can read for the values of a channel.
+    """Return a colour scale for the values of a channel that colour-blind readers can read.
 
     Args:
-        channel: one of `schema.CHANNELS`.
-        values: those that will be shown, of any shape, NaN where not observed; `WITHIN_COLOURS` % of them are within
-            the colours.
+        channel: A name of `schema.CHANNELS`.
+        values: The values to show, of any shape, NaN where not observed; `WITHIN_COLOURS` % of them lie within the
+            scale.
 
     Returns:
-        Name of a colour map of matplotlib, and the values at its two ends. Flux begins at 0; the other channels are
-        differences from a background, and their colours part at 0.
+        Name of a matplotlib colour map, and the values at its two ends. The scale of the flux begins at 0. The other
+        channels are differences from a background, so their scale is centred at 0.
     """
     observed = np.abs(values[~np.isnan(values)])
     largest = float(np.percentile(observed, WITHIN_COLOURS)) if observed.any() else 1.0
@@ -105,12 +111,12 @@ def channel_colours(channel: str, values: np.ndarray) -> tuple[str, float, float
 
 
 def mark_as_simulated(figure: Figure) -> None:
-    """Say at the foot of a picture that its regions are simulated."""
+    """Write at the foot of a figure that its regions are simulated."""
     figure.supxlabel("Simulated Sun: nothing here was observed.", fontsize="medium")
 
 
 def tile_name(tile: int) -> str:
-    """Where a tile (0..62) is.
+    """Return row and column of a tile (0..62).
 
     >>> tile_name(37)
     'row 5, column 1'
@@ -119,7 +125,7 @@ def tile_name(tile: int) -> str:
 
 
 def minute(time: np.datetime64) -> str:
-    """A time as people write it.
+    """Return a time as text, to the minute.
 
     >>> minute(np.datetime64("2013-04-15T14:59:37.500"))
     '2013-04-15 14:59'
@@ -128,14 +134,14 @@ def minute(time: np.datetime64) -> str:
 
 
 def broken_at_gaps(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A line of which nothing is drawn through times that are not there.
+    """Return a line with NaN inserted at gaps, so that matplotlib draws nothing across the gaps.
 
     Args:
-        times: (T,) datetime64, increasing.
-        values: (T, ...) floats.
+        times: (T,) datetime64 array, increasing.
+        values: (T, ...) array of floats.
 
     Returns:
-        The same with NaN put in wherever the spacing is more than the usual one.
+        Times and values with one more step in each spacing that is longer than the cadence.
 
     >>> hours = np.array(["2013-01-01T00", "2013-01-01T01", "2013-01-01T02", "2013-01-01T05"], "datetime64[h]")
     >>> broken_at_gaps(hours, np.arange(4.0))[1]
@@ -148,7 +154,7 @@ def broken_at_gaps(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, n
 
 
 def label_days(axes: Axes) -> None:
-    """Ticks of a time axis that say no more than needed, the year and month once."""
+    """Set concise ticks on a time axis, with year and month given once."""
     locator = AutoDateLocator(minticks=4, maxticks=10)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

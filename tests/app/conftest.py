@@ -1,4 +1,4 @@
-"""What the tests of the page share: files that a user may upload."""
+"""Files to upload, shared by the tests of the page."""
 
 import io
 from datetime import timedelta
@@ -16,12 +16,12 @@ OWN_REGION = 90021
 
 @pytest.fixture(scope="session")
 def own_region() -> Timeline:
-    """A region that no collection has, long enough for every model."""
+    """Return a region that is in no collection and long enough for every model."""
     return simulate_region(OWN_REGION, steps=160)
 
 
 def parquet(*timelines: Timeline) -> bytes:
-    """The rows of some regions as a Parquet file."""
+    """Return the rows of some regions as the content of a Parquet file."""
     content = io.BytesIO()
     with pq.ParquetWriter(content, timelines[0].to_table().schema) as writer:
         for timeline in timelines:
@@ -30,13 +30,13 @@ def parquet(*timelines: Timeline) -> bytes:
 
 
 def published(folder: Path, timeline: Timeline) -> list[Path]:
-    """The three published files of a region."""
+    """Write the three published files of a region and return their paths."""
     write_published(folder, timeline)
     return sorted((folder / f"AR{timeline.ar_number}").iterdir())
 
 
 def code_as_times(path: Path, marker: Path) -> None:
-    """Puts a pickle into a published file that creates `marker` where it is loaded without care."""
+    """Put a pickle into a published file that creates `marker` when it is loaded unsafely."""
     import numpy as np
 
     class Trap:
@@ -49,7 +49,7 @@ def code_as_times(path: Path, marker: Path) -> None:
 
 
 def every_twelve_minutes(steps: int = 200) -> Timeline:
-    """A region of another cadence than the one models are trained on."""
+    """Return a region with another cadence than the models were trained on."""
     hourly = simulate_region(90022, steps=steps)
     times = hourly.times[0] + (hourly.times - hourly.times[0]) // (timedelta(hours=1) // timedelta(minutes=12))
     return Timeline(hourly.ar_number, times, hourly.values)

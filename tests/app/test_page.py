@@ -1,4 +1,4 @@
-"""The page as people use it, in a real browser: what they see, click, upload and download, two of them at once."""
+"""The page in a real browser: view, click, upload and download, also with two users at once."""
 
 import itertools
 import os
@@ -26,10 +26,10 @@ expect = playwright.expect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
-# Chromium itself looks for updates and accounts; here it knows no machine but this.
+# Chromium looks for updates and accounts on its own; let it reach this machine only.
 ALONE = ("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 OPTIONS = ("--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-background-networking", *ALONE)
-# Machines that run tests are slow at times.
+# Milliseconds. Machines that run tests may be slow.
 PATIENCE = 180_000
 SCREEN = {"viewport": {"width": 1280, "height": 900}}
 FIRST = "90009"
@@ -37,7 +37,7 @@ FIRST = "90009"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The page of the simulated Sun with the model of the package, on a port of its own."""
+    """Serve the page of the simulated Sun with a model of the package, on a free port."""
     temporary = tmp_path_factory.mktemp("gradio")
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
         patch.setenv("GRADIO_TEMP_DIR", str(temporary))
@@ -68,24 +68,24 @@ def browser():
 
 @pytest.fixture(scope="module")
 def known_browser(browser):
-    """A browser that has been on the page before, so that it loads sooner."""
+    """Return a browser context that has opened the page before, so that the page loads faster."""
     with browser.new_context(**SCREEN) as context:
         yield context
 
 
 @pytest.fixture
 def visit(served, browser, known_browser):
-    """Opens the page once more, in a browser of its own where options are given.
+    """Return a function that opens the page, in a new browser context if options are given.
 
-    No page may complain, or ask any other machine for anything.
+    The test fails if a page logs an error or sends a request to another machine.
     """
-    complaints, pages, contexts = [], [], []
+    errors, pages, contexts = [], [], []
 
     def watch(page) -> None:
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("response", lambda answer: answer.status >= 400 and complaints.append(answer.url))
-        page.on("request", lambda request: _is_outside(request.url) and complaints.append(request.url))
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("response", lambda answer: answer.status >= 400 and errors.append(answer.url))
+        page.on("request", lambda request: _is_outside(request.url) and errors.append(request.url))
 
     def open_page(**options):
         context = known_browser
@@ -103,7 +103,7 @@ def visit(served, browser, known_browser):
     yield open_page
     for opened in (*pages, *contexts):
         opened.close()
-    assert not complaints
+    assert not errors
 
 
 def _is_outside(url: str) -> bool:
@@ -112,7 +112,7 @@ def _is_outside(url: str) -> bool:
 
 
 def shown(page) -> tuple[str, str]:
-    """The table of the chosen tile, and the picture in words."""
+    """Return the table of the chosen tile, and the picture in words."""
     picture = page.locator("#tile [role=img]")
     return page.locator("#tile table").inner_text(), picture.get_attribute("aria-label")
 
@@ -127,13 +127,13 @@ def choose_region(page, label: str) -> None:
     expect(page.locator("#tile h2")).to_contain_text(label.partition(" ")[0])
 
 
-def nothing_is_left(served) -> bool:
-    """Whether no content of an upload lies on the server; Gradio leaves empty files behind."""
+def no_upload_is_kept(served) -> bool:
+    """Return True if the server keeps no content of an upload; Gradio leaves empty files behind."""
     return not any(path.stat().st_size for path in served.temporary.rglob("*") if path.is_file())
 
 
-def figures(served, key: str, step: int, number: int) -> list[str]:
-    """What the page must say of a tile, computed by the library."""
+def expected_texts(served, key: str, step: int, number: int) -> list[str]:
+    """Return the texts that the page must show for a tile, computed by the library."""
     region = served.collection.regions[key]
     forecast = served.forecasts.make(region).forecast
     at = np.flatnonzero(forecast.target_times == region.times[step])[0]
@@ -144,7 +144,7 @@ def figures(served, key: str, step: int, number: int) -> list[str]:
     return [f"{observed:,.0f} DN", f"{ours:,.0f} DN, {interval}", f"{persistence:,.0f} DN", minute(region.times[step])]
 
 
-def test_the_page_says_what_it_is_and_everything_on_it_has_a_name(visit):
+def test_page_has_a_title_and_names_all_its_elements(visit):
     page = visit()
     assert page.title() == page.locator("h1").inner_text() == "Emerging active regions: forecast of every tile"
     assert "12 h ahead by solared-quantile-trajectory, beside persistence. Data: the simulated Sun." in (
@@ -160,7 +160,7 @@ def test_the_page_says_what_it_is_and_everything_on_it_has_a_name(visit):
     assert unnamed == []
 
 
-def test_a_click_shows_the_figures_of_the_tile(visit, served):
+def test_click_shows_the_values_of_the_tile(visit, served):
     page = visit()
     region = served.collection.regions[FIRST]
     step, first = region.first_view
@@ -171,13 +171,13 @@ def test_a_click_shows_the_figures_of_the_tile(visit, served):
         expect(tile(page, number)).to_have_attribute("aria-pressed", "true")
         assert page.locator("#map [aria-pressed=true]").count() == 1
         table, words = shown(page)
-        for text in figures(served, FIRST, step, number):
+        for text in expected_texts(served, FIRST, step, number):
             assert text in " ".join(table.split())
             assert text in words
         assert page.locator("#tile svg").count() == 1
 
 
-def test_the_time_is_moved_by_the_keyboard(visit, served):
+def test_keyboard_moves_the_time(visit, served):
     page = visit()
     region = served.collection.regions[FIRST]
     step, number = region.first_view
@@ -191,16 +191,16 @@ def test_the_time_is_moved_by_the_keyboard(visit, served):
     name = f"row 7, column 8: {in_words('continuum_intensity', region.timeline.intensity[step, 62])}"
     expect(tile(page, 62)).to_have_attribute("aria-label", re.compile(re.escape(name)))
     expect(page.locator("#tile table")).to_contain_text(minute(region.times[step]))
-    for text in figures(served, FIRST, step, number):
+    for text in expected_texts(served, FIRST, step, number):
         assert text in shown(page)[1]
-    # Beyond what was observed there is the forecast alone.
+    # After the last observed step only the forecast is left.
     page.keyboard.press("End")
     expect(tile(page, 62)).to_have_attribute("aria-label", re.compile("row 7, column 8: not observed"))
     expect(page.locator("#tile table")).to_contain_text("80 % interval")
 
 
-def test_the_page_ends_up_with_what_was_chosen_last(visit, served):
-    """Whoever is faster than the server sees no late answer to what was chosen before."""
+def test_page_ends_with_the_last_choice(visit, served):
+    """A user who clicks faster than the server answers does not see late answers to earlier choices."""
     page = visit()
     region = served.collection.regions[FIRST]
     step, _ = region.first_view
@@ -210,7 +210,7 @@ def test_the_page_ends_up_with_what_was_chosen_last(visit, served):
         slider.focus()
         for _ in range(5):
             page.keyboard.press("ArrowLeft")
-    # The last choice is none that the page has shown on the way.
+    # The page has not shown the last choice before.
     for number in (12, 48, 34):
         tile(page, number).click()
     step -= 20
@@ -219,11 +219,11 @@ def test_the_page_ends_up_with_what_was_chosen_last(visit, served):
     expect(page.locator("#tile th[scope=col]").first).to_have_text(f"intensity at {minute(region.times[step])}")
     expect(page.locator("#time label")).to_have_text(f"Time: {minute(region.times[step])} TAI")
     expect(tile(page, 34)).to_have_attribute("aria-pressed", "true")
-    for text in figures(served, FIRST, step, 34):
+    for text in expected_texts(served, FIRST, step, 34):
         assert text in shown(page)[1]
 
 
-def test_tiles_are_reached_and_chosen_by_the_keyboard(visit, served):
+def test_keyboard_reaches_and_chooses_tiles(visit, served):
     page = visit()
     _, number = served.collection.regions[FIRST].first_view
     tile(page, number).focus()
@@ -233,7 +233,7 @@ def test_tiles_are_reached_and_chosen_by_the_keyboard(visit, served):
     page.keyboard.press("Enter")
     expect(page.locator("#tile h2")).to_contain_text(f"row {(number + 10) // 9 + 1}, column {(number + 10) % 9}")
     expect(tile(page, number + 10)).to_be_focused()
-    # One stop for the tabulator, and no way over the edge.
+    # The Tab key stops at one tile, and arrow keys stop at the edge.
     assert page.locator("#map .tile[tabindex='0']").count() == 1
     tile(page, 8).focus()
     for key in ("ArrowRight", "ArrowDown"):
@@ -241,7 +241,7 @@ def test_tiles_are_reached_and_chosen_by_the_keyboard(visit, served):
         expect(tile(page, 8)).to_be_focused()
 
 
-def test_every_channel_has_its_map(visit, served):
+def test_map_shows_every_channel(visit, served):
     page = visit()
     region = served.collection.regions[FIRST]
     step, _ = region.first_view
@@ -253,35 +253,35 @@ def test_every_channel_has_its_map(visit, served):
     expect(tile(page, 7)).to_have_attribute("aria-label", re.compile(re.escape(words)))
 
 
-def test_another_region_is_forecast_while_others_go_on(visit, served, monkeypatch):
-    """The forecast is held up, as by a large model; nobody waits for it but who wants it."""
-    patient, other = visit(), visit()
-    forecaster, may_go_on = served.forecasts.forecaster, threading.Event()
+def test_forecast_of_one_user_does_not_delay_another(visit, served, monkeypatch):
+    """A slow forecast, as of a large model, delays only the user who asked for it."""
+    waiting, other = visit(), visit()
+    forecaster, may_continue = served.forecasts.forecaster, threading.Event()
     trajectory = forecaster.trajectory
 
-    def held_up(windows, steps):
-        may_go_on.wait(PATIENCE / 1000)
+    def slow_trajectory(windows, steps):
+        may_continue.wait(PATIENCE / 1000)
         return trajectory(windows, steps)
 
-    monkeypatch.setattr(forecaster, "trajectory", held_up)
-    choose_region(patient, "AR90003 (train)")
-    expect(patient.locator("#tile")).to_contain_text("The forecast is being made.")
+    monkeypatch.setattr(forecaster, "trajectory", slow_trajectory)
+    choose_region(waiting, "AR90003 (train)")
+    expect(waiting.locator("#tile")).to_contain_text("The forecast is being computed.")
     tile(other, 12).click()
     expect(other.locator("#tile h2")).to_have_text(f"AR{FIRST}, row 2, column 3")
-    # She looks around meanwhile, and finds the forecast of what she looks at then.
-    tile(patient, 33).click()
-    expect(patient.locator("#tile h2")).to_have_text("AR90003, row 4, column 6")
-    may_go_on.set()
-    expect(patient.locator("#tile table")).to_contain_text("80 % interval")
-    expect(patient.locator("#tile h2")).to_have_text("AR90003, row 4, column 6")
+    # The waiting user chooses another tile and then sees the forecast of that tile.
+    tile(waiting, 33).click()
+    expect(waiting.locator("#tile h2")).to_have_text("AR90003, row 4, column 6")
+    may_continue.set()
+    expect(waiting.locator("#tile table")).to_contain_text("80 % interval")
+    expect(waiting.locator("#tile h2")).to_have_text("AR90003, row 4, column 6")
     step, _ = served.collection.regions["90003"].first_view
-    for text in figures(served, "90003", step, 33):
-        assert text in shown(patient)[1]
-    expect(patient.locator("#alarms h2")).to_have_text("Alarms of AR90003")
+    for text in expected_texts(served, "90003", step, 33):
+        assert text in shown(waiting)[1]
+    expect(waiting.locator("#alarms h2")).to_have_text("Alarms of AR90003")
     expect(other.locator("#alarms h2")).to_have_text(f"Alarms of AR{FIRST}")
 
 
-def test_alarms_stand_beside_those_of_persistence_and_lead_to_their_tiles(visit, served):
+def test_alarm_table_compares_with_persistence_and_chooses_tiles(visit, served):
     page = visit()
     forecast = served.forecasts.make(served.collection.regions[FIRST]).forecast
     ours, persistence = forecast.alarms.values()
@@ -303,7 +303,7 @@ def test_alarms_stand_beside_those_of_persistence_and_lead_to_their_tiles(visit,
         assert text in shown(page)[1]
 
 
-def test_bad_uploads_end_in_a_sentence_and_the_page_goes_on(visit, served, own_region, tmp_path):
+def test_bad_uploads_are_refused_with_a_reason_and_the_page_still_works(visit, served, own_region, tmp_path):
     page, marker = visit(), tmp_path / "was_run"
     notes, empty, noise, short, fast, large = (
         tmp_path / name for name in ("notes.txt", "empty.parquet", "a.parquet", "b.parquet", "c.parquet", "d.parquet")
@@ -319,13 +319,13 @@ def test_bad_uploads_end_in_a_sentence_and_the_page_goes_on(visit, served, own_r
     for path in evil:
         code_as_times(path, marker)
     refusals = [
-        ([notes], "notes.txt is neither Parquet nor npz; upload one Parquet file"),
-        ([empty], "empty.parquet is empty; upload the whole file."),
+        ([notes], "notes.txt is neither Parquet nor npz. Upload one Parquet file"),
+        ([empty], "empty.parquet is empty. Upload the whole file."),
         ([noise], "a.parquet cannot be read as Parquet ("),
         ([short], "No window of 72 input steps and a target 12:00:00 later could be cut: AR90021"),
         ([fast], "AR90022 has a step every 0:12:00, and the processor was fitted on one every 1:00:00; use data"),
-        ([large], "The files have more than 20 MB; upload fewer regions at once"),
-        (good[:2], "Of AR90021, mean_pmdop90021_flat.npz is missing; choose all three files of the region at once."),
+        ([large], "The files have more than 20 MB. Upload fewer regions at once"),
+        (good[:2], "AR90021 lacks mean_pmdop90021_flat.npz. Choose all three files of the region at once."),
         (evil, "which is not allowed). Download it again."),
     ]
     for files, sentence in refusals:
@@ -335,11 +335,11 @@ def test_bad_uploads_end_in_a_sentence_and_the_page_goes_on(visit, served, own_r
     expect(page.locator("#tile h2")).to_have_text(f"AR{FIRST}, row 1, column 3")
     expect(page.locator("#notice [role=alert]")).to_contain_text(refusals[-1][1])
     assert not marker.exists()
-    assert nothing_is_left(served)
+    assert no_upload_is_kept(served)
     assert len(served.uploads) == 0
 
 
-def test_two_users_see_their_own_upload_and_neither_the_other(visit, served, tmp_path):
+def test_each_user_sees_only_their_own_upload(visit, served, tmp_path):
     hers, his = simulate_region(OWN_REGION, steps=90), simulate_region(90025, steps=90)
     (tmp_path / "hers.parquet").write_bytes(parquet(hers))
     mine, yours = visit(**SCREEN), visit(**SCREEN)
@@ -356,30 +356,30 @@ def test_two_users_see_their_own_upload_and_neither_the_other(visit, served, tmp
         chosen = int(page.locator("#map [aria-pressed=true]").get_attribute("data-tile"))
         assert f"{forecaster.forecast(windows)[-1, chosen]:,.0f} DN" in shown(page)[1]
     assert len(served.uploads) == 2
-    everybodys = [region.label for region in served.collection.regions.values()]
+    shared_labels = [region.label for region in served.collection.regions.values()]
     for page, own in ((mine, ["AR90021 (yours)"]), (yours, ["AR90025 (yours)"])):
         page.get_by_label("Region", exact=True).click()
         options = page.get_by_role("option")
-        expect(options).to_have_count(len(own) + len(everybodys))
-        assert [words.removeprefix("✓").strip() for words in options.all_inner_texts()] == own + everybodys
-    # She goes back to the regions that everybody has, while his stays.
+        expect(options).to_have_count(len(own) + len(shared_labels))
+        assert [words.removeprefix("✓").strip() for words in options.all_inner_texts()] == own + shared_labels
+    # One user goes back to a shared region; the other user still sees the upload.
     mine.get_by_role("option", name=f"AR{FIRST} (test)").click()
     expect(mine.locator("#alarms h2")).to_have_text(f"Alarms of AR{FIRST}")
     expect(yours.locator("#alarms h2")).to_have_text("Alarms of AR90025")
-    # Who leaves takes along what she brought.
+    # An upload is deleted when its user closes the page.
     mine.context.close()
     deadline = time.monotonic() + PATIENCE / 1000
     while len(served.uploads) > 1 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(served.uploads) == 1
-    assert nothing_is_left(served)
-    # Who was idle while many others came is told what became of his, and goes on with what everybody has.
+    assert no_upload_is_kept(served)
+    # A user whose upload was dropped is told so, and sees a shared region.
     others = [f"somebody {number}" for number in range(MOST_SESSIONS)]
     for other in others:
         served.uploads.keep(other, {})
     tile(yours, 3).click()
     expect(yours.locator("#notice [role=alert]")).to_have_text(
-        "Your upload is not on the server any more; upload it once more."
+        "Your upload is not on the server any more. Upload it again."
     )
     expect(yours.locator("#alarms h2")).to_have_text(f"Alarms of AR{FIRST}")
     expect(yours.get_by_label("Region", exact=True)).to_have_value(f"AR{FIRST} (test)")
@@ -387,7 +387,7 @@ def test_two_users_see_their_own_upload_and_neither_the_other(visit, served, tmp
         served.uploads.forget(other)
 
 
-def test_the_forecast_is_downloaded(visit, served, simulated_dataset, solared, tmp_path):
+def test_forecast_can_be_downloaded(visit, served, simulated_dataset, solared, tmp_path):
     page = visit()
     with page.expect_download() as started:
         page.get_by_text("Download the forecast").click()
@@ -402,7 +402,7 @@ def test_the_forecast_is_downloaded(visit, served, simulated_dataset, solared, t
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_a_telephone_shows_everything_in_one_column(visit, colours):
+def test_phone_shows_everything_in_one_column(visit, colours):
     page = visit(
         viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True, device_scale_factor=2,
         color_scheme=colours,
@@ -414,7 +414,7 @@ def test_a_telephone_shows_everything_in_one_column(visit, colours):
         assert below["width"] > 300
     tile(page, 20).tap()
     expect(page.locator("#tile h2")).to_contain_text("row 3, column 2")
-    # Large enough for a finger, and text that is told from what is behind it.
+    # Tiles are large enough for a finger, and the text contrasts with the background.
     assert tile(page, 20).bounding_box()["width"] > 28
     text, behind = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
     assert abs(_lightness(text) - _lightness(behind)) > 0.6

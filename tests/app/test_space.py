@@ -1,4 +1,4 @@
-"""`solared app` before and beside the page: what it refuses, and the folder of a Space that it writes."""
+"""`solared app` apart from the page: errors at the start, and the folder of a Space."""
 
 import json
 import os
@@ -23,31 +23,31 @@ def front_matter(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_what_keeps_it_from_starting_is_one_sentence(solared, tmp_path, monkeypatch):
+def test_errors_at_the_start_say_what_to_do(solared, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, _, errors = solared("app", "--port", port)
     assert (code, errors) == (
         2,
-        f"solared: The port {port} cannot be used (Address already in use); choose another with --port, or stop the "
-        "program that uses it.\n",
+        f"solared: The port {port} cannot be used (Address already in use). Choose another port with --port, or stop "
+        "the program that uses it.\n",
     )
     code, _, errors = solared("app", "--port", 0, "--model", "nonsense")
     assert (code, errors.startswith("solared: There is no model nonsense; name persistence, average")) == (2, True)
     code, _, errors = solared("app", "--port", 0, "--model", "persistence", "--dataset", tmp_path)
     assert (code, errors.startswith("solared: There is no SOLARED dataset at")) == (2, True)
     code, _, errors = solared("app", "--port", 0, "--model", "persistence", "--dataset-revision", "v1.0")
-    assert (code, "--dataset-revision is of no use without --dataset" in errors) == (2, True)
+    assert (code, "--dataset-revision is given without --dataset" in errors) == (2, True)
 
     monkeypatch.setitem(sys.modules, "gradio", None)
     for arguments in ((), ("--export", tmp_path / "space")):
         code, _, errors = solared("app", "--port", 0, *arguments)
         assert (code, errors) == (
-            2, "solared: The page needs gradio; install it with pip install 'solared-hf[app]'.\n",
+            2, "solared: The page needs gradio, which is not installed. Run pip install 'solared-hf[app]'.\n",
         )  # fmt: skip
 
 
-def test_a_space_of_names_is_three_files(solared, tmp_path):
+def test_space_of_hub_repositories_is_three_files(solared, tmp_path):
     folder = tmp_path / "deep" / "space"
     code, out, errors = solared("app", "--export", folder)
     assert code == 0, errors
@@ -69,7 +69,7 @@ def test_a_space_of_names_is_three_files(solared, tmp_path):
     assert f"serve(model='{OURS}')" in (folder / "app.py").read_text()
 
 
-def test_an_export_replaces_an_earlier_one_and_nothing_else(solared, tmp_path):
+def test_export_replaces_only_an_earlier_export(solared, tmp_path):
     folder = tmp_path / "space"
     shutil.copytree(committed_models()[OURS], tmp_path / "mine")
     assert solared("app", "--model", tmp_path / "mine", "--export", folder)[0] == 0
@@ -80,19 +80,19 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(solared, tmp_path):
     (folder / "thesis.txt").write_text("years of work")
     code, _, errors = solared("app", "--model", "persistence", "--export", folder)
     assert (code, errors) == (
-        2, f"solared: {folder} holds something else than a Space of ours; name a new folder with --export.\n",
+        2, f"solared: {folder} holds other files than an exported Space. Name a new folder with --export.\n",
     )  # fmt: skip
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "app.py").write_text("print('mine')\n")
     for name in ("other", "other/app.py"):
         code, _, errors = solared("app", "--model", "persistence", "--export", tmp_path / name)
-        assert (code, "holds something else" in errors) == (2, True)
+        assert (code, "holds other files" in errors) == (2, True)
     assert (tmp_path / "other" / "app.py").read_text() == "print('mine')\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other", "space"]
 
 
-def test_an_exported_folder_serves_the_page_wherever_it_lies(solared, simulated_dataset, tmp_path):
-    """As in a Space, with telemetry switched on; what the process asks of other machines, the fixtures hear of."""
+def test_exported_folder_serves_the_page_from_any_place(solared, simulated_dataset, tmp_path):
+    """As in a Space, with telemetry switched on; the fixtures record requests to other machines."""
     folder = tmp_path / "space"
     code, _, errors = solared("app", "--model", "persistence", "--dataset", simulated_dataset, "--export", folder)
     assert code == 0, errors
@@ -121,7 +121,7 @@ def test_an_exported_folder_serves_the_page_wherever_it_lies(solared, simulated_
 
 
 @pytest.mark.parametrize(("variable", "host"), [({}, "127.0.0.1"), ({"SPACE_ID": "you/solared"}, "0.0.0.0")])
-def test_others_come_in_from_a_space_alone(solared, monkeypatch, variable, host):
+def test_only_a_space_accepts_other_machines(solared, monkeypatch, variable, host):
     for name, value in variable.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: print(sockets[0].getsockname()[0]))

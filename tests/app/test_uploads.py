@@ -1,4 +1,4 @@
-"""What users may upload: what is read, what is refused in one sentence, and who sees it."""
+"""Uploads: which files are read or refused, and who sees them."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def same(one: Timeline, other: Timeline) -> bool:
     return one.ar_number == other.ar_number and np.array_equal(one.values, other.values, equal_nan=True)
 
 
-def test_parquet_and_published_files_are_read_as_they_were_written(tmp_path, own_region):
+def test_parquet_and_published_files_give_the_same_regions(tmp_path, own_region):
     other = simulate_region(90023, steps=30)
     (one,) = read_upload({"mine.parquet": parquet(own_region)})
     assert same(one, own_region)
@@ -49,15 +49,17 @@ def test_parquet_and_published_files_are_read_as_they_were_written(tmp_path, own
     )
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
-    assert refusal({"notes.txt": b"words"}).startswith("notes.txt is neither Parquet nor npz; upload one Parquet file")
-    assert refusal({"a.parquet": b""}) == "a.parquet is empty; upload the whole file."
+def test_other_file_formats_are_refused(tmp_path):
+    assert refusal({"notes.txt": b"words"}).startswith("notes.txt is neither Parquet nor npz. Upload one Parquet file")
+    assert refusal({"a.parquet": b""}) == "a.parquet is empty. Upload the whole file."
     assert refusal({"a.parquet": b"words, no rows"}).startswith("a.parquet cannot be read as Parquet (")
-    assert refusal({"thesis.npz": b"PK"}).startswith("thesis.npz is not named as a published file; rename the three")
-    assert refusal({}).startswith("There is no step in the upload; upload one Parquet file")
+    assert refusal({"thesis.npz": b"PK"}).startswith(
+        "thesis.npz is not the name of a published file. Rename the three"
+    )
+    assert refusal({}).startswith("The upload holds no step. Upload one Parquet file")
 
 
-def test_a_parquet_file_of_something_else_is_refused(own_region):
+def test_parquet_file_with_other_columns_is_refused(own_region):
     def written(table: pa.Table) -> dict[str, bytes]:
         content = io.BytesIO()
         pq.write_table(table, content)
@@ -66,32 +68,34 @@ def test_a_parquet_file_of_something_else_is_refused(own_region):
     table = own_region.to_table()
     assert "has no column continuum_intensity" in refusal(written(table.drop_columns(["continuum_intensity"])))
     words = table.set_column(1, "step", pa.array(["word"] * len(table)))
-    assert refusal(written(words)).startswith("a.parquet has no numbers in step; upload one Parquet file")
-    assert "There is no step in the upload" in refusal(written(table.slice(0, 0)))
-    # A column that nobody asked for may hold anything.
+    assert refusal(written(words)).startswith(
+        "The column step of a.parquet does not hold numbers. Upload one Parquet file"
+    )
+    assert "The upload holds no step" in refusal(written(table.slice(0, 0)))
+    # Additional columns are ignored.
     assert same(read_upload(written(table.append_column("notes", pa.array(["word"] * len(table)))))[0], own_region)
 
 
-def test_a_small_file_that_would_be_a_large_table_is_refused():
+def test_small_file_with_a_large_table_is_refused():
     columns = {"ar_number": np.full(MOST_STEPS + 1, 1), "step": np.zeros(MOST_STEPS + 1)}
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
     assert len(content.getvalue()) < 10_000
-    assert refusal({"a.parquet": content.getvalue()}).startswith(f"a.parquet has more than {MOST_STEPS:,} steps; upl")
+    assert refusal({"a.parquet": content.getvalue()}).startswith(f"a.parquet has more than {MOST_STEPS:,} steps. Upl")
     lists = pa.array([np.zeros(MOST_STEPS * 64)])
     content = io.BytesIO()
     pq.write_table(pa.table({"power_2_3mhz": lists}), content)
     assert len(content.getvalue()) < 100_000
-    assert refusal({"a.parquet": content.getvalue()}).startswith(f"a.parquet has more than {MOST_STEPS:,} steps; upl")
+    assert refusal({"a.parquet": content.getvalue()}).startswith(f"a.parquet has more than {MOST_STEPS:,} steps. Upl")
 
 
 def test_all_three_published_files_are_needed(tmp_path, own_region):
     power, *others = sorted(published(tmp_path, own_region), reverse=True)
     assert refusal(contents([power])) == (
-        "Of AR90021, mean_mag90021_flat.npz and mean_int90021_flat.npz are missing; choose all three files of the "
-        "region at once."
+        "AR90021 lacks mean_mag90021_flat.npz and mean_int90021_flat.npz. Choose all three files of the region at "
+        "once."
     )
-    assert "mean_pmdop90021_flat.npz is missing" in refusal(contents(others))
+    assert "AR90021 lacks mean_pmdop90021_flat.npz." in refusal(contents(others))
 
 
 def test_code_in_a_published_file_is_not_run(tmp_path, own_region):
@@ -102,7 +106,7 @@ def test_code_in_a_published_file_is_not_run(tmp_path, own_region):
     assert not marker.exists()
 
 
-def test_what_is_no_observation_is_refused(own_region):
+def test_impossible_observations_are_refused(own_region):
     table = own_region.to_table()
 
     def written(column: str, values: pa.Array) -> dict[str, bytes]:
@@ -118,33 +122,33 @@ def test_what_is_no_observation_is_refused(own_region):
     assert early.startswith("AR90021 has step 0 at 1941-")
     assert "which is before 1990 or after 2099; look at the unit" in early
     long = simulate_region(90021, steps=MOST_STEPS_OF_A_REGION + 1)
-    assert refusal({"a.parquet": parquet(long)}).startswith("AR90021 has 1,501 steps, and at most 1,500 are taken;")
+    assert refusal({"a.parquet": parquet(long)}).startswith("AR90021 has 1,501 steps, more than the 1,500")
     twice = {"a.parquet": parquet(own_region), "b.parquet": parquet(own_region)}
-    assert refusal(twice) == "AR90021 is in more than one of the files; upload it once."
+    assert refusal(twice) == "AR90021 is in more than one file. Upload the region once."
 
 
-def test_uploaded_files_are_deleted_whatever_becomes_of_them(tmp_path):
+def test_uploaded_files_are_deleted_even_if_refused(tmp_path):
     paths = [tmp_path / "one.npz", tmp_path / "two.npz"]
     for path in paths:
         path.write_bytes(b"12")
     assert take_files(map(str, paths)) == {"one.npz": b"12", "two.npz": b"12"}
     assert not list(tmp_path.iterdir())
-    with pytest.raises(SolaredError, match="The upload was cut off; choose the files once more"):
+    with pytest.raises(SolaredError, match="The upload was cut off"):
         take_files(map(str, paths))
     with (tmp_path / "large.npz").open("wb") as file:
         os.truncate(file.fileno(), int(MOST_MEGABYTES * 1e6) + 1)
-    with pytest.raises(SolaredError, match="more than 20 MB; upload fewer regions at once"):
+    with pytest.raises(SolaredError, match="more than 20 MB"):
         take_files([str(tmp_path / "large.npz")])
     assert not list(tmp_path.iterdir())
 
 
-def test_an_upload_belongs_to_its_session_until_that_ends(own_region):
+def test_upload_belongs_to_its_session(own_region):
     uploads = Uploads(most_sessions=2)
     regions = {name: {"own-1": Region(own_region, name, own_region.times)} for name in ("ann", "ben", "eve")}
     uploads.keep("ann", regions["ann"])
     uploads.keep("ben", regions["ben"])
     assert (uploads.of("ann"), uploads.of("ben"), uploads.of("eve")) == (regions["ann"], regions["ben"], {})
-    # Ben was idle for longest, for Ann has just looked.
+    # Ben's session is idle longest, because Ann's regions have just been read.
     uploads.of("ann")
     uploads.keep("eve", regions["eve"])
     assert (uploads.of("ann"), uploads.of("ben"), len(uploads)) == (regions["ann"], {}, 2)

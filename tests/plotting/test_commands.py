@@ -1,4 +1,4 @@
-"""`solared plot` as users meet it: the files it writes, what it says of them, and its sentence when it cannot."""
+"""`solared plot`: the files it writes, its output, and its error messages."""
 
 import json
 import shutil
@@ -21,12 +21,12 @@ BENCHMARK = {
 
 
 def is_drawn(path) -> bool:
-    """Whether a file is a picture with something dark on something light, and large enough to be read."""
+    """Return True if a file is a picture with dark on light that is large enough to be read."""
     picture = imread(path)[..., :3].mean(axis=2)
     return picture.shape[1] > 900 and (picture < 0.5).mean() > 0.01 and (picture > 0.9).mean() > 0.01
 
 
-def test_a_forecast_is_one_picture(solared, simulated_dataset, tmp_path):
+def test_forecast_is_one_picture(solared, simulated_dataset, tmp_path):
     output = tmp_path / "new" / "forecast.png"
     code, out, errors = solared(
         "plot", "forecast", "--model", "average", "--dataset", simulated_dataset, "--ar", 90007, "--output", output
@@ -36,7 +36,7 @@ def test_a_forecast_is_one_picture(solared, simulated_dataset, tmp_path):
     assert is_drawn(output)
 
 
-def test_a_dataset_is_several_pictures_and_what_is_unknown_is_said(solared, simulated_dataset, tmp_path):
+def test_dataset_is_several_pictures_and_missing_facts_are_reported(solared, simulated_dataset, tmp_path):
     code, out, errors = solared(
         "plot", "dataset", "--dataset", simulated_dataset, "--output", tmp_path / "eda", "--ar", 90003
     )
@@ -44,12 +44,12 @@ def test_a_dataset_is_several_pictures_and_what_is_unknown_is_said(solared, simu
     files = {"distributions.png", "timeline_AR90003.png", "availability.png"}
     assert {path.name for path in (tmp_path / "eda").iterdir()} == files
     assert all(is_drawn(path) for path in (tmp_path / "eda").iterdir())
-    *said, left_out = out.splitlines()
-    assert len(said) == len(files)
-    assert left_out.startswith("Left out, because the catalog has no NOAA facts for them: latitude against time")
+    *captions, left_out = out.splitlines()
+    assert len(captions) == len(files)
+    assert left_out.startswith("Left out, because the catalog lacks the NOAA facts: latitude against time")
 
 
-def test_a_repository_is_drawn_as_the_folder_it_was_pushed_from(
+def test_repository_gives_the_same_pictures_as_the_pushed_folder(
     solared, simulated_dataset, hub, repo_id, token, tmp_path
 ):
     with dataset_to_push(simulated_dataset, repo_id) as content:
@@ -58,12 +58,12 @@ def test_a_repository_is_drawn_as_the_folder_it_was_pushed_from(
         code, _, errors = solared("plot", "dataset", "--dataset", dataset, "--output", folder)
         assert code == 0, errors
     first, second = (
-        {path.name: path.read_bytes() for path in (tmp_path / one).iterdir()} for one in ("folder", "repository")
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("folder", "repository")
     )
     assert first == second
 
 
-def test_a_benchmark_is_several_pictures(solared, tmp_path):
+def test_benchmark_is_several_pictures(solared, tmp_path):
     file = tmp_path / "benchmark.json"
     file.write_text(json.dumps(BENCHMARK))
     code, out, errors = solared("plot", "scores", "--benchmark", file, "--output", tmp_path / "scores")
@@ -75,7 +75,7 @@ def test_a_benchmark_is_several_pictures(solared, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", "{}", '{"results": []}', '{"results": [3]}', None])
-def test_what_is_no_benchmark_is_refused(solared, tmp_path, content):
+def test_other_files_than_a_benchmark_are_refused(solared, tmp_path, content):
     file = tmp_path / "benchmark.json"
     if content is not None:
         file.write_text(content)
@@ -86,7 +86,7 @@ def test_what_is_no_benchmark_is_refused(solared, tmp_path, content):
     assert not (tmp_path / "scores").exists()
 
 
-def test_what_cannot_be_drawn_or_written_is_one_sentence(solared, simulated_dataset, tmp_path):
+def test_errors_say_what_to_do(solared, simulated_dataset, tmp_path):
     forecast = ("plot", "forecast", "--model", "average", "--dataset", simulated_dataset)
     assert solared(*forecast, "--ar", 90007, "--output", tmp_path / "forecast.pdf")[::2] == (
         2, f"solared: --output is {tmp_path}/forecast.pdf; name a PNG file, such as {tmp_path}/forecast.png.\n",

@@ -1,4 +1,4 @@
-"""The pictures of a dataset: what they show of regions, and nothing of what NOAA is not known to have said."""
+"""The figures of a dataset: what they show, and which are left out when NOAA facts are missing."""
 
 from datetime import datetime, timedelta
 
@@ -30,7 +30,7 @@ def legend(figure) -> list[str]:
 
 
 def rows(**facts) -> list[dict]:
-    """The catalog of three regions; facts are lists of three."""
+    """Return the catalog of three regions; each fact is a list of three values."""
     unknown = dict.fromkeys(NOAA_FACTS)
     return [
         {"ar_number": 90001 + index, "split": SPLITS[index], **unknown}
@@ -42,7 +42,7 @@ def rows(**facts) -> list[dict]:
 @pytest.fixture
 def regions(make_timeline):
     timelines = [make_timeline(90001 + index, steps=30, missing=[10, 11], seed=index) for index in range(3)]
-    # So that the first of the train split darkens most.
+    # The first region darkens most in the train split.
     timelines[0].values[5, 5, 7] = -9_000
     timelines[1].values[5, 5, 7] = -12_000
     return timelines
@@ -74,7 +74,7 @@ def test_lifetimes_are_counted_by_day():
     assert all(tick == round(tick) for axis in (axes.get_xticks(), axes.get_yticks()) for tick in axis)
 
 
-def test_distributions_have_a_box_and_the_dots_of_every_split():
+def test_distributions_show_a_box_and_dots_of_every_split():
     facts = {"area (millionths)": np.array([200.0, 900.0, np.nan]), "flux (G)": np.array([1.0, 2.0, 3.0])}
     figure = plot_distributions(facts, SPLITS)
     area, flux = figure.axes
@@ -85,13 +85,13 @@ def test_distributions_have_a_box_and_the_dots_of_every_split():
     assert dots == [[1, 3], [2]]
     medians = [line.get_ydata()[0] for line in flux.lines if line.get_color() == "black"]
     assert medians == [2, 2]
-    # Equal values do not hide each other.
+    # Dots of equal values are side by side.
     twins = plot_distributions({"a": np.ones(3)}, SPLITS).axes[0]
     places = next(line.get_xdata() for line in twins.lines if line.get_linestyle() == "None")
     assert len(set(places)) == 2
 
 
-def test_every_tile_is_drawn_against_time_and_gaps_stay_empty(make_timeline):
+def test_timeline_shows_every_tile_and_leaves_gaps_empty(make_timeline):
     timeline = make_timeline(90001, steps=30, missing=[10, 11])
     timeline.values[3, 5, 9] = np.nan
     figure = plot_timeline(timeline, "AR90001")
@@ -115,7 +115,7 @@ def test_every_tile_is_drawn_against_time_and_gaps_stay_empty(make_timeline):
     assert flux.collections[0].get_clim()[0] == 0
 
 
-def test_a_step_off_the_beat_is_found_at_the_nearest(make_timeline):
+def test_step_off_the_cadence_moves_to_the_nearest_step(make_timeline):
     timeline = make_timeline(90001, steps=6, missing=[3])
     timeline.times[3:] += np.timedelta64(10, "m")
     times, values = regular_steps(timeline)
@@ -124,7 +124,7 @@ def test_a_step_off_the_beat_is_found_at_the_nearest(make_timeline):
     assert np.isnan(values[3]).all()
 
 
-def test_availability_tells_gaps_from_nan(regions):
+def test_availability_distinguishes_gaps_from_nan(regions):
     regions[1].values[[0, -1], 0, 5] = np.nan
     figure = plot_availability(regions, SPLITS)
     (axes,) = figure.axes
@@ -134,19 +134,19 @@ def test_availability_tells_gaps_from_nan(regions):
     gap = [0] * 10 + [2, 2] + [0] * 18
     assert states == [gap, [1, *gap[1:-1], 1], gap]
     assert legend(figure) == ["all observed", "NaN in some tiles or channels", "nothing observed or no step"]
-    # A day is 24 steps of an hour.
+    # A day is 24 hourly steps.
     assert axes.collections[0].get_coordinates()[0, -1, 0] == pytest.approx(29.5 / 24)
 
 
-def test_without_noaa_facts_there_is_no_picture_of_them(regions):
+def test_pictures_of_missing_noaa_facts_are_left_out(regions):
     regions[1].values[[2, 4], 0, 3] = np.nan
     pictures = dataset_pictures(rows(), regions)
-    assert [picture.name for picture in pictures.made] == ALL_PICTURES[2:]
+    assert [picture.name for picture in pictures.pictures] == ALL_PICTURES[2:]
     assert pictures.left_out == (
-        "Left out, because the catalog has no NOAA facts for them: latitude against time of emergence, lifetimes, "
+        "Left out, because the catalog lacks the NOAA facts: latitude against time of emergence, lifetimes, "
         "boxplots of latitude, boxplots of longitude at emergence, boxplots of largest area."
     )
-    distributions = pictures.made[0].figure
+    distributions = pictures.pictures[0].figure
     assert [axes.get_ylabel() for axes in distributions.axes] == [
         "largest flux of a tile (G)", "lowest intensity of a tile (DN)", "observed in all tiles (hours)",
     ]  # fmt: skip
@@ -156,7 +156,7 @@ def test_without_noaa_facts_there_is_no_picture_of_them(regions):
     assert hours == [[28, 28], [26]]
 
 
-def test_what_is_known_of_some_regions_is_drawn_for_those(regions):
+def test_facts_known_for_some_regions_are_drawn_for_these_regions(regions):
     known = rows(
         noaa_latitude=[-20.0, None, 15.0],
         noaa_emergence_time=[datetime(2011, 2, 10), datetime(2011, 2, 11), None],
@@ -164,39 +164,39 @@ def test_what_is_known_of_some_regions_is_drawn_for_those(regions):
         noaa_area=[300.0, None, None],
     )
     pictures = dataset_pictures(known, regions)
-    made = {picture.name: picture for picture in pictures.made}
-    assert list(made) == ALL_PICTURES
-    assert pictures.left_out.endswith("facts for them: boxplots of longitude at emergence.")
-    # Only of the first both are known.
-    assert legend(made["latitudes.png"].figure) == ["train (1)"]
-    assert made["latitudes.png"].caption.endswith("of 1 of 3 regions.")
-    assert legend(made["lifetimes.png"].figure) == ["train (1)", "test (1)"]
-    assert made["lifetimes.png"].caption.endswith("of 2 of 3 regions.")
-    assert [axes.get_ylabel() for axes in made["distributions.png"].figure.axes][:2] == [
+    by_name = {picture.name: picture for picture in pictures.pictures}
+    assert list(by_name) == ALL_PICTURES
+    assert pictures.left_out.endswith("facts: boxplots of longitude at emergence.")
+    # Only the first region has both facts.
+    assert legend(by_name["latitudes.png"].figure) == ["train (1)"]
+    assert by_name["latitudes.png"].caption.endswith("of 1 of 3 regions.")
+    assert legend(by_name["lifetimes.png"].figure) == ["train (1)", "test (1)"]
+    assert by_name["lifetimes.png"].caption.endswith("of 2 of 3 regions.")
+    assert [axes.get_ylabel() for axes in by_name["distributions.png"].figure.axes][:2] == [
         "latitude (degrees, north positive)", "largest area (millionths of a\nhemisphere)",
     ]  # fmt: skip
 
 
-def test_simulated_regions_are_called_so_in_every_picture(regions):
+def test_every_picture_says_that_regions_are_simulated(regions):
     known = rows(
         noaa_latitude=[1.0] * 3, noaa_longitude=[1.0] * 3, noaa_emergence_time=[datetime(2011, 2, 10)] * 3,
         noaa_lifetime_days=[5] * 3, noaa_area=[300.0] * 3,
     )  # fmt: skip
     for simulated, foot in ((False, ""), (True, "Simulated Sun: nothing here was observed.")):
         pictures = dataset_pictures(known, regions, simulated)
-        assert {picture.figure.get_supxlabel() for picture in pictures.made} == {foot}
+        assert {picture.figure.get_supxlabel() for picture in pictures.pictures} == {foot}
         assert pictures.left_out == ""
-        assert len(pictures.made) == 5
+        assert len(pictures.pictures) == 5
 
 
-def test_a_region_can_be_chosen_and_must_be_there(regions):
-    assert dataset_pictures(rows(), regions, ar_number=90003).made[1].name == "timeline_AR90003.png"
-    with pytest.raises(SolaredError, match="no region AR1; it has 90001, 90002, 90003"):
+def test_region_of_the_timeline_can_be_chosen(regions):
+    assert dataset_pictures(rows(), regions, ar_number=90003).pictures[1].name == "timeline_AR90003.png"
+    with pytest.raises(SolaredError, match=r"has no region AR1\. Choose one of 90001, 90002, 90003"):
         dataset_pictures(rows(), regions, ar_number=1)
 
 
-def test_hours_are_hours_at_any_cadence(make_timeline):
+def test_observed_hours_do_not_depend_on_the_cadence(make_timeline):
     timelines = [make_timeline(90001 + n, steps=30, cadence=timedelta(minutes=12)) for n in range(3)]
-    panel = dataset_pictures(rows(), timelines).made[0].figure.axes[2]
+    panel = dataset_pictures(rows(), timelines).pictures[0].figure.axes[2]
     hours = [line.get_ydata().tolist() for line in panel.lines if line.get_linestyle() == "None"]
     assert hours == [pytest.approx([6, 6]), pytest.approx([6])]

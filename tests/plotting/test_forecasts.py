@@ -1,4 +1,4 @@
-"""The picture of a region's forecast: what is drawn, with which units, and what is not drawn through gaps."""
+"""The figure of the forecast of a region: lines, gaps, marks, labels and units."""
 
 from io import BytesIO
 
@@ -8,11 +8,12 @@ from matplotlib.dates import date2num
 from matplotlib.image import imread
 
 from dataset_builder.simulation import simulate_region
-from solared_hf import SolaredWindows
-from solared_hf.evaluation import issue_alarms, observed_onsets
+from solared_hf import SolaredWindows, Timeline
+from solared_hf.evaluation import RegionForecast, issue_alarms, observed_onsets
+from solared_hf.evaluation.region_forecast import Alarms
 from solared_hf.forecasters import Average, Persistence
-from solared_hf.plotting import as_png, plot_forecast
-from solared_hf.plotting.forecasts import ALARM, NOAA, ONSET, plot_region_forecast, strongest_row
+from solared_hf.plotting import as_png, plot_forecast, plot_tile
+from solared_hf.plotting.forecasts import ALARM, NOAA, ONSET, PERSISTENCE_ALARM, plot_region_forecast, strongest_row
 from solared_hf.plotting.style import broken_at_gaps
 from solared_hf.schema import NUM_TILES
 
@@ -21,7 +22,7 @@ TILES = range(28, 35)
 
 
 def panels(figure):
-    """The axes over time, one a tile."""
+    """Return the axes over time, one per tile."""
     return [axes for axes in figure.axes if axes.lines]
 
 
@@ -34,16 +35,32 @@ def lines(axes) -> dict[str, np.ndarray]:
     return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
 
 
-def moments(axes) -> list[float]:
-    """Where vertical lines stand."""
+def marked_times(axes) -> list[float]:
+    """Return the times of the vertical lines."""
     return [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")]
 
 
-def test_the_lines_are_the_arrays_and_break_at_gaps(make_timeline):
+def region_forecast(
+    timeline: Timeline, windows: SolaredWindows, forecasts, band=None, onsets=NEVER, alarms=None
+) -> RegionForecast:
+    """Return a forecast of one region made of given arrays."""
+    return RegionForecast(
+        timeline=timeline,
+        horizon=windows.horizon,
+        target_times=windows.target_times,
+        forecasts=forecasts,
+        band=band,
+        onsets=onsets,
+        first_issue=windows.last_input_times[0],
+        alarms={name: Alarms(issued, {}) for name, issued in (alarms or {}).items()},
+    )
+
+
+def test_lines_show_the_arrays_and_break_at_gaps(make_timeline):
     timeline = make_timeline(90001, steps=100, missing=[50, 51])
     windows = SolaredWindows(timeline, input_steps=10)
     forecasts = {"average": Average().forecast(windows), "persistence": Persistence().forecast(windows)}
-    figure = plot_forecast(timeline, windows.target_times, forecasts, TILES, "AR90001")
+    figure = plot_forecast(region_forecast(timeline, windows, forecasts), TILES)
     assert len(panels(figure)) == len(TILES)
     for axes, tile in zip(panels(figure), TILES, strict=True):
         drawn = lines(axes)
@@ -57,29 +74,29 @@ def test_the_lines_are_the_arrays_and_break_at_gaps(make_timeline):
             assert np.flatnonzero(np.isnan(values)).tolist() == [29]
             np.testing.assert_array_equal(values[~np.isnan(values)], forecast[:, tile])
         assert axes.get_title(loc="left") == f"row 4, column {tile - 27}"
-        # Noise of 800 DN fills the axis, but never less than 2000 DN are shown.
+        # The noise spans 800 DN, but the axis is never shorter than 2000 DN.
         assert np.ptp(axes.get_ylim()) >= 2000
     assert panels(figure)[-1].get_xlabel() == "time (TAI)"
     assert figure.subfigs[1].get_supylabel() == "continuum intensity (DN)"
     assert labels(figure) == ["observed", "average", "persistence"]
 
 
-def test_the_error_of_each_tile_is_told(make_timeline):
+def test_title_gives_the_error_of_each_tile(make_timeline):
     timeline = make_timeline(90001, steps=40)
     windows = SolaredWindows(timeline, input_steps=10)
     off = windows.observed_targets + np.arange(NUM_TILES)
-    figure = plot_forecast(timeline, windows.target_times, {"off": off}, TILES, "AR90001")
+    figure = plot_forecast(region_forecast(timeline, windows, {"off": off}), TILES)
     assert [axes.get_title(loc="right") for axes in panels(figure)] == [f"RMSE: off {tile} DN" for tile in TILES]
 
 
-def test_maps_show_all_tiles_when_one_was_darkest(make_timeline):
+def test_maps_show_the_time_at_which_a_tile_was_darkest(make_timeline):
     timeline = make_timeline(90001, steps=40)
     timeline.values[30, 5, 30] = -20_000
-    # Darker still, but not among the tiles that are shown.
+    # Darker still, but this tile is not shown.
     timeline.values[35, 5, 0] = -30_000
     windows = SolaredWindows(timeline, input_steps=10)
     forecast = Persistence().forecast(windows)
-    figure = plot_forecast(timeline, windows.target_times, {"persistence": forecast}, TILES, "AR90001")
+    figure = plot_forecast(region_forecast(timeline, windows, {"persistence": forecast}), TILES)
     maps = [axes for axes in figure.subfigs[0].axes if axes.images]
     assert [axes.get_title() for axes in maps] == ["observed", "persistence"]
     np.testing.assert_array_equal(maps[0].images[0].get_array(), timeline.values[30, 5].reshape(7, 9))
@@ -90,20 +107,25 @@ def test_maps_show_all_tiles_when_one_was_darkest(make_timeline):
     assert colour_bar.get_ylabel() == "continuum\nintensity (DN)"
 
 
-def test_band_and_marks_are_where_they_belong(make_timeline):
+def test_band_and_marks_are_at_their_times(make_timeline):
     timeline = make_timeline(90001, steps=60)
     windows = SolaredWindows(timeline, input_steps=10)
     forecast = Average().forecast(windows)
     onsets, alarms = NEVER.copy(), NEVER.copy()
     onsets[30], alarms[30] = timeline.times[40], timeline.times[33]
-    # Outside of the tiles that are shown.
+    # This tile is not shown.
     onsets[2] = timeline.times[5]
-    figure = plot_forecast(
-        timeline, windows.target_times, {"average": forecast}, TILES, "AR90001",
-        band=(forecast - 300, forecast + 200), marks={ONSET: onsets, ALARM: alarms, NOAA: NEVER},
-    )  # fmt: skip
-    assert labels(figure) == ["observed", "average", "80 % interval", ONSET, ALARM]
-    assert [moments(axes) for axes in panels(figure)] == [
+    region = region_forecast(
+        timeline,
+        windows,
+        {"average": forecast, "persistence": forecast},
+        band=(forecast - 300, forecast + 200),
+        onsets=onsets,
+        alarms={"average": alarms, "persistence": alarms + 1},
+    )
+    figure = plot_forecast(region, TILES)
+    assert labels(figure) == ["observed", "average", "persistence", "80 % interval", ONSET, ALARM]
+    assert [marked_times(axes) for axes in panels(figure)] == [
         [timeline.times[40], timeline.times[33]] if tile == 30 else [] for tile in TILES
     ]
     (band,) = panels(figure)[0].collections
@@ -111,33 +133,54 @@ def test_band_and_marks_are_where_they_belong(make_timeline):
     assert (corners.min(), corners.max()) == pytest.approx(
         (forecast[:, 28].min() - 300, forecast[:, 28].max() + 200), rel=1e-6
     )
-    # The picture begins a day before the first of what it shows.
+    # The time axis begins one day before the first forecast.
     assert panels(figure)[0].get_xlim()[0] == pytest.approx(
         date2num(windows.target_times[0] - np.timedelta64(24, "h"))
     )
 
 
-def test_a_moment_before_the_first_forecast_is_in_the_picture(make_timeline):
+def test_picture_of_a_tile_also_marks_the_alarm_of_persistence(make_timeline):
+    timeline = make_timeline(90001, steps=60)
+    windows = SolaredWindows(timeline, input_steps=10)
+    forecast = Average().forecast(windows)
+    alarms = NEVER.copy()
+    alarms[30] = timeline.times[33]
+    region = region_forecast(
+        timeline,
+        windows,
+        {"average": forecast, "persistence": forecast},
+        alarms={"average": alarms, "persistence": alarms + 1},
+    )
+    span = timeline.times[0], timeline.times[-1]
+    figure = plot_tile(30, timeline, span, region)
+    assert marked_times(figure.axes[0]) == [alarms[30], alarms[30] + 1]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][-2:] == [ALARM, PERSISTENCE_ALARM]
+    (axes,) = plot_tile(30, timeline, span).axes
+    assert list(lines(axes)) == ["observed"]
+
+
+def test_onset_before_the_first_forecast_is_in_the_figure(make_timeline):
     timeline = make_timeline(90001, steps=60)
     windows = SolaredWindows(timeline, input_steps=40)
     onsets = NEVER.copy()
     onsets[28] = timeline.times[3]
     forecasts = {"persistence": Persistence().forecast(windows)}
-    figure = plot_forecast(timeline, windows.target_times, forecasts, TILES, "AR90001", marks={ONSET: onsets})
+    figure = plot_forecast(region_forecast(timeline, windows, forecasts, onsets=onsets), TILES)
     assert panels(figure)[0].get_xlim()[0] == pytest.approx(date2num(timeline.times[3] - np.timedelta64(24, "h")))
 
 
-def test_a_forecast_without_any_observation_yet_is_drawn(make_timeline):
+def test_forecast_without_observed_targets_is_drawn(make_timeline):
     timeline = make_timeline(90001, steps=12)
     windows = SolaredWindows(timeline, input_steps=10, require_target=False)
     forecasts = {"persistence": Persistence().forecast(windows)}
-    figure = plot_forecast(timeline, windows.target_times, forecasts, TILES, "AR90001")
+    figure = plot_forecast(region_forecast(timeline, windows, forecasts), TILES)
     assert [axes.get_title() for axes in figure.subfigs[0].axes if axes.images] == ["persistence"]
     assert {axes.get_title(loc="right") for axes in panels(figure)} == {""}
     assert imread(BytesIO(as_png(figure))).shape[2] == 4
 
 
-def test_the_strongest_row_passes_over_its_ends_and_what_was_not_observed():
+def test_strongest_row_ignores_the_outer_columns_and_missing_values():
     intensity = np.zeros((10, NUM_TILES), np.float32)
     intensity[::2, [9, 17]] = 9_000  # the ends of the second row
     intensity[::2, 50] = -500
@@ -146,14 +189,14 @@ def test_the_strongest_row_passes_over_its_ends_and_what_was_not_observed():
     assert strongest_row(intensity) == range(46, 53)
 
 
-def test_a_line_of_one_step_and_one_without_gaps_stay_as_they_are():
+def test_lines_without_gaps_are_not_changed():
     times = np.datetime64("2013-01-01", "h") + np.arange(3)
     for steps in (1, 2, 3):
         np.testing.assert_array_equal(broken_at_gaps(times[:steps], np.ones((steps, 2)))[1], np.ones((steps, 2)))
 
 
 class Quantiles(Persistence):
-    """Persistence with quantiles whose ends are told apart, and wider the further ahead."""
+    """Persistence with asymmetric quantiles that widen with the lead."""
 
     quantile_levels = (0.05, 0.1, 0.5, 0.9)
 
@@ -163,7 +206,7 @@ class Quantiles(Persistence):
         return path[:, :, None] + away[:, :, None]
 
 
-def test_a_region_is_drawn_with_its_alarms_onsets_and_interval():
+def test_region_is_drawn_with_alarms_onsets_and_interval():
     timeline = simulate_region(90001)
     forecaster = Quantiles()
     windows = forecaster.windows([timeline], require_target=False)
@@ -176,40 +219,40 @@ def test_a_region_is_drawn_with_its_alarms_onsets_and_interval():
     onsets = observed_onsets(timeline)
     alarms = issue_alarms(windows, forecaster.trajectory(windows, 24), 5_000)[90001]
     first_issue = windows.last_input_times[0] + np.timedelta64(4, "h")
-    # Otherwise the picture would not show what it is about.
+    # The test needs a tile with an onset.
     assert not np.isnat(onsets[list(shown)]).all()
     for axes, tile in zip(panels(figure), shown, strict=True):
         np.testing.assert_array_equal(lines(axes)["persistence"].get_ydata(), forecaster.forecast(windows)[:, tile])
         expected = [onsets[tile]] if not np.isnat(onsets[tile]) else []
         if not np.isnat(alarms[tile]) and not onsets[tile] <= first_issue:
             expected.append(alarms[tile])
-        assert moments(axes)[:-1] == expected
-        assert moments(axes)[-1] == timeline.times[100].astype("datetime64[s]")
+        assert marked_times(axes)[:-1] == expected
+        assert marked_times(axes)[-1] == timeline.times[100].astype("datetime64[s]")
         corners = axes.collections[0].get_paths()[0].vertices[:, 1]
         forecast = forecaster.forecast(windows)[:, tile]
         assert (corners.min(), corners.max()) == pytest.approx((forecast.min() - 200, forecast.max() + 100), rel=1e-5)
 
 
-def test_nothing_warns_of_what_had_emerged_before_the_first_issue():
+def test_no_alarm_is_drawn_for_tiles_that_emerged_before_the_first_issue():
     timeline, forecaster = simulate_region(90007), Average()
     windows = forecaster.windows([timeline], require_target=False)
     alarms = issue_alarms(windows, forecaster.trajectory(windows, 24), 5_000)[90007]
     onsets = observed_onsets(timeline)
     over = onsets <= windows.last_input_times[0] + np.timedelta64(4, "h")
     shown = list(strongest_row(timeline.values[:, 5]))
-    # Otherwise there would be nothing to leave out.
+    # The test needs an alarm that is left out.
     assert (over & ~np.isnat(alarms))[shown].any()
     figure = plot_region_forecast(forecaster, timeline, 5_000)
-    drawn = dict(zip(shown, map(moments, panels(figure)), strict=True))
+    drawn = dict(zip(shown, map(marked_times, panels(figure)), strict=True))
     assert {tile: drawn[tile] for tile in shown if over[tile]} == {
         tile: [onsets[tile]] for tile in shown if over[tile]
     }
 
 
-def test_what_is_not_known_is_left_out():
+def test_unknown_marks_and_intervals_are_left_out():
     figure = plot_region_forecast(Persistence(), simulate_region(90001), 5_000)
     assert not {NOAA, "80 % interval"} & set(labels(figure))
-    # Persistence itself is drawn once.
+    # Persistence is drawn only once.
     assert [*lines(panels(figure)[0])] == ["observed", "persistence"]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a benchmark show its numbers, on axes that say what they are."""
+"""The figures of a benchmark: the numbers they show, and the labels of their axes."""
 
 import json
 
@@ -22,7 +22,7 @@ def labels(figure) -> list[str]:
 
 
 def lines(figure) -> dict[str, list]:
-    """x and y of every line that has a name."""
+    """Return x and y of every line that has a label."""
     (axes,) = figure.axes
     return {
         line.get_label(): [np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()]
@@ -38,7 +38,7 @@ def result(name: str, by_region: dict, by_tile=None, by_lead=None, reliability=N
 
 def benchmark(results: list[dict]) -> dict:
     about = {"dataset": "solared", "split": "validation", "regions": [11190, 12219], "windows": 7, "horizon_hours": 12}
-    # As a file has it: keys are text, and what is not a number is null.
+    # As in a file: keys are text, and NaN is null.
     return json.loads(json.dumps({**about, "results": results}))
 
 
@@ -51,7 +51,7 @@ def results() -> list[dict]:
     ]
 
 
-def test_error_by_lead_counts_from_the_input_and_from_the_issue():
+def test_error_by_lead_has_axes_from_the_input_and_from_the_issue():
     errors = {
         "persistence": np.array([100.0, 200.0]),
         "ours": np.array([80.0, np.nan]),
@@ -65,19 +65,19 @@ def test_error_by_lead_counts_from_the_input_and_from_the_issue():
     assert axes.get_xlabel() == "time after the last input step (h)"
     assert axes.get_ylabel() == "root mean squared error (DN)"
     assert axes.get_ylim() == (0, 300)
-    # Nothing is off the scale in silence.
+    # The legend names forecasters that are off the scale.
     assert labels(figure)[:3] == ["persistence", "ours", "poor (off the scale, from 310 DN)"]
     (issue,) = axes.child_axes
     assert issue.get_xlabel() == "time after the forecast could be issued (h)"
     as_png(figure)
-    # What is 12 h after the last input step is 8 h after the forecast could be issued.
-    places = [one.transData.transform((hours, 0))[0] for one, hours in ((axes, 12), (issue, 8))]
+    # 12 h after the last input step is 8 h after the forecast could be issued.
+    places = [panel.transData.transform((hours, 0))[0] for panel, hours in ((axes, 12), (issue, 8))]
     assert places[0] == pytest.approx(places[1])
     (early,) = axes.patches
     assert (early.get_x(), early.get_width()) == (0, 4)
 
 
-def test_skill_by_region_is_a_dot_for_each_forecaster():
+def test_skill_by_region_has_a_dot_for_each_forecaster():
     figure = plot_skill_by_region({"ours": {12219: 0.3, 11190: 0.5}, "trees": {11190: -0.2, 12219: 0.1}})
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["AR11190", "AR12219"]
@@ -85,7 +85,7 @@ def test_skill_by_region_is_a_dot_for_each_forecaster():
     assert drawn["persistence"][0] == [0, 0]
     assert drawn["ours"][0] == [0.3, 0.5]
     assert drawn["trees"][0] == [-0.2, 0.1]
-    # In the row of its region, and beside each other.
+    # Dots are in the row of their region, side by side.
     np.testing.assert_array_equal(np.round([drawn["ours"][1], drawn["trees"][1]]), [[1, 0], [0, 1]])
     assert drawn["ours"][1][1] != drawn["trees"][1][0]
     assert axes.get_xlabel() == "skill: share of persistence's squared error removed"
@@ -93,7 +93,7 @@ def test_skill_by_region_is_a_dot_for_each_forecaster():
     assert labels(figure) == ["persistence", "ours", "trees"]
 
 
-def test_a_forecaster_far_worse_than_persistence_does_not_hide_the_others():
+def test_very_bad_forecaster_does_not_hide_the_others():
     figure = plot_skill_by_region({"ours": {11190: 0.5, 12219: 0.4}, "poor": {11190: -40.0, 12219: np.nan}})
     (axes,) = figure.axes
     as_png(figure)
@@ -104,7 +104,7 @@ def test_a_forecaster_far_worse_than_persistence_does_not_hide_the_others():
     assert np.diff(axes.transData.transform([(0, 0), (0.5, 0)])[:, 0]) > 0.2 * width
 
 
-def test_reliability_stands_beside_the_diagonal():
+def test_reliability_is_drawn_with_the_diagonal():
     figure = plot_reliability({"ours": [0.1, 0.9]}, {"ours": np.array([0.15, 0.8])})
     assert lines(figure) == {"reliable": [[0, 1], [0, 1]], "ours": [[0.1, 0.9], [0.15, 0.8]]}
     (axes,) = figure.axes
@@ -114,7 +114,7 @@ def test_reliability_stands_beside_the_diagonal():
     assert axes.get_xlim() == axes.get_ylim() == (0, 1)
 
 
-def test_maps_of_errors_share_the_scale_of_persistence():
+def test_error_maps_share_the_scale_of_persistence():
     errors = {name: np.arange(NUM_TILES) * factor for name, factor in (("ours", 1.0), ("poor", 9.0))}
     errors |= {"persistence": np.arange(NUM_TILES) * 2.0, "none": np.full(NUM_TILES, np.nan)}
     figure = plot_error_by_tile(errors)
@@ -126,12 +126,12 @@ def test_maps_of_errors_share_the_scale_of_persistence():
         assert image.origin == "lower"
     (colour_bar,) = (axes for axes in figure.axes if not axes.get_title())
     assert colour_bar.get_ylabel() == "root mean squared error (DN)"
-    # What is beyond it is not said to be equal to the largest error of persistence.
+    # Larger errors are marked as beyond the scale.
     assert image.colorbar.extend == "max"
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("column, east to west", "row, south to north")
 
 
-def test_more_forecasters_than_colours_are_told_apart():
+def test_more_forecasters_than_colours_have_different_styles():
     names = [*(f"forecaster {n}" for n in range(15)), "persistence"]
     figure = plot_error_by_lead({name: np.ones(2) for name in names}, np.arange(1, 3))
     lines = figure.axes[0].lines
@@ -140,36 +140,36 @@ def test_more_forecasters_than_colours_are_told_apart():
     assert len({(line.get_color(), line.get_marker()) for line in dots}) >= len(names)
 
 
-def test_a_benchmark_becomes_four_pictures(results):
+def test_benchmark_gives_four_pictures(results):
     pictures = benchmark_pictures(benchmark(results))
     assert pictures.left_out == ""
-    figures = {picture.name: picture.figure for picture in pictures.made}
+    figures = {picture.name: picture.figure for picture in pictures.pictures}
     assert list(figures) == ["error_by_lead.png", "skill_by_region.png", "error_by_tile.png", "reliability.png"]
     by_lead = lines(figures["error_by_lead.png"])
-    # The trees give no leads, and persistence not all of them.
+    # The trees give no leads, and persistence gives only some.
     assert list(by_lead) == ["ours", "persistence"]
     np.testing.assert_array_equal(by_lead["persistence"], [[1, 2, 3], [20, 40, np.nan]])
-    # A quarter of the squared error is left where the error is half.
+    # Half the error is a quarter of the squared error, so the skill is 0.75.
     skills = lines(figures["skill_by_region.png"])
     assert {name: places for name, (places, _) in skills.items()} == {
         "persistence": [0, 0], "ours": [0.75, 0], "trees": [-3, 0.75],
     }  # fmt: skip
     assert lines(figures["reliability.png"])["ours"] == [[0.1, 0.9], [0.25, 0.8]]
     assert len([axes for axes in figures["error_by_tile.png"].axes if axes.images]) == 3
-    for picture in pictures.made:
+    for picture in pictures.pictures:
         assert "validation split of solared, 2 regions, 7 windows" in picture.caption
 
 
-def test_a_benchmark_without_quantiles_says_so(results):
+def test_benchmark_without_quantiles_says_what_is_left_out(results):
     results[0]["reliability"] = None
     pictures = benchmark_pictures(benchmark(results))
-    assert [picture.name for picture in pictures.made] == [
+    assert [picture.name for picture in pictures.pictures] == [
         "error_by_lead.png", "skill_by_region.png", "error_by_tile.png",
     ]  # fmt: skip
     assert pictures.left_out.startswith("Left out: the reliability of quantiles, because")
 
 
-def test_a_region_of_which_persistence_errs_in_nothing_has_no_skill(results):
+def test_skill_is_nan_where_persistence_has_no_error(results):
     results[2]["score"]["rmse_dn_by_region"] = {11190: 0, 12219: None}
-    figures = {picture.name: picture.figure for picture in benchmark_pictures(benchmark(results)).made}
+    figures = {picture.name: picture.figure for picture in benchmark_pictures(benchmark(results)).pictures}
     assert np.isnan(lines(figures["skill_by_region.png"])["ours"][0]).all()

@@ -1,4 +1,4 @@
-"""The picture of a training: both losses, and the error on the validation split beside that of persistence."""
+"""The figure of a training run: both losses, and the validation error beside that of persistence."""
 
 from io import BytesIO
 
@@ -9,7 +9,7 @@ def lines_of(axes):
     return [line.get_xydata().tolist() for line in axes.lines]
 
 
-def test_losses_and_the_error_that_persistence_makes_too():
+def test_losses_and_validation_error_are_drawn():
     log = [
         {"loss": 0.04, "step": 10, "epoch": 0.5},
         {"eval_loss": 0.02, "eval_rmse_dn": 700.0, "eval_skill": -1.0, "step": 15, "epoch": 0.75},
@@ -30,7 +30,7 @@ def test_losses_and_the_error_that_persistence_makes_too():
     figure.savefig(BytesIO(), format="png")
 
 
-def test_a_run_without_validation_is_drawn():
+def test_run_without_validation_is_drawn():
     figure = plot_training([{"loss": 0.04, "step": 1}], persistence_dn=500.0, best_step=None)
     figure.savefig(BytesIO(), format="png")
     losses, errors = figure.axes
@@ -39,7 +39,7 @@ def test_a_run_without_validation_is_drawn():
     assert all(tick == round(tick) for tick in errors.get_xticks())
 
 
-def test_a_run_too_short_to_log_its_training_is_drawn():
+def test_run_too_short_to_log_a_training_loss_is_drawn():
     log = [{"eval_loss": 0.04, "eval_rmse_dn": 600.0, "step": 1}]
     figure = plot_training(log, persistence_dn=500.0, best_step=1)
     figure.savefig(BytesIO(), format="png")
