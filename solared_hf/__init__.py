@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .data import SolaredWindows as SolaredWindows
     from .data import Timeline as Timeline
     from .data import load_timelines as load_timelines
+    from .data import open_dataset as open_dataset
     from .errors import SolaredError as SolaredError
     from .forecasters import SolarActiveRegionForecastingPipeline as SolarActiveRegionForecastingPipeline
     from .forecasters import load_forecaster as load_forecaster
@@ -36,7 +37,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["data", "evaluation", "forecasters", "hub", "models", "plotting", "training"],
     submod_attrs={
-        "data": ["SolaredProcessor", "SolaredWindows", "Timeline", "load_timelines"],
+        "data": ["SolaredProcessor", "SolaredWindows", "Timeline", "load_timelines", "open_dataset"],
         "errors": ["SolaredError"],
         "forecasters": ["SolarActiveRegionForecastingPipeline", "load_forecaster"],
         "models": [name for names in FAMILIES.values() for name in names],

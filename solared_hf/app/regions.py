@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from dataset_builder.simulation.timelines import SIMULATED_REGIONS, simulate_region, split_of
-from solared_hf.data.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
+from solared_hf.data.loading import OpenedDataset
 from solared_hf.data.step_times import nearest_steps
 from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
@@ -93,24 +92,16 @@ def simulated_sun(forecaster: Forecaster) -> Collection:
     return _collection("the simulated Sun", True, forecaster, timelines.values(), splits, {})
 
 
-def regions_of_dataset(dataset: str | Path, revision: str | None, forecaster: Forecaster) -> Collection:
+def regions_of_dataset(dataset: OpenedDataset, forecaster: Forecaster) -> Collection:
     """Return all regions of a dataset.
 
-    Args:
-        dataset: Folder, or repository on the Hub.
-        revision: Branch, tag or commit of a repository; `main` by default.
-        forecaster: The forecaster of the page.
-
     Raises:
-        SolaredError: If the dataset is missing, or the forecaster cannot forecast any of its regions.
+        SolaredError: If the dataset cannot be read, or the forecaster can forecast none of its regions.
     """
-    revision = pinned_revision(dataset, revision)
-    identity = dataset_identity(dataset, revision)
-    catalog = load_catalog(dataset, revision)
-    splits = {row["ar_number"]: row["split"] for row in catalog}
-    timelines = load_catalogued_timelines(dataset, catalog, revision)
-    noaa = {row["ar_number"]: row["noaa_emergence_time"] for row in catalog}
-    return _collection(identity["dataset"], identity["simulated"], forecaster, timelines, splits, noaa)
+    name, simulated = dataset.identity["dataset"], dataset.identity["simulated"]
+    splits = {row["ar_number"]: row["split"] for row in dataset.catalog}
+    noaa = {row["ar_number"]: row["noaa_emergence_time"] for row in dataset.catalog}
+    return _collection(name, simulated, forecaster, dataset.timelines(), splits, noaa)
 
 
 def _collection(

@@ -84,6 +84,7 @@ def load(
     """
     from solared_hf.app.forecasts import ForecastCache
     from solared_hf.app.regions import regions_of_dataset, simulated_sun
+    from solared_hf.data.loading import open_dataset
     from solared_hf.forecasters.base import load_forecaster
 
     if dataset is None and dataset_revision is not None:
@@ -92,7 +93,7 @@ def load(
     if dataset is None:
         collection = simulated_sun(forecaster)
     else:
-        collection = regions_of_dataset(dataset, dataset_revision, forecaster)
+        collection = regions_of_dataset(open_dataset(dataset, dataset_revision), forecaster)
     return collection, ForecastCache(forecaster, collection.alarm_scale_dn)
 
 

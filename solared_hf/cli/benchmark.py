@@ -18,6 +18,7 @@ def benchmark(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """Compare baselines, fitted on the train split, with the models of the package and your own."""
+    from solared_hf.data.loading import open_dataset
     from solared_hf.evaluation.benchmark import benchmark as run_benchmark
     from solared_hf.evaluation.benchmark import trained_models
     from solared_hf.files import write_atomically
@@ -25,7 +26,7 @@ def benchmark(
 
     models, left_out = trained_models()
     models += [load_forecaster(one) for one in model or []]
-    result = run_benchmark(dataset, split, models, dataset_revision, left_out)
+    result = run_benchmark(open_dataset(dataset, dataset_revision), split, models, left_out)
     result.print()
     if json_file is not None:
         write_atomically(json_file, result.as_json())

@@ -27,6 +27,7 @@ def evaluate(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """Score a model beside persistence and other baselines, or by the published protocol."""
+    from solared_hf.data.loading import open_dataset
     from solared_hf.evaluation.protocol_scores import score_by_published_protocol
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
@@ -37,9 +38,13 @@ def evaluate(
             raise SolaredError(
                 "--split is of no use with --protocol published, which has its own regions; leave it out."
             )
-        scores = score_by_published_protocol(load_forecaster(model, model_revision), dataset, dataset_revision)
+        scores = score_by_published_protocol(
+            load_forecaster(model, model_revision), open_dataset(dataset, dataset_revision)
+        )
     else:
-        scores = score_on_split(load_forecaster(model, model_revision), dataset, split or "test", dataset_revision)
+        scores = score_on_split(
+            load_forecaster(model, model_revision), open_dataset(dataset, dataset_revision), split or "test"
+        )
     scores.print()
     if json_file is not None:
         write_atomically(json_file, scores.as_json())

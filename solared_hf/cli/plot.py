@@ -24,7 +24,7 @@ def forecast(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """A forecast of a region against what was observed, with the alarms it gives and the onsets that came."""
-    from solared_hf.data.loading import dataset_identity, load_catalog, load_region, load_timelines, pinned_revision
+    from solared_hf.data.loading import open_dataset
     from solared_hf.evaluation.alarms import alarm_scale
     from solared_hf.files import write_atomically
     from solared_hf.forecasters.base import load_forecaster
@@ -34,11 +34,11 @@ def forecast(
     if output.suffix != ".png":
         raise SolaredError(f"--output is {output}; name a PNG file, such as {output.with_suffix('.png')}.")
     forecaster = load_forecaster(model, model_revision)
-    revision = pinned_revision(dataset, dataset_revision)
-    region = load_region(dataset, ar, revision)
-    (facts,) = (row for row in load_catalog(dataset, revision) if row["ar_number"] == ar)
+    opened = open_dataset(dataset, dataset_revision)
+    region = opened.region(ar)
+    (facts,) = (row for row in opened.catalog if row["ar_number"] == ar)
     try:
-        train = load_timelines(dataset, "train", revision)
+        train = opened.timelines("train")
     except SolaredError as error:
         raise SolaredError(
             f"Alarms are scaled by the regions of a train split, which {dataset} lacks; build the region with "
@@ -46,7 +46,7 @@ def forecast(
         ) from error
     scale = alarm_scale(train)
     figure = plot_region_forecast(forecaster, region, scale, facts["noaa_emergence_time"])
-    if dataset_identity(dataset, revision)["simulated"]:
+    if opened.identity["simulated"]:
         mark_as_simulated(figure)
     write_atomically(output, as_png(figure))
     print(f"{output}: AR{ar} by {forecaster.name}.")
@@ -78,14 +78,11 @@ def dataset(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """What is in a dataset: latitudes, lifetimes, distributions, one region's timeline, and what was observed."""
-    from solared_hf.data.loading import dataset_identity, load_catalog, load_catalogued_timelines, pinned_revision
+    from solared_hf.data.loading import open_dataset
     from solared_hf.plotting.dataset_pictures import dataset_pictures
 
-    revision = pinned_revision(dataset, dataset_revision)
-    simulated = dataset_identity(dataset, revision)["simulated"]
-    catalog = load_catalog(dataset, revision)
-    timelines = load_catalogued_timelines(dataset, catalog, revision)
-    _write(dataset_pictures(catalog, timelines, simulated, ar), output)
+    opened = open_dataset(dataset, dataset_revision)
+    _write(dataset_pictures(opened.catalog, opened.timelines(), opened.identity["simulated"], ar), output)
 
 
 def _write(pictures, folder: Path) -> None:

@@ -19,12 +19,12 @@ def predict(
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
     """Forecast a region's tiles in physical units: every window of its timeline, the latest included."""
-    from solared_hf.data.loading import load_region
+    from solared_hf.data.loading import open_dataset
     from solared_hf.files import write_atomically
     from solared_hf.forecasters.base import forecast_file, load_forecaster
 
     forecaster = load_forecaster(model, model_revision)
-    windows = forecaster.windows([load_region(dataset, ar, dataset_revision)], require_target=False)
+    windows = forecaster.windows([open_dataset(dataset, dataset_revision).region(ar)], require_target=False)
     content = forecast_file(windows, forecaster.forecast(windows))
     if output.is_dir():
         raise SolaredError(f"{output} is a folder; name a file for --output, such as {output / 'forecast.parquet'}.")

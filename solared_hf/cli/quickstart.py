@@ -55,7 +55,7 @@ def quickstart(
     from dataset_builder.simulation.timelines import SIMULATED_REGIONS
     from dataset_builder.sources import find_regions
     from solared_hf.cli.predict import predict
-    from solared_hf.data.loading import load_timelines
+    from solared_hf.data.loading import open_dataset
     from solared_hf.evaluation.alarms import alarm_scale
     from solared_hf.evaluation.split_scores import score_on_split
     from solared_hf.files import write_atomically
@@ -91,15 +91,16 @@ def quickstart(
     split = "test" if simulated else "validation"
     _say(3, f"Scoring it on the {split} split")
     forecaster = load_forecaster(model)
-    scores = score_on_split(forecaster, dataset, split)
+    opened = open_dataset(dataset)
+    scores = score_on_split(forecaster, opened, split)
     scores.print()
     write_atomically(output / "scores.txt", scores.as_text())
     write_atomically(output / "scores.json", scores.as_json())
 
-    region = load_timelines(dataset, split)[0]
+    region = opened.timelines(split)[0]
     _say(4, f"Forecasting AR{region.ar_number}")
     predict(model=model, dataset=dataset, ar=region.ar_number, output=output / "forecast.parquet")
-    figure = plot_region_forecast(forecaster, region, alarm_scale(load_timelines(dataset, "train")))
+    figure = plot_region_forecast(forecaster, region, alarm_scale(opened.timelines("train")))
     if simulated:
         mark_as_simulated(figure)
     write_atomically(output / "forecast.png", as_png(figure))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from .loading import load_catalog as load_catalog
-    from .loading import load_region as load_region
+    from .loading import OpenedDataset as OpenedDataset
     from .loading import load_timelines as load_timelines
+    from .loading import open_dataset as open_dataset
     from .processing_solared import SolaredProcessor as SolaredProcessor
     from .timelines import Timeline as Timeline
     from .windows import SolaredWindows as SolaredWindows
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "loading": ["load_catalog", "load_region", "load_timelines"],
+        "loading": ["OpenedDataset", "load_timelines", "open_dataset"],
         "processing_solared": ["SolaredProcessor"],
         "timelines": ["Timeline"],
         "windows": ["SolaredWindows", "batch_of"],

@@ -89,7 +89,7 @@ def missing_files(dataset: str | Path, folder: Path) -> list[str]:
     return [path for path in paths if not (folder / path).exists()]
 
 
-def prepared(dataset: str, config: str, revision: str | None) -> Cache | None:
+def prepared_config(dataset: str, config: str, revision: str | None) -> Cache | None:
     """What `datasets` has prepared of a repository on this machine: of the commit, or of the latest one it has.
 
     A branch or tag other than `main` is never taken from there, because nobody knows which commit it meant.

@@ -1,10 +1,13 @@
-"""Datasets by name: a folder of `solared build`, or a repository on the Hub."""
+"""Datasets by name: a folder written by `solared build`, or a repository on the Hub."""
 
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +21,7 @@ from solared_hf.data.dataset_location import (
     missing_files,
     no_dataset,
     no_dataset_in_folder,
-    prepared,
+    prepared_config,
     snapshot,
 )
 from solared_hf.data.timelines import Timeline, timelines_from_dataset, timelines_from_table
@@ -26,23 +29,210 @@ from solared_hf.errors import SolaredError, reason_of, whole_number
 from solared_hf.hub.cards import CARD_NAME
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME, SCHEMA_VERSION
 
-_DATA_FOLDER = "data"
 _TIMELINES, _CATALOG, _CATALOG_SPLIT = "timelines", "catalog", "regions"
 
 
-def load_timelines(dataset: str | Path, split: str, revision: str | None = None) -> list[Timeline]:
-    """Regions of one split of a dataset folder, or of a dataset repository on the Hub.
+class DatasetIdentity(TypedDict):
+    """What a result says about the dataset that it comes from.
+
+    Attributes:
+        dataset: The repository, or the name of the folder.
+        revision: The commit of the repository, or the SHA-256 of the folder's manifest.
+        source: `published` or `fits`.
+        simulated: True if the Sun is simulated.
+        schema_version: Version of the columns, see `schema.SCHEMA_VERSION`.
+    """
+
+    dataset: str
+    revision: str
+    source: str
+    simulated: bool
+    schema_version: int
+
+
+class OpenedDataset(ABC):
+    """A dataset folder, or one commit of a dataset repository, as `open_dataset` returns it.
+
+    Everything is read from the same folder or commit, and the Hub is not asked again.
+
+    Attributes:
+        name: The folder or repository, as given to `open_dataset`.
+        revision: The commit of a repository; None for a folder.
+    """
+
+    def __init__(self, name: str, revision: str | None):
+        self.name, self.revision = name, revision
+
+    def __repr__(self) -> str:
+        at = "" if self.revision is None else f" at {self.revision[:8]}"
+        return f"<{type(self).__name__} {self.name}{at}: {', '.join(self.splits)}>"
+
+    @property
+    @abstractmethod
+    def identity(self) -> DatasetIdentity:
+        """The facts that identify the dataset in a result.
+
+        Raises:
+            SolaredError: If the dataset has no manifest, or a damaged one.
+        """
+
+    @property
+    @abstractmethod
+    def catalog(self) -> list[dict]:
+        """One row per region, with the columns of `schema.catalog_features`.
+
+        Raises:
+            SolaredError: If the catalog is missing or damaged.
+        """
+
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that the dataset has."""
+
+    @abstractmethod
+    def _read_split(self, split: str) -> list[Timeline]:
+        """Return the regions of a split that the dataset has."""
+
+    def timelines(self, split: str | None = None) -> list[Timeline]:
+        """Return the regions of a split, or of all splits, one split after the other. Nothing is cached.
+
+        Raises:
+            SolaredError: If the dataset does not have the split, or a file is damaged.
+        """
+        if split is None:
+            return [timeline for name in self.splits for timeline in self._read_split(name)]
+        if split not in self.splits:
+            raise SolaredError(
+                f"The dataset {self.name} has no split {split!r}, only {', '.join(self.splits)}; choose a split it "
+                "has."
+            )
+        return self._read_split(split)
+
+    def region(self, ar_number: int) -> Timeline:
+        """Return one region, from any split.
+
+        Raises:
+            SolaredError: If the dataset does not have the region, or a file is damaged.
+        """
+        number = whole_number(ar_number, "An AR number", "give NOAA's, such as 11726")
+        regions = {str(timeline.ar_number): timeline for timeline in self.timelines()}
+        if str(number) not in regions:
+            raise self._no_region(number, regions)
+        return regions[str(number)]
+
+    def _no_region(self, ar_number: int, known: Iterable[str]) -> SolaredError:
+        return SolaredError(f"The dataset {self.name} has no region AR{ar_number}; it has {', '.join(sorted(known))}.")
+
+
+class DatasetFolder(OpenedDataset):
+    """A dataset folder, or the folder of a repository's commit in the cache of huggingface_hub."""
+
+    def __init__(self, name: str, revision: str | None, folder: Path):
+        super().__init__(name, revision)
+        self._folder = folder
+        self._shards: dict[str, list[Path]] = {}  # by split
+        # Not by a pattern of `datasets`, which would read brackets in the folder's own name as a part of the pattern.
+        for shard in sorted(folder.glob("data/*/AR*.parquet")):
+            self._shards.setdefault(shard.parent.name, []).append(shard)
+        if not (folder / CARD_NAME).exists() or not self._shards:
+            raise no_dataset_in_folder(name, folder)
+        # A folder without a manifest may be a part of a dataset that somebody has chosen.
+        missing = missing_files(name, folder) if (folder / MANIFEST_NAME).exists() else []
+        if missing:
+            raise SolaredError(
+                f"Of the dataset {name}, {missing[0]} is missing, one of {len(missing)} files; build it again, or "
+                "copy all of it."
+            )
+        _check_schema_version(name, folder)
+
+    @cached_property
+    def identity(self) -> DatasetIdentity:
+        if not (self._folder / MANIFEST_NAME).exists():
+            raise no_dataset_in_folder(self.name, self._folder)
+        try:
+            content = (self._folder / MANIFEST_NAME).read_bytes()
+            manifest = json.loads(content)
+            return DatasetIdentity(
+                dataset=self._folder.resolve().name if self.revision is None else self.name,
+                revision=hashlib.sha256(content).hexdigest() if self.revision is None else self.revision,
+                source=manifest["source"],
+                simulated=manifest["simulated"],
+                schema_version=manifest["schema_version"],
+            )
+        except (OSError, KeyError, ValueError) as error:
+            raise no_dataset(
+                self.name, f"{MANIFEST_NAME} cannot be used: {reason_of(error)}", "build it again"
+            ) from error
+
+    @cached_property
+    def catalog(self) -> list[dict]:
+        try:
+            return pq.read_table(self._folder / CATALOG_PATH).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise SolaredError(
+                f"The catalog of the dataset {self.name} cannot be read ({reason_of(error)}); build the dataset again."
+            ) from error
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._shards)
+
+    def _read_split(self, split: str) -> list[Timeline]:
+        return [timeline for shard in self._shards[split] for timeline in _read_shard(shard)]
+
+    def region(self, ar_number: int) -> Timeline:
+        number = whole_number(ar_number, "An AR number", "give NOAA's, such as 11726")
+        shards = {shard.stem.removeprefix("AR"): shard for split in self._shards.values() for shard in split}
+        if str(number) not in shards:
+            raise self._no_region(number, shards)
+        return _read_shard(shards[str(number)])[0]
+
+
+class PreparedDataset(OpenedDataset):
+    """Rows of a repository in the cache of `datasets`, read while the Hub cannot be reached.
+
+    The cache does not hold the manifest, so `identity` raises the error that says how to get the whole dataset.
+    """
+
+    def __init__(self, name: str, revision: str, rows: dict[str, Dataset], missing: NotOnThisMachineError):
+        super().__init__(name, revision)
+        self._rows, self._missing = rows, missing
+
+    @property
+    def identity(self) -> DatasetIdentity:
+        raise self._missing
+
+    @cached_property
+    def catalog(self) -> list[dict]:
+        found = prepared_config(self.name, _CATALOG, self.revision)
+        if found is None:
+            raise self._missing
+        return found.as_dataset(split=_CATALOG_SPLIT).to_list()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    def _read_split(self, split: str) -> list[Timeline]:
+        return timelines_from_dataset(self._rows[split])
+
+
+def open_dataset(dataset: str | Path | OpenedDataset, revision: str | None = None) -> OpenedDataset:
+    """Find a dataset once, so that everything that is read from it belongs together.
+
+    A branch or tag of a repository becomes the commit that it means now, and the files of that commit are downloaded
+    to the cache of huggingface_hub. Without the Hub, the dataset is read from that cache, or from the cache of
+    `datasets` if only that one has the rows; a warning names the commit then.
 
     Args:
-        dataset: folder written by `solared build`, or a repository id such as `nasa-impact/ar_emergence`.
-        split: `train`, `validation` or `test`.
-        revision: branch, tag or commit of a repository; `main` by default.
-
-    Without the Hub, a repository is read from the cache of its client, or from that of `datasets` if the rows are
-    there alone; a warning names the commit then.
+        dataset: Folder written by `solared build`, or a repository id such as `nasa-impact/ar_emergence`. An opened
+            dataset is returned as it is.
+        revision: Branch, tag or commit of a repository; `main` by default.
 
     Raises:
-        SolaredError: there is no such dataset or split, or its schema is newer than this package.
+        SolaredError: If the dataset or the revision does not exist, is incomplete, or has a schema that is newer than
+            this package.
 
     Example, with a dataset of one simulated region:
 
@@ -53,163 +243,48 @@ def load_timelines(dataset: str | Path, split: str, revision: str | None = None)
     >>> with TemporaryDirectory() as folder:
     ...     write_simulated(folder, [90010], steps=48)
     ...     report = build_dataset(PublishedSource(folder), f"{folder}/dataset")
-    ...     (region,) = load_timelines(f"{folder}/dataset", "test")
-    >>> region.ar_number, region.values.shape, str(region.cadence)
-    (90010, (48, 6, 63), '1:00:00')
+    ...     dataset = open_dataset(f"{folder}/dataset")
+    ...     region = dataset.region(90010)
+    >>> dataset.splits, dataset.revision, region.values.shape, str(region.cadence)
+    (('test',), None, (48, 6, 63), '1:00:00')
     """
+    if isinstance(dataset, OpenedDataset):
+        return dataset
+    folder = local_folder(dataset)
+    if folder is not None:
+        return DatasetFolder(str(dataset), None, folder)
+    name = str(dataset)
     try:
-        folder = _whole_folder(dataset, revision)
-    except NotOnThisMachineError as error:
-        return timelines_from_dataset(_prepared_split(error, dataset, _TIMELINES, split, revision))
-    shards = _shards(folder)
-    if split not in shards:
-        raise SolaredError(
-            f"The dataset {dataset} has no split {split!r}, only {', '.join(shards)}; choose a split it has."
-        )
-    return [timeline for shard in shards[split] for timeline in _read_shard(shard)]
-
-
-def load_region(dataset: str | Path, ar_number: int, revision: str | None = None) -> Timeline:
-    """One region of a dataset, whichever split it is in; the arguments are those of `load_timelines`.
-
-    Raises:
-        SolaredError: there is no such dataset or region, or its schema is newer than this package.
-    """
-    ar_number = whole_number(ar_number, "An AR number", "give NOAA's, such as 11726")
-    try:
-        shards = _shards(_whole_folder(dataset, revision))
-    except NotOnThisMachineError as error:
-        splits = prepared(dataset, _TIMELINES, revision)
-        if splits is None:
-            raise
-        timelines = [
-            timeline
-            for split in splits.info.splits
-            for timeline in timelines_from_dataset(_prepared_split(error, dataset, _TIMELINES, split, revision))
-        ]
-        regions = {timeline.ar_number: timeline for timeline in timelines}
-    else:
-        regions = {int(shard.stem.removeprefix("AR")): shard for split in shards.values() for shard in split}
-    if ar_number not in regions:
-        raise SolaredError(
-            f"The dataset {dataset} has no region AR{ar_number}; it has {', '.join(map(str, sorted(regions)))}."
-        )
-    found = regions[ar_number]
-    return found if isinstance(found, Timeline) else _read_shard(found)[0]
-
-
-def load_catalog(dataset: str | Path, revision: str | None = None) -> list[dict]:
-    """Rows of the `catalog` config (`schema.catalog_features`), one a region; the arguments are those of
-    `load_timelines`.
-
-    Raises:
-        SolaredError: there is no such dataset, or its catalog is damaged.
-    """
-    try:
-        folder = _folder(dataset, revision)
-    except NotOnThisMachineError as error:
-        return _prepared_split(error, dataset, _CATALOG, _CATALOG_SPLIT, revision).to_list()
-    try:
-        return pq.read_table(folder / CATALOG_PATH).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise SolaredError(
-            f"The catalog of the dataset {dataset} cannot be read ({reason_of(error)}); build the dataset again."
-        ) from error
-
-
-def load_catalogued_timelines(
-    dataset: str | Path, catalog: Iterable[Mapping], revision: str | None = None
-) -> list[Timeline]:
-    """The timelines of all splits, one split after the other.
-
-    Args:
-        dataset, revision: as of `load_timelines`.
-        catalog: what `load_catalog` gives.
-
-    Raises:
-        SolaredError: the dataset cannot be loaded.
-    """
-    splits = sorted({row["split"] for row in catalog})
-    return [timeline for split in splits for timeline in load_timelines(dataset, split, revision)]
-
-
-def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:
-    """The commit that a branch or tag of a repository means now, `main` by default; None for a folder.
-
-    Who reads a repository in several steps pins it first: a push between two steps would mix two revisions.
-
-    Raises:
-        SolaredError: there is no such dataset or revision.
-    """
-    if local_folder(dataset) is not None:
-        return None
-    try:
-        return snapshot(str(dataset), revision).name
-    except NotOnThisMachineError:
-        found = prepared(str(dataset), _TIMELINES, revision)
+        folder = snapshot(name, revision)
+    except NotOnThisMachineError as missing:
+        found = prepared_config(name, _TIMELINES, revision)
         if found is None:
             raise
-        return found.hash
+        warnings.warn(
+            f"{missing} Until then, the rows are those that `datasets` has prepared of commit {found.hash[:8]}.",
+            stacklevel=2,
+        )
+        return PreparedDataset(name, found.hash, found.as_dataset(), missing)
+    return DatasetFolder(name, folder.name, folder)
 
 
-def dataset_identity(dataset: str | Path, revision: str | None = None) -> dict:
-    """What a dataset is, for those who have to say what they used.
+def load_timelines(dataset: str | Path, split: str, revision: str | None = None) -> list[Timeline]:
+    """Return the regions of one split: short for `open_dataset(dataset, revision).timelines(split)`.
 
-    Returns:
-        `dataset` (the repository, or the folder's name), `revision` (the repository's commit, or the digest of the
-        folder's manifest), `source` (`published` or `fits`), `simulated` and `schema_version`.
+    Args:
+        dataset: Folder written by `solared build`, or a repository id such as `nasa-impact/ar_emergence`.
+        split: `train`, `validation` or `test`.
+        revision: Branch, tag or commit of a repository; `main` by default.
 
     Raises:
-        SolaredError: there is no such dataset.
+        SolaredError: If the dataset, the revision or the split does not exist, or the dataset cannot be read.
     """
-    folder = _folder(dataset, revision)
-    if not (folder / MANIFEST_NAME).exists():
-        raise no_dataset_in_folder(dataset, folder)
-    try:
-        content = (folder / MANIFEST_NAME).read_bytes()
-        manifest = json.loads(content)
-        described = {key: manifest[key] for key in ("source", "simulated", "schema_version")}
-    except (OSError, KeyError, ValueError) as error:
-        raise no_dataset(dataset, f"{MANIFEST_NAME} cannot be used: {reason_of(error)}", "build it again") from error
-    if local_folder(dataset) is not None:
-        return {"dataset": folder.resolve().name, "revision": hashlib.sha256(content).hexdigest(), **described}
-    return {"dataset": str(dataset), "revision": folder.name, **described}
-
-
-def _folder(dataset: str | Path, revision: str | None) -> Path:
-    """A dataset folder itself, or that of a repository's commit in the cache of the Hub's client."""
-    folder = local_folder(dataset)
-    return snapshot(str(dataset), revision) if folder is None else folder
-
-
-def _whole_folder(dataset: str | Path, revision: str | None) -> Path:
-    """The same; a SolaredError if a part of the dataset is missing, or this package cannot read it."""
-    folder = _folder(dataset, revision)
-    if not (folder / CARD_NAME).exists() or not _shards(folder):
-        raise no_dataset_in_folder(dataset, folder)
-    # A folder without a manifest may be a part of a dataset that somebody has chosen.
-    missing = missing_files(dataset, folder) if (folder / MANIFEST_NAME).exists() else []
-    if missing:
-        raise SolaredError(
-            f"Of the dataset {dataset}, {missing[0]} is missing, one of {len(missing)} files; build it again, or copy "
-            "all of it."
-        )
-    _check_schema_version(dataset, folder)
-    return folder
-
-
-def _shards(folder: Path) -> dict[str, list[Path]]:
-    """The Parquet files of each split, in order of their names."""
-    shards: dict[str, list[Path]] = {}
-    # A pattern of `datasets` would take brackets in the folder's own name for a part of it.
-    for shard in sorted(folder.glob(f"{_DATA_FOLDER}/*/AR*.parquet")):
-        shards.setdefault(shard.parent.name, []).append(shard)
-    return shards
+    return open_dataset(dataset, revision).timelines(split)
 
 
 def _read_shard(shard: Path) -> list[Timeline]:
     try:
-        # Without the folders' names, of which pyarrow could make columns.
+        # Not `read_table`, which makes columns of the names of folders such as `split=test`.
         table = pq.ParquetFile(shard).read()
     except (OSError, pa.ArrowException) as error:
         raise SolaredError(
@@ -218,31 +293,14 @@ def _read_shard(shard: Path) -> list[Timeline]:
     return timelines_from_table(table)
 
 
-def _prepared_split(error: SolaredError, dataset: str, config: str, split: str, revision: str | None) -> Dataset:
-    """Rows that `datasets` has prepared of a repository; `error` if there are none."""
-    found = prepared(str(dataset), config, revision)
-    if found is None:
-        raise error
-    if split not in found.info.splits:
-        raise SolaredError(
-            f"The dataset {dataset} has no split {split!r}, only {', '.join(found.info.splits)}; choose a split it "
-            "has."
-        )
-    warnings.warn(
-        f"{error} Until then, the rows are those that `datasets` has prepared of commit {found.hash[:8]}.",
-        stacklevel=3,
-    )
-    return found.as_dataset(split=split)
-
-
-def _check_schema_version(dataset: str | Path, folder: Path) -> None:
+def _check_schema_version(name: str, folder: Path) -> None:
     try:
         card = DatasetCard.load(folder / CARD_NAME, ignore_metadata_errors=True)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise no_dataset(dataset, f"{CARD_NAME} cannot be read: {reason_of(error)}", "build it again") from error
+        raise no_dataset(name, f"{CARD_NAME} cannot be read: {reason_of(error)}", "build it again") from error
     version = card.data.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise SolaredError(
-            f"The dataset {dataset} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
+            f"The dataset {name} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
             "upgrade it with `pip install --upgrade solared-hf`."
         )

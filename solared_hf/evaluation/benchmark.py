@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from solared_hf.data.loading import dataset_identity, load_timelines, pinned_revision
+from solared_hf.data.loading import OpenedDataset, open_dataset
 from solared_hf.data.processing_solared import SolaredProcessor
 from solared_hf.data.timelines import Timeline
 from solared_hf.data.windows import SolaredWindows
@@ -64,10 +65,9 @@ class _Answer:
 
 
 def benchmark(
-    dataset: str,
+    dataset: OpenedDataset | str | Path,
     split: str,
     forecasters: Sequence[Forecaster] = (),
-    revision: str | None = None,
     left_out: dict[str, str] | None = None,
 ) -> Benchmark:
     """Put forecasters beside the baselines on every window of a split: 120 steps of all six channels, 12 h ahead.
@@ -77,19 +77,18 @@ def benchmark(
     where the test split has its five regions.
 
     Args:
-        dataset: folder, or repository on the Hub.
+        dataset: what `open_dataset` gives, or a folder or repository.
         split: `train`, `validation` or `test`.
         forecasters: trained models. One that refuses these windows is left out, and why is told.
-        revision: of a repository.
         left_out: forecasters that could not be brought here, and why, to be told as well.
 
     Raises:
         SolaredError: the dataset or split is not there, or gives no window; two forecasters have one name.
     """
-    revision = pinned_revision(dataset, revision)
-    identity = dataset_identity(dataset, revision)
-    train = load_timelines(dataset, "train", revision)
-    timelines = train if split == "train" else load_timelines(dataset, split, revision)
+    dataset = open_dataset(dataset)
+    identity = dataset.identity
+    train = dataset.timelines("train")
+    timelines = train if split == "train" else dataset.timelines(split)
     left_out = dict(left_out or {})
     everyone = [Persistence(), Climatology.fit(train), *_fitted(train, left_out), *forecasters]
     names = [forecaster.name for forecaster in everyone]

@@ -1,10 +1,11 @@
 """A forecaster scored by the published protocol, beside persistence and the published networks."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
-from solared_hf.data.loading import dataset_identity, load_timelines, pinned_revision
+from solared_hf.data.loading import OpenedDataset, open_dataset
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.evaluation.published_protocol import (
     PROTOCOL_TILES,
@@ -51,21 +52,21 @@ class ProtocolScores(TabledResult):
         return table
 
 
-def score_by_published_protocol(forecaster: Forecaster, dataset: str, revision: str | None = None) -> ProtocolScores:
+def score_by_published_protocol(forecaster: Forecaster, dataset: OpenedDataset | str | Path) -> ProtocolScores:
     """Score a forecaster and persistence on the test split of a dataset by the published protocol.
 
     Args:
         forecaster: what is scored.
-        dataset: folder, or repository on the Hub, with the five regions of `published_protocol.PROTOCOL_TILES`.
-        revision: branch, tag or commit of a repository; `main` by default.
+        dataset: what `open_dataset` gives, or a folder or repository, with the five regions of
+            `published_protocol.PROTOCOL_TILES`.
 
     Raises:
         SolaredError: there is no such dataset, it has no test split with the five regions, or they are not hourly.
     """
-    revision = pinned_revision(dataset, revision)
-    identity = dataset_identity(dataset, revision)
+    dataset = open_dataset(dataset)
+    identity = dataset.identity
     try:
-        timelines = load_timelines(dataset, "test", revision)
+        timelines = dataset.timelines("test")
     except SolaredError as error:
         raise SolaredError(
             f"The published protocol needs the published test split ({reason_of(error)}); use a dataset built "

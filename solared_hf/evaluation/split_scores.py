@@ -1,11 +1,11 @@
 """A forecaster scored on one split of a dataset, beside the baselines, for people and for programs."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
-from solared_hf.data.loading import dataset_identity, load_timelines, pinned_revision
-from solared_hf.errors import SolaredError
+from solared_hf.data.loading import OpenedDataset, open_dataset
 from solared_hf.evaluation.scores import Score, intensity_processor, score_forecasts
 from solared_hf.evaluation.tables import TabledResult, number_with_interval
 from solared_hf.forecasters.base import Forecaster, ModelForecaster
@@ -43,7 +43,7 @@ class SplitScores(TabledResult):
         return table
 
 
-def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: str | None = None) -> SplitScores:
+def score_on_split(forecaster: Forecaster, dataset: OpenedDataset | str | Path, split: str) -> SplitScores:
     """Score a forecaster, persistence, the average and the climatology on the same windows of a split.
 
     Normalised units are those of the model's processor; a baseline is given one fitted on the train split, or on the
@@ -51,20 +51,16 @@ def score_on_split(forecaster: Forecaster, dataset: str, split: str, revision: s
 
     Args:
         forecaster: what is scored.
-        dataset: folder, or repository on the Hub.
+        dataset: what `open_dataset` gives, or a folder or repository.
         split: `train`, `validation` or `test`.
-        revision: branch, tag or commit of a repository; `main` by default.
 
     Raises:
         SolaredError: the dataset or split is not there, or gives no window.
     """
-    revision = pinned_revision(dataset, revision)
-    identity = dataset_identity(dataset, revision)
-    timelines = load_timelines(dataset, split, revision)
-    try:
-        train = timelines if split == "train" else load_timelines(dataset, "train", revision)
-    except SolaredError:
-        train = []
+    dataset = open_dataset(dataset)
+    identity = dataset.identity
+    timelines = dataset.timelines(split)
+    train = dataset.timelines("train") if "train" in dataset.splits else []
     is_model = isinstance(forecaster, ModelForecaster)
     processor = forecaster.processor if is_model else intensity_processor(train or timelines)
     windows = forecaster.windows(timelines)

@@ -8,7 +8,7 @@ import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForTimeSeriesPrediction, PreTrainedConfig, PreTrainedModel
 
-from solared_hf.data.loading import dataset_identity
+from solared_hf.data.loading import DatasetIdentity
 from solared_hf.data.processing_solared import SolaredProcessor
 from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
@@ -45,7 +45,7 @@ def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str,
         raise SolaredError(f"The model could not be made: {error}") from error
 
 
-def fit_processor(data: DataArguments, regions: list[Timeline], revision: str | None) -> SolaredProcessor:
+def fit_processor(data: DataArguments, regions: list[Timeline], identity: DatasetIdentity) -> SolaredProcessor:
     """Return a processor with the normalisation of the train split.
 
     Raises:
@@ -66,7 +66,7 @@ def fit_processor(data: DataArguments, regions: list[Timeline], revision: str | 
             cadence_minutes=cadences.pop() / timedelta(minutes=1),
             nan_policy=data.nan_policy,
             fitted_on={
-                **dataset_identity(data.dataset, revision),
+                **identity,
                 "split": "train",
                 "regions": [timeline.ar_number for timeline in regions],
             },

@@ -7,7 +7,7 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
 
-from solared_hf.data.loading import load_timelines, pinned_revision
+from solared_hf.data.loading import open_dataset
 from solared_hf.data.processing_solared import SolaredProcessor
 from solared_hf.data.windows import SolaredWindows, batch_of
 from solared_hf.errors import SolaredError
@@ -71,10 +71,13 @@ def train(arguments: Arguments) -> dict:
     start = _starting_point(training)
     set_seed(training.seed)
 
-    # Use the revision that the main process resolved, because the branch may move in the meantime.
-    revision = broadcast_object_list([pinned_revision(data.dataset, data.dataset_revision)])[0]
-    splits = {split: load_timelines(data.dataset, split, revision) for split in ("train", "validation")}
-    processor = fit_processor(data, splits["train"], revision)
+    dataset = open_dataset(data.dataset, data.dataset_revision)
+    # Use the commit that the main process found, because the branch may move in the meantime.
+    revision = broadcast_object_list([dataset.revision])[0]
+    if dataset.revision != revision:
+        dataset = open_dataset(data.dataset, revision)
+    splits = {split: dataset.timelines(split) for split in ("train", "validation")}
+    processor = fit_processor(data, splits["train"], dataset.identity)
     model = build_model(model_arguments, data, fitted_fields(processor, splits["train"]))
     if start.checkpoint is not None:
         check_same_run(start.checkpoint, model.config, processor)

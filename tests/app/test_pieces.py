@@ -11,7 +11,7 @@ from dataset_builder import build_dataset
 from dataset_builder.published import PublishedSource, write_published
 from dataset_builder.simulation import simulate_region
 from dataset_builder.simulation.timelines import GAP_REGION, NAN_REGION
-from solared_hf import SolaredError, Timeline, load_forecaster
+from solared_hf import SolaredError, Timeline, load_forecaster, open_dataset
 from solared_hf.app.alarm_table import NO_SCALE, alarm_table
 from solared_hf.app.channels import FORECAST, NAMES, in_words, observed_values
 from solared_hf.app.forecasts import ForecastCache
@@ -176,7 +176,7 @@ def test_alarm_table_agrees_with_the_scores(sun):
 def test_page_without_a_train_split_says_why_it_has_no_alarms(tmp_path):
     write_published(tmp_path / "published", simulate_region(90009))
     build_dataset(PublishedSource(tmp_path / "published"), tmp_path / "dataset")
-    collection = regions_of_dataset(tmp_path / "dataset", None, Persistence())
+    collection = regions_of_dataset(open_dataset(tmp_path / "dataset"), Persistence())
     assert (collection.name, collection.simulated, collection.alarm_scale_dn) == ("dataset", True, None)
     region = collection.regions["90009"]
     page_forecast = ForecastCache(Persistence(), None).make(region)
@@ -189,7 +189,7 @@ def test_region_that_cannot_be_forecast_is_shown_with_the_reason(tmp_path):
     for region in (simulate_region(90001), simulate_region(90009, steps=50)):
         write_published(tmp_path / "published", region)
     build_dataset(PublishedSource(tmp_path / "published"), tmp_path / "dataset")
-    collection = regions_of_dataset(tmp_path / "dataset", None, Persistence())
+    collection = regions_of_dataset(open_dataset(tmp_path / "dataset"), Persistence())
     region = collection.regions["90009"]
     page_forecast = ForecastCache(Persistence(), collection.alarm_scale_dn).make(region)
     assert page_forecast.forecast is None
@@ -201,7 +201,7 @@ def test_region_that_cannot_be_forecast_is_shown_with_the_reason(tmp_path):
     (tmp_path / "published" / "AR90001").rename(tmp_path / "AR90001")
     build_dataset(PublishedSource(tmp_path / "published"), tmp_path / "short")
     with pytest.raises(SolaredError, match="No window of 120 input steps"):
-        regions_of_dataset(tmp_path / "short", None, Persistence())
+        regions_of_dataset(open_dataset(tmp_path / "short"), Persistence())
 
 
 @pytest.mark.parametrize("steps", [121, 133])
@@ -222,7 +222,7 @@ def test_region_without_observed_intensity_is_drawn(steps):
 def test_file_equals_the_output_of_solared_predict(solared, simulated_dataset, tmp_path, sun):
     _, forecasts = sun
     output = tmp_path / "forecast.parquet"
-    page_forecast = forecasts.make(regions_of_dataset(simulated_dataset, None, Persistence()).regions["90010"])
+    page_forecast = forecasts.make(regions_of_dataset(open_dataset(simulated_dataset), Persistence()).regions["90010"])
     assert solared(
         "predict", "--model", "persistence", "--dataset", simulated_dataset, "--ar", 90010, "--output", output
     )[0] == 0  # fmt: skip

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from solared_hf import SolaredProcessor, load_timelines
-from solared_hf.data import load_region
+from solared_hf import SolaredProcessor, load_timelines, open_dataset
 from solared_hf.models import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
 from solared_hf.schema import CHANNELS
 from tests.processes import run
@@ -51,7 +50,7 @@ def test_predict_writes_physical_forecasts_up_to_the_future(solared, model, simu
         "observed_intensity",
     ]  # fmt: skip
     assert table.field("forecast_intensity").metadata[b"unit"] == b"HMI DN"
-    region = load_region(simulated_dataset, 90010)
+    region = open_dataset(simulated_dataset).region(90010)
     last = table.column("last_input_time_tai").to_numpy()
     target = table.column("target_time_tai").to_numpy()
     assert last.max() == region.times[-1]
@@ -69,7 +68,7 @@ def test_persistence_forecasts_the_last_intensity(solared, simulated_dataset, tm
         "predict", "--model", "persistence", "--dataset", simulated_dataset, "--ar", 90010, "--output", output
     )[0] == 0  # fmt: skip
     forecast = pq.read_table(output).column("forecast_intensity").to_numpy().reshape(-1, 63)
-    region = load_region(simulated_dataset, 90010)
+    region = open_dataset(simulated_dataset).region(90010)
     np.testing.assert_array_equal(forecast, region.values[119:, 5])
 
 
@@ -147,7 +146,7 @@ def test_a_model_of_some_channels_forecasts_regions_with_gaps_and_nan(solared, s
     assert code == 0
     table = pq.read_table(output)
     assert np.isfinite(table.column("forecast_intensity").to_numpy()).all()
-    region = load_region(simulated_dataset, ar_number)
+    region = open_dataset(simulated_dataset).region(ar_number)
     spacing = np.diff(np.unique(table.column("last_input_time_tai").to_numpy())) / np.timedelta64(1, "h")
     gap = int((np.diff(region.times) / np.timedelta64(1, "h")).max())
     # Behind a gap the first window ends INPUT_STEPS steps later.

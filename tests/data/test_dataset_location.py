@@ -9,24 +9,23 @@ import numpy as np
 import pytest
 from datasets import DatasetDict
 
-from solared_hf import SolaredError, load_timelines
-from solared_hf.data import load_catalog, load_region
+from solared_hf import SolaredError, load_timelines, open_dataset
 from solared_hf.data.dataset_location import local_folder
-from solared_hf.data.loading import dataset_identity, pinned_revision
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME
 
 CURE = "name a folder written by `solared build`, or a dataset repository on the Hub"
 
 
 def assert_readable(dataset: str | Path, expected: Path) -> None:
-    regions = load_timelines(dataset, "test")
-    for ours, theirs in zip(regions, load_timelines(expected, "test"), strict=True):
+    found, known = open_dataset(dataset), open_dataset(expected)
+    regions = found.timelines("test")
+    for ours, theirs in zip(regions, known.timelines("test"), strict=True):
         np.testing.assert_array_equal(ours.values, theirs.values)
     number = regions[0].ar_number
-    assert load_region(dataset, np.int64(number)).ar_number == number
-    assert load_catalog(dataset) == load_catalog(expected)
-    assert pinned_revision(dataset) is None
-    assert dataset_identity(dataset)["revision"] == dataset_identity(expected)["revision"]
+    assert found.region(np.int64(number)).ar_number == number
+    assert found.catalog == known.catalog
+    assert found.revision is None
+    assert found.identity["revision"] == known.identity["revision"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_the_home_folder_and_relative_names(simulated_dataset, tmp_path, monkeyp
     for name in ("~/sun", Path("~/sun"), "sun", "sun/", "./sun", "sun/data/.."):
         assert local_folder(name) is not None
         assert_readable(name, simulated_dataset)
-    assert dataset_identity("~/sun")["dataset"] == dataset_identity(simulated_dataset)["dataset"]
+    assert open_dataset("~/sun").identity["dataset"] == simulated_dataset.name
 
 
 def test_the_home_folder_in_yaml(tmp_path, monkeypatch, solared):
@@ -173,7 +172,7 @@ def test_an_inner_folder_is_told_the_outer_one(simulated_dataset):
     with pytest.raises(SolaredError, match=rf"has no manifest.json\); name {simulated_dataset.resolve()}\."):
         load_timelines(simulated_dataset / "data" / "test", "test")
     with pytest.raises(SolaredError, match=r"\(it is a file\); name the folder"):
-        load_catalog(simulated_dataset / CATALOG_PATH)
+        open_dataset(simulated_dataset / CATALOG_PATH)
 
 
 def test_a_part_without_a_manifest_is_read(simulated_dataset, tmp_path):
@@ -182,7 +181,7 @@ def test_a_part_without_a_manifest_is_read(simulated_dataset, tmp_path):
     with pytest.raises(SolaredError, match=r"has no split 'train', only test, validation; choose a split it has"):
         load_timelines(part, "train")
     with pytest.raises(SolaredError, match=r"There is no SOLARED dataset at .* manifest\.json"):
-        dataset_identity(part)
+        _ = open_dataset(part).identity
 
 
 def test_reading_changes_nothing_and_asks_nobody(simulated_dataset, hub):

@@ -8,9 +8,7 @@ import pytest
 
 from dataset_builder import build_dataset
 from dataset_builder.published import PublishedSource, read_timeline, write_published
-from solared_hf import SolaredError, Timeline, load_timelines
-from solared_hf.data import load_region
-from solared_hf.data.loading import dataset_identity
+from solared_hf import SolaredError, Timeline, load_timelines, open_dataset
 from solared_hf.schema import CHANNELS, NUM_TILES
 
 
@@ -20,20 +18,34 @@ def assert_same(actual: Timeline, expected: Timeline) -> None:
     np.testing.assert_array_equal(actual.values, expected.values)
 
 
+def test_an_opened_folder(simulated_dataset):
+    dataset = open_dataset(simulated_dataset)
+    assert dataset.name == str(simulated_dataset)
+    assert dataset.revision is None
+    assert dataset.splits == ("test", "train", "validation")
+    assert {row["ar_number"]: row["split"] for row in dataset.catalog} == {
+        timeline.ar_number: split for split in dataset.splits for timeline in dataset.timelines(split)
+    }
+    assert [timeline.ar_number for timeline in dataset.timelines()] == [
+        timeline.ar_number for split in dataset.splits for timeline in load_timelines(simulated_dataset, split)
+    ]
+    assert repr(dataset) == f"<DatasetFolder {simulated_dataset}: test, train, validation>"
+
+
 def test_load_timelines_and_region_from_a_folder(simulated_dataset):
     train = load_timelines(simulated_dataset, "train")
     test = load_timelines(simulated_dataset, "test")
     numbers = [timeline.ar_number for timeline in train]
     assert numbers == sorted(numbers)
     assert len(set(numbers) & {timeline.ar_number for timeline in test}) == 0
-    assert_same(load_region(simulated_dataset, test[0].ar_number), test[0])
+    assert_same(open_dataset(simulated_dataset).region(test[0].ar_number), test[0])
     assert train[0].values.shape[1:] == (len(CHANNELS), NUM_TILES)
 
 
 def test_an_unknown_region_is_answered_with_the_known_ones(simulated_dataset):
     known = load_timelines(simulated_dataset, "test")[0].ar_number
     with pytest.raises(SolaredError, match=f"no region AR11726; it has .*{known}"):
-        load_region(simulated_dataset, 11726)
+        open_dataset(simulated_dataset).region(11726)
 
 
 def test_an_unknown_split_is_answered_with_the_known_ones(simulated_dataset):
@@ -57,13 +69,14 @@ def test_a_rebuilt_folder_is_read_anew(simulated_published, tmp_path):
         timeline.values[7, 5, 30] = value
         write_published(raw, timeline)
         build_dataset(PublishedSource(raw), folder)
-        assert load_region(folder, 90009).values[7, 5, 30] == value
-        identities.add(dataset_identity(folder)["revision"])
+        dataset = open_dataset(folder)
+        assert dataset.region(90009).values[7, 5, 30] == value
+        identities.add(dataset.identity["revision"])
     assert len(identities) == 3
 
 
 def test_what_a_dataset_is(simulated_dataset, tmp_path):
-    identity = dataset_identity(simulated_dataset)
+    identity = open_dataset(simulated_dataset).identity
     assert identity["source"] == "published"
     assert identity["simulated"] is True
     assert identity["schema_version"] == 1
@@ -71,9 +84,9 @@ def test_what_a_dataset_is(simulated_dataset, tmp_path):
     assert len(identity["revision"]) == 64
     moved = tmp_path / "moved"
     shutil.copytree(simulated_dataset, moved)
-    assert dataset_identity(moved)["revision"] == identity["revision"]
+    assert open_dataset(moved).identity["revision"] == identity["revision"]
     manifest = json.loads((moved / "manifest.json").read_text())
     del manifest["source"]
     (moved / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(SolaredError, match=r"There is no SOLARED dataset at .*source"):
-        dataset_identity(moved)
+        _ = open_dataset(moved).identity

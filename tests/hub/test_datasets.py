@@ -11,10 +11,10 @@ from dataset_builder import build_dataset
 from dataset_builder.dataset_folder import dataset_to_push
 from dataset_builder.published import PublishedSource
 from dataset_builder.simulation import write_simulated
-from solared_hf import SolaredError, SolaredWindows, Timeline, load_timelines
-from solared_hf.data import load_region
-from solared_hf.data.loading import dataset_identity
+from solared_hf import SolaredError, SolaredWindows, Timeline, load_timelines, open_dataset
 from solared_hf.data.timelines import timelines_from_dataset
+from solared_hf.evaluation import score_on_split
+from solared_hf.forecasters import Persistence
 from solared_hf.hub import push
 from solared_hf.schema import catalog_features, timeline_features
 from solared_hf.splits import SPLITS
@@ -77,7 +77,7 @@ def test_one_region_by_its_number(repository, streaming):
     one = load_dataset(
         repository, split="train", revision="v1.0", filters=[("ar_number", "==", 90003)], streaming=streaming
     )
-    assert_same(timelines_from_dataset(one), [load_region(repository, 90003, "v1.0")])
+    assert_same(timelines_from_dataset(one), [open_dataset(repository, "v1.0").region(90003)])
     windows = SolaredWindows(one, input_steps=12)
     assert set(windows.ar_numbers.tolist()) == {90003}
 
@@ -99,10 +99,10 @@ def test_datasets_alone_is_enough(repository):
 
 
 def test_what_a_repository_is(repository, hub, folders):
-    identity = dataset_identity(repository, "v1.0")
+    identity = open_dataset(repository, "v1.0").identity
     assert identity["dataset"] == repository
     assert identity["revision"] == hub.commits(repository, "dataset", "v1.0")[0].oid
-    assert identity["revision"] != dataset_identity(repository)["revision"]
+    assert identity["revision"] != open_dataset(repository).identity["revision"]
     assert identity["simulated"] is True
 
 
@@ -121,6 +121,39 @@ def test_a_reader_sees_the_revision_it_began_with(folders, hub, repo_id, token):
     assert_same(load_timelines(repo_id, "train"), load_timelines(folders["v1.0"], "train"))
     assert len(hub.commits(repo_id, "dataset")) == 3
     assert_same(load_timelines(repo_id, "train"), load_timelines(folders["main"], "train"))
+
+
+def test_an_opened_dataset_resolves_its_revision_once(repository, hub, folders):
+    hub.requests.clear()
+    dataset = open_dataset(repository, "v1.0")
+    assert dataset.revision == hub.commits(repository, "dataset", "v1.0")[0].oid
+    asked = len(hub.requests)
+    assert [path for _, path, _ in hub.requests if "/revision/" in path] == [
+        f"/api/datasets/{repository}/revision/v1.0"
+    ]
+    hub.down = True
+    expected = open_dataset(folders["v1.0"])
+    assert dataset.splits == expected.splits
+    for split in dataset.splits:
+        assert_same(dataset.timelines(split), expected.timelines(split))
+    assert_same(dataset.timelines(), expected.timelines())
+    assert_same([dataset.region(90003)], [expected.region(90003)])
+    assert dataset.catalog == expected.catalog
+    assert dataset.identity["revision"] == dataset.revision
+    scores = score_on_split(Persistence(), dataset, "test")
+    assert (scores.dataset, scores.dataset_revision) == (repository, dataset.revision)
+    assert open_dataset(dataset) is dataset
+    assert len(hub.requests) == asked
+
+
+def test_an_opened_dataset_stays_at_its_commit(folders, hub, repo_id, token):
+    with dataset_to_push(folders["v1.0"], repo_id) as content:
+        push(content, repo_id)
+    dataset = open_dataset(repo_id)
+    with dataset_to_push(folders["main"], repo_id) as content:
+        push(content, repo_id)
+    assert_same(dataset.timelines("train"), load_timelines(folders["v1.0"], "train"))
+    assert_same(open_dataset(repo_id).timelines("train"), load_timelines(folders["main"], "train"))
 
 
 @pytest.mark.parametrize(

@@ -10,43 +10,32 @@ import pytest
 from huggingface_hub import HfApi
 
 from dataset_builder.dataset_folder import dataset_to_push
-from solared_hf import SolaredError, load_timelines
-from solared_hf.data import load_region
-from solared_hf.data.loading import dataset_identity
+from solared_hf import SolaredError, load_timelines, open_dataset
 from solared_hf.hub import push
 from tests.hub.loopback import TOKEN
 
 READ = """
 import json, sys, warnings
-from solared_hf import SolaredError
-from solared_hf.data.loading import dataset_identity, pinned_revision
-from solared_hf.data import load_catalog, load_region
-from solared_hf import load_timelines
+from solared_hf import SolaredError, open_dataset
 
-def told(read, *arguments):
+def told(read):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            found = read(*arguments)
+            found = read(open_dataset(name, revision))
         except SolaredError as error:
             return str(error)
-    if read is load_timelines:
-        found = [timeline.ar_number for timeline in found]
-    elif read is load_region:
-        found = [found.ar_number, len(found)]
-    elif read is load_catalog:
-        found = [row["ar_number"] for row in found]
     return [found, *(str(one.message) for one in caught if "taken" not in str(one.message))]
 
 name, revision = sys.argv[1], sys.argv[2] or None
 print(json.dumps({
-    "train": told(load_timelines, name, "train", revision),
-    "tset": told(load_timelines, name, "tset", revision),
-    "region": told(load_region, name, 90009, revision),
-    "unknown": told(load_region, name, 5, revision),
-    "catalog": told(load_catalog, name, revision),
-    "pinned": told(pinned_revision, name, revision),
-    "identity": told(dataset_identity, name, revision),
+    "train": told(lambda dataset: [timeline.ar_number for timeline in dataset.timelines("train")]),
+    "tset": told(lambda dataset: dataset.timelines("tset")),
+    "region": told(lambda dataset: len(dataset.region(90009))),
+    "unknown": told(lambda dataset: dataset.region(5)),
+    "catalog": told(lambda dataset: [row["ar_number"] for row in dataset.catalog]),
+    "revision": told(lambda dataset: dataset.revision),
+    "identity": told(lambda dataset: dataset.identity),
 }))
 """
 
@@ -100,15 +89,15 @@ def test_rows_in_the_cache_of_datasets_are_read_without_the_hub(pushed, simulate
     for revision, offline in (("", True), (commit, False)):  # told so, or finding nobody there
         told = answers(home, name, revision, offline=offline)
         assert told["train"] == [train, since]
-        assert told["region"][0] == [90009, len(load_region(simulated_dataset, 90009))]
+        assert told["region"] == [len(open_dataset(simulated_dataset).region(90009)), since]
         assert told["catalog"] == [list(range(90001, 90011)), since]
-        assert told["pinned"] == [commit]
+        assert told["revision"] == [commit, since]
         assert told["identity"] == note
         assert told["tset"].startswith(f"The dataset {name} has no split 'tset', only ")
         assert told["unknown"].startswith(f"The dataset {name} has no region AR5; it has 90001, 90002")
     # Another revision is never given in its place.
     other = answers(home, name, "v1.0")
-    assert other["train"] == other["pinned"]
+    assert other["train"] == other["revision"]
     assert other["train"].startswith(f"{name} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps the")
 
 
@@ -149,7 +138,7 @@ def test_a_repository_of_something_else_is_said(hub, repo_id, token, files, cure
     for path in files:
         commit = api.upload_file(path_or_fileobj=b"x", path_in_repo=path, repo_id=repo_id, repo_type="dataset").oid
     cause = f"the repository is on the Hub, and its commit {commit[:8]} has no manifest.json"
-    for read in (lambda: load_timelines(repo_id, "test"), lambda: dataset_identity(repo_id)):
+    for read in (lambda: load_timelines(repo_id, "test"), lambda: open_dataset(repo_id)):
         expected = rf"^There is no SOLARED dataset at {repo_id} \({cause}\); {cure.format(repo_id)}"
         with pytest.raises(SolaredError, match=expected):
             read()

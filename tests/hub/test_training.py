@@ -11,9 +11,8 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from dataset_builder.dataset_folder import dataset_to_push
-from solared_hf import SolaredError, load_forecaster
+from solared_hf import SolaredError, load_forecaster, open_dataset
 from solared_hf.cli import main
-from solared_hf.data import load_region
 from solared_hf.hub import push
 from solared_hf.training import parse_arguments, train
 from tests.hub.loopback import READER_TOKEN, TOKEN
@@ -58,7 +57,7 @@ def test_a_run_ends_on_the_hub_with_card_and_processor(hub, repo_id, dataset, tm
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     forecaster = load_forecaster(repo_id)
-    windows = forecaster.windows([load_region(dataset, 90007, "v1.0")], require_target=False)
+    windows = forecaster.windows([open_dataset(dataset, "v1.0").region(90007)], require_target=False)
     options = {"--model": repo_id, "--model-revision": "main", "--dataset": dataset, "--dataset-revision": "v1.0"}
     options |= {"--ar": "90007", "--output": str(tmp_path / "forecast.parquet")}
     with pytest.raises(SystemExit) as stopped:
@@ -91,7 +90,7 @@ def test_a_push_that_failed_is_made_up_for(hub, repo_id, token, simulated_datase
         "load_best_model_at_end": "false",
     }
     hub.refusals.append(("POST .*/commit/", 500, None, "out of order"))
-    with pytest.raises(SolaredError, match=f"is finished in .*, but not on the Hub: .*`solared push .* {repo_id}`"):
+    with pytest.raises(SolaredError, match=f"finished in .*, but it is not on the Hub: .*`solared push .* {repo_id}`"):
         train(parse_arguments(command_line(**options)))
     assert set(hub.files(repo_id)) == {".gitattributes"}
     train(parse_arguments(command_line(**options, resume_from_checkpoint="last")))

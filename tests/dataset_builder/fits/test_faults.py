@@ -18,8 +18,7 @@ from distributed import Client
 from dataset_builder import FitsSource, build_dataset
 from dataset_builder.build import LOCK_NAME
 from dataset_builder.simulation import write_observations
-from solared_hf import SolaredError
-from solared_hf.data import load_region
+from solared_hf import SolaredError, open_dataset
 from tests.processes import PATIENCE, finish, run
 
 REGIONS = (90001, 90007, 90009)
@@ -215,7 +214,7 @@ def test_bad_frames_are_counted_interpolated_and_do_no_harm(two_steps, cluster, 
     assert facts["interpolated_frames"]["0"] == missing.get("0", 0) + 7
     # The speckled one, of which a pixel was filled in.
     assert facts["patched_frames"] == {"0": 1, "1": 1}
-    clean, spoiled = (load_region(tmp_path / name, 90001) for name in ("clean", "spoiled"))
+    clean, spoiled = (open_dataset(tmp_path / name).region(90001) for name in ("clean", "spoiled"))
     scale = clean.values.std(axis=(0, 2))[:, np.newaxis]
     difference = abs((spoiled.values - clean.values) / scale)
     assert difference.mean() < 0.3
@@ -234,7 +233,7 @@ def test_too_many_missing_frames_make_a_step_nan_with_its_reason(two_steps, twel
     for path in sorted((longer / "dopplergram").iterdir())[700:900]:
         path.unlink()
     build_dataset(FitsSource(longer.parent, scheduler=cluster), tmp_path / "out")
-    region, facts = load_region(tmp_path / "out", 90001), manifest_of(tmp_path / "out")
+    region, facts = open_dataset(tmp_path / "out").region(90001), manifest_of(tmp_path / "out")
     steps = [entry["step"] for entry in facts["unobserved"]]
     # Windows of 640 frames that hold more than 128 of the 200.
     assert steps == list(range(3, 10))
@@ -252,7 +251,7 @@ def test_a_cube_that_is_cut_or_misshapen_is_a_nan_step(cluster, tmp_path):
         fits.writeto(cubes[2], hdus[0].data[:639], hdus[0].header, overwrite=True)
     cubes[3].unlink()
     build_dataset(FitsSource(tmp_path / "raw", scheduler=cluster), tmp_path / "out")
-    region, facts = load_region(tmp_path / "out", 90001), manifest_of(tmp_path / "out")
+    region, facts = open_dataset(tmp_path / "out").region(90001), manifest_of(tmp_path / "out")
     assert np.isnan(region.values[:, 0]).all(axis=1).tolist() == [False, True, True, False]
     assert [entry["reasons"] for entry in facts["unobserved"]] == [
         ["640 of 640 velocity frames are missing; 1: the file is truncated"],

@@ -29,9 +29,8 @@ from dataset_builder.simulation import (
     simulate_observations,
     write_observations,
 )
-from solared_hf import SolaredError
+from solared_hf import SolaredError, open_dataset
 from solared_hf.cli import main
-from solared_hf.data import load_region
 from solared_hf.files import write_atomically
 from solared_hf.schema import CHANNELS
 
@@ -75,7 +74,7 @@ def test_known_power_flux_darkening_and_emergence_come_back(build, tmp_path):
     number = 90001
     write_observations(tmp_path / "raw", (number,))
     build(tmp_path / "raw", tmp_path / "dataset")
-    region = load_region(tmp_path / "dataset", number)
+    region = open_dataset(tmp_path / "dataset").region(number)
     expected = expected_timeline(number)
     assert region.values.shape == expected.shape
     bipole = emergence(number)
@@ -105,8 +104,8 @@ def test_known_power_flux_darkening_and_emergence_come_back(build, tmp_path):
 def test_every_form_gives_the_same_timeline(sequence, build, tmp_path, form):
     write_observations(tmp_path / "raw", (90001,), steps=STEPS, form=form)
     build(tmp_path / "raw", tmp_path / "dataset")
-    expected = load_region(sequence / "dataset", 90001)
-    region = load_region(tmp_path / "dataset", 90001)
+    expected = open_dataset(sequence / "dataset").region(90001)
+    region = open_dataset(tmp_path / "dataset").region(90001)
     np.testing.assert_array_equal(region.times, expected.times)
     scale = np.nanstd(expected.values, axis=(0, 2))[:, np.newaxis]
     difference = (region.values - expected.values) / scale
@@ -128,7 +127,7 @@ def test_images_of_the_sun_are_tracked(build, tmp_path):
     write_region_file(tmp_path / "raw" / "AR90001", RegionFile(90001, observations.trajectory))
     patch = {"patch_pixels": 54, "degrees_per_pixel": 30.72 / 54}
     build(tmp_path / "raw", tmp_path / "dataset", "12min", "none", **patch)
-    region = load_region(tmp_path / "dataset", 90001)
+    region = open_dataset(tmp_path / "dataset").region(90001)
     assert len(region) == 2
     frames = zip(observations.velocity, observations.missing, strict=True)
     velocity = np.stack([frame for frame, _ in interpolate_missing(None if gone else frame for frame, gone in frames)])
@@ -142,8 +141,8 @@ def test_images_of_the_sun_are_tracked(build, tmp_path):
 
 def test_twelve_minutes_give_the_hours_and_four_steps_between(sequence, build, tmp_path):
     build(sequence / "raw", tmp_path / "dataset", cadence="12min")
-    hourly = load_region(sequence / "dataset", 90001)
-    region = load_region(tmp_path / "dataset", 90001)
+    hourly = open_dataset(sequence / "dataset").region(90001)
+    region = open_dataset(tmp_path / "dataset").region(90001)
     assert region.cadence.total_seconds() == 720
     assert len(region) == 5 * (STEPS - 1) + 1
     np.testing.assert_array_equal(region.times[::5], hourly.times)
@@ -156,7 +155,7 @@ def test_twelve_minutes_give_the_hours_and_four_steps_between(sequence, build, t
 
 def test_without_correction_the_background_stays(sequence, build, tmp_path):
     build(sequence / "raw", tmp_path / "dataset", correction="none")
-    assert load_region(tmp_path / "dataset", 90001).values[:, INTENSITY].min() > 10_000
+    assert open_dataset(tmp_path / "dataset").region(90001).values[:, INTENSITY].min() > 10_000
 
 
 def test_settings_never_mix(sequence, build, tmp_path):

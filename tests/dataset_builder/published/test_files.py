@@ -18,8 +18,7 @@ from dataset_builder.published import PublishedSource, read_timeline, write_publ
 from dataset_builder.published.files import _read_times
 from dataset_builder.simulation import simulate_region
 from dataset_builder.sources import find_regions, region_number
-from solared_hf import SolaredError
-from solared_hf.data import load_catalog, load_region
+from solared_hf import SolaredError, open_dataset
 from tests.processes import run
 
 
@@ -385,10 +384,12 @@ def test_times_rounded_from_days_or_frames_give_hourly_steps_without_gaps(tmp_pa
         for kind in ("pmdop", "mag", "int"):
             spoil(tmp_path / "AR90001", kind, lambda arrays, times=times: [*arrays[:-1], times.astype(object)])
         build_dataset(PublishedSource(tmp_path), tmp_path / "dataset")
-        (row,) = load_catalog(tmp_path / "dataset")
+        (row,) = open_dataset(tmp_path / "dataset").catalog
         assert (row["cadence_s"], row["gaps"], row["missing_steps"]) == (3600, 0, 0)
     assert (of_days.astype("datetime64[ms]") != nominal.times).any()
-    assert np.abs(load_region(tmp_path / "dataset", 90001).times - nominal.times - off).max() < np.timedelta64(1, "ms")
+    assert np.abs(open_dataset(tmp_path / "dataset").region(90001).times - nominal.times - off).max() < np.timedelta64(
+        1, "ms"
+    )
 
 
 def test_times_that_disagree_between_files(region):
