@@ -1,7 +1,8 @@
-"""Model families, a folder each: the published networks, and `quantile_trajectory`, which is ours.
+"""Model families, one folder each: the published networks, and `quantile_trajectory`, which is ours.
 
-`FAMILIES` is the one table of them. A folder is named after its `model_type`, and holds `configuration_<model_type>`
-and `modeling_<model_type>`; registration, the names below and the help of `--model_type` follow from the table.
+`FAMILIES` is the only table of families. The folder of a family is named after the `model_type`, and holds
+`configuration_<model_type>` and `modeling_<model_type>`. Registration, the names that this package exports, and the
+help of `--model_type` follow from the table.
 """
 
 from typing import TYPE_CHECKING

@@ -1,56 +1,40 @@
-"""A small model of every family, and the same model with its weights elsewhere in memory."""
+"""A small model of each family, and the same model with its weights elsewhere in memory."""
 
 import copy
 from itertools import chain
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from solared_hf import (
-    QuantileTrajectoryConfig,
-    QuantileTrajectoryForPrediction,
-    SolaredLstmConfig,
-    SolaredLstmForPrediction,
-    SpatioTemporalAttentionConfig,
-    SpatioTemporalAttentionForPrediction,
-    SpatioTemporalResnetConfig,
-    SpatioTemporalResnetForPrediction,
-)
+import solared_hf  # noqa: F401  (makes the families known to transformers)
 
 STEPS = 6
+# Configuration fields of a small model, by model_type.
+SMALL = {
+    "quantile_trajectory": {"num_members": 2, "hidden_size": 8},
+    "solared_lstm": {"hidden_size": 8, "num_layers": 2, "forecast_steps": 12},
+    "spatio_temporal_attention": {
+        **{"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12},
+        **{"num_temporal_layers": 1, "num_spatial_layers": 1},
+    },
+    # The sizes of the ResNet are fixed.
+    "spatio_temporal_resnet": {},
+}
 _CACHE_LINE = 64
 
 
-def small_attention() -> PreTrainedModel:
-    fields = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "dropout": 0.0}
-    return SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionConfig(**fields, input_steps=STEPS))
-
-
-def small_resnet() -> PreTrainedModel:
-    return SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig(input_steps=STEPS, spatial_layout="grid"))
-
-
-def small_lstm() -> PreTrainedModel:
-    return SolaredLstmForPrediction(SolaredLstmConfig(hidden_size=16, input_steps=STEPS, dropout=0.0))
-
-
-def small_trajectory() -> PreTrainedModel:
-    return QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(num_members=1, input_steps=STEPS))
-
-
-FAMILIES = {
-    "quantile_trajectory": small_trajectory,
-    "solared_lstm": small_lstm,
-    "spatio_temporal_attention": small_attention,
-    "spatio_temporal_resnet": small_resnet,
-}
+def small_model(family: str, **fields) -> PreTrainedModel:
+    """Return a small model with fresh weights, the same in every call."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{"input_steps": STEPS, **SMALL[family], **fields})
+    return AutoModel.from_config(config)
 
 
 def with_shifted_weights(model: PreTrainedModel, offset: int) -> PreTrainedModel:
-    """Return a copy of a model whose weights all begin `offset` bytes beyond a multiple of 64.
+    """Return a copy of a model whose weights all begin `offset` bytes after a multiple of 64.
 
-    Initialised weights begin at a multiple of 64, weights from a file at any multiple of 4. Which kernel a processor
-    uses, and so how it rounds, depends on that.
+    Initialised weights begin at a multiple of 64, weights from a file at any multiple of 4. The address decides which
+    kernel a processor uses, and so how it rounds.
     """
     shifted = copy.deepcopy(model)
     for tensor in chain(shifted.parameters(), shifted.buffers()):

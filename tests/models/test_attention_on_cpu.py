@@ -1,4 +1,4 @@
-"""The layer on a CPU: the mathematics of torch's layer, and masks that are what dropout promises."""
+"""The encoder layer on a CPU equals torch's layer, and its masks have the statistics of dropout."""
 
 import threading
 
@@ -52,7 +52,7 @@ def encoder_layer(dropout=0.0, attention_dropout=0.0, scale=1.0, seed=0):
 
 
 def torch_layer(layer):
-    """The layer of `torch.nn.TransformerEncoder` with the same weights in float64, and its parameters by our names."""
+    """Return torch's encoder layer with the same weights in float64, and its parameters by our names."""
     theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True).double()
     names = {
         "self_attn.in_proj_": "self_attn.qkv_proj.",
@@ -74,7 +74,7 @@ def states(groups, length, seed=1):
 
 
 def run(layer, hidden, seed=3):
-    """Output and gradients of a weighted sum of it, with respect to the input and every parameter."""
+    """Return the output, and the gradients of a weighted sum of the output for the input and every parameter."""
     assert is_plain_on_cpu(layer, hidden)
     torch.manual_seed(seed)
     hidden = hidden.clone().requires_grad_()
@@ -88,7 +88,7 @@ def run(layer, hidden, seed=3):
 # The last sizes need several blocks, and the last block is shorter.
 @pytest.mark.parametrize(("groups", "length"), [(1, 1), (3, 7), (7, 600), (131, 40)])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_layer_is_that_of_torch(groups, length, scale, threads):
+def test_the_layer_equals_that_of_torch(groups, length, scale, threads):
     layer, hidden = encoder_layer(scale=scale), states(groups, length)
     output, gradients = run(layer, hidden)
     theirs, names = torch_layer(layer)
@@ -105,7 +105,7 @@ def test_layer_is_that_of_torch(groups, length, scale, threads):
         torch.testing.assert_close(layer.eval()(hidden), output, atol=1e-5 * scale, rtol=0)
 
 
-def test_threads_and_their_order_make_no_difference():
+def test_the_number_of_threads_does_not_change_results():
     layer, hidden = encoder_layer(dropout=0.1, attention_dropout=0.1), states(300, 40)
     before = torch.get_num_threads()
     results = []
@@ -120,7 +120,7 @@ def test_threads_and_their_order_make_no_difference():
         torch.testing.assert_close(result, results[0], atol=1e-6, rtol=1e-5)
 
 
-def test_two_callers_at_once_do_not_disturb_each_other():
+def test_two_threads_can_call_a_layer_at_once():
     layer, hidden = encoder_layer(), states(131, 40)
     expected, results = run(layer, hidden), []
     callers = [threading.Thread(target=lambda: results.append(run(layer, hidden))) for _ in range(2)]
@@ -133,8 +133,8 @@ def test_two_callers_at_once_do_not_disturb_each_other():
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_know_what_was_dropped(threads):
-    """The derivative along a direction, against differences of the function with the same masks."""
+def test_gradients_use_the_same_dropout(threads):
+    """The derivative along a direction equals differences of the function with the same masks."""
     layer, hidden = encoder_layer(dropout=0.2, attention_dropout=0.3), states(131, 40)
     _, gradients = run(layer, hidden)
     weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
@@ -157,7 +157,7 @@ def test_gradients_know_what_was_dropped(threads):
         assert value(name, step) - value(name, -step) == pytest.approx(expected, rel=0.03), name
 
 
-def test_gradients_of_gradients_are_those_of_the_modules():
+def test_second_derivatives_equal_those_of_the_modules():
     layer, hidden = encoder_layer(), states(60, 40).requires_grad_()
     wanted = [hidden, *layer.parameters()]
     direction = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4))
@@ -174,7 +174,7 @@ def test_gradients_of_gradients_are_those_of_the_modules():
             torch.testing.assert_close(ours, modules, atol=1e-4 * modules.abs().max().item(), rtol=0)
 
 
-def test_gradients_with_a_graph_know_what_was_dropped():
+def test_gradients_with_a_graph_use_the_same_dropout():
     layer, hidden = encoder_layer(dropout=0.2, attention_dropout=0.3), states(131, 40).requires_grad_()
     gradients = []
     for create_graph in (True, False):
@@ -188,9 +188,9 @@ def drawn(size, probability, seed=0):
     return draw_dropped(np.random.Generator(np.random.SFC64(seed)), size, rounded_probability(probability))
 
 
-def test_attention_probabilities_are_dropped_at_random_and_what_is_left_is_scaled():
+def test_attention_probabilities_are_dropped_at_random_and_scaled():
     groups, length, probability = 30, 64, rounded_probability(0.3)
-    # With an identity for states and values, what comes out is the attention probabilities themselves.
+    # With identities for states and values, the output is the attention probabilities.
     identity = torch.eye(length)
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, length, length, generator=generator)
@@ -205,8 +205,8 @@ def test_attention_probabilities_are_dropped_at_random_and_what_is_left_is_scale
     torch.testing.assert_close(mixed, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_inner_values_are_dropped_at_random_and_what_is_left_is_scaled():
-    # With identities for both products, what comes out is the inner values themselves.
+def test_inner_values_are_dropped_at_random_and_scaled():
+    # With identities for both products, the output is the inner values.
     hidden = torch.randn(4000, 24, generator=torch.Generator().manual_seed(0))
     identity, zeros = torch.eye(24), torch.zeros(24)
     keep = 1 - rounded_probability(0.1)
@@ -218,8 +218,8 @@ def test_inner_values_are_dropped_at_random_and_what_is_left_is_scaled():
 
 
 @pytest.mark.parametrize("part", ["attention", "feed forward"])
-def test_what_a_part_adds_is_dropped_at_random(part):
-    """Seen where the layer has to add constants: what is normalised then has two values only."""
+def test_the_output_of_each_part_is_dropped_at_random(part):
+    """Each part adds a constant, so the normalised values show which elements were dropped."""
     layer = encoder_layer(dropout=0.3)
     with torch.no_grad():
         for module in (layer.self_attn.qkv_proj, layer.self_attn.out_proj, layer.fc1, layer.fc2):
@@ -231,18 +231,18 @@ def test_what_a_part_adds_is_dropped_at_random(part):
         (layer.self_attn.out_proj if part == "attention" else layer.fc2).bias.fill_(1)
         torch.manual_seed(1)
         output = layer(torch.zeros(1, 50, 100, WIDTH))
-    # A position of which all or nothing is dropped is 0 throughout, and tells nothing.
-    told = output.view(-1, WIDTH)[output.view(-1, WIDTH).abs().amax(-1) > 0.1]
-    kept = (told > 0).float()
-    assert len(told) > 0.98 * output[..., 0].numel()
+    # A position of which all or no values are dropped is 0 everywhere, and does not count.
+    informative = output.view(-1, WIDTH)[output.view(-1, WIDTH).abs().amax(-1) > 0.1]
+    kept = (informative > 0).float()
+    assert len(informative) > 0.98 * output[..., 0].numel()
     assert kept.mean().item() == pytest.approx(0.7, abs=0.02)
     assert abs(np.corrcoef(kept[:, 0], kept[:, 1])[0, 1]) < 0.1
     assert abs(np.corrcoef(kept[1:, 0], kept[:-1, 0])[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.002, 0.999])
-def test_masks_drop_as_often_as_they_say_and_independently(probability):
-    # No whole number of words.
+def test_masks_drop_independently_with_the_given_probability(probability):
+    # Not a whole number of words.
     size, rounded = 3_000_001, rounded_probability(probability)
     assert rounded == pytest.approx(probability, abs=1 / 2048)
     first, second = torch.ones(size), torch.ones(size)
@@ -254,13 +254,13 @@ def test_masks_drop_as_often_as_they_say_and_independently(probability):
     for values in (first, second):
         assert set(values.unique().tolist()) == {0.0, 1.0}
         assert values.mean().item() == pytest.approx(1 - rounded, abs=4.5 * (variance / size) ** 0.5)
-    # Neighbours in memory, those of one word, and those of another mask.
+    # Pairs of neighbours in memory, of bits of one word, and of two masks.
     pairs = [(first[lag:], first[:-lag]) for lag in (1, len(words[0]))]
-    for one, other in [*pairs, (first[:-64], second[64:])]:
-        assert abs(np.corrcoef(one, other)[0, 1]) < 4.5 / size**0.5
+    for values, others in [*pairs, (first[:-64], second[64:])]:
+        assert abs(np.corrcoef(values, others)[0, 1]) < 4.5 / size**0.5
 
 
-def test_a_mask_does_the_same_with_gradients_and_without():
+def test_a_mask_drops_the_same_with_and_without_gradients():
     values = torch.randn(7, 9, generator=torch.Generator().manual_seed(0))
     mask = mask_of(drawn(values.numel(), 0.5), values.shape)
     with torch.no_grad():
@@ -269,7 +269,7 @@ def test_a_mask_does_the_same_with_gradients_and_without():
     assert (in_place == 0).any()
 
 
-def test_nothing_is_drawn_where_nothing_is_dropped():
+def test_without_dropout_no_random_numbers_are_drawn():
     layer = encoder_layer()
     before = torch.get_rng_state()
     layer(states(3, 7))
@@ -295,7 +295,7 @@ def test_seeds_repeat_a_training_step(model):
     assert (predictions(7) - predictions(8)).abs().max() > 1e-3
 
 
-def test_inference_is_evaluation(model):
+def test_inference_mode_equals_evaluation(model):
     past = torch.randn(6, 40, 6, 63)
     evaluated = model.eval()(past, output_hidden_states=True)
     with torch.inference_mode():
@@ -304,7 +304,7 @@ def test_inference_is_evaluation(model):
     torch.testing.assert_close(inferred.hidden_states, evaluated.hidden_states, atol=1e-5, rtol=1e-5)
 
 
-def test_a_default_device_elsewhere_is_nothing_to_a_model_on_the_cpu(model):
+def test_another_default_device_does_not_disturb_a_model_on_the_cpu(model):
     past, future = torch.randn(2, 24, 6, 63), torch.zeros(2, 63)
     with torch.device("meta"):
         model.train()(past, future_values=future).loss.backward()

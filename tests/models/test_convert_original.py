@@ -1,4 +1,4 @@
-"""The converters, through their command functions, against the original networks written out in plain torch."""
+"""Converted checkpoints forecast as the original networks, which are written here in plain torch."""
 
 import math
 
@@ -46,7 +46,7 @@ class OriginalAttention(nn.Module):
         self.fc = nn.Linear(HIDDEN, 1)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            # Fresh biases are zeros and fresh norms ones; a converter that mixed them up would not be noticed.
+            # Fresh biases are all zeros and fresh norms all ones, so a converter could mix them up unnoticed.
             for parameter in self.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
@@ -107,7 +107,7 @@ def test_other_numbers_of_channels_must_be_named(tmp_path, capsys):
     torch.save(OriginalAttention(channels=2).state_dict(), tmp_path / "original.pth")
     command = [str(tmp_path / "original.pth"), str(tmp_path / "out"), *OPTIONS]
     assert convert_attention(command) == 2
-    assert "reads 2 channels; name each of them" in capsys.readouterr().err
+    assert "reads 2 channels. Name each channel" in capsys.readouterr().err
     assert convert_attention([*command, "--input_channels", *CHANNELS[4:], "--input_steps", "9"]) == 0
     config = SpatioTemporalAttentionForPrediction.from_pretrained(tmp_path / "out").config
     assert (config.input_channels, config.input_steps) == (list(CHANNELS[4:]), 9)
@@ -138,10 +138,10 @@ def with_tensor(name, tensor):
         (with_tensor("fc.weight", torch.full((1, HIDDEN), math.nan)), "'fc.weight' in"),
         (with_tensor("fc.weight", torch.full((1, HIDDEN), -math.inf)), "holds NaN or numbers beyond"),
         (with_tensor("fc.weight", torch.full((1, HIDDEN), 1e300, dtype=torch.double)), "holds NaN or numbers beyond"),
-        (with_tensor("fc.weight", torch.ones(1, HIDDEN).to_sparse()), "is no dense tensor"),
-        (with_tensor("fc.weight", torch.ones(1, HIDDEN, dtype=torch.complex64)), "is no dense tensor"),
-        (with_tensor("fc.weight", torch.ones(1, HIDDEN, device="meta")), "is no dense tensor"),
-        (with_tensor("fc.weight", torch.ones(1).expand(10**6, 10**6)), "is no dense tensor"),
+        (with_tensor("fc.weight", torch.ones(1, HIDDEN).to_sparse()), "is not a dense tensor"),
+        (with_tensor("fc.weight", torch.ones(1, HIDDEN, dtype=torch.complex64)), "is not a dense tensor"),
+        (with_tensor("fc.weight", torch.ones(1, HIDDEN, device="meta")), "is not a dense tensor"),
+        (with_tensor("fc.weight", torch.ones(1).expand(10**6, 10**6)), "is not a dense tensor"),
         (with_tensor(3, torch.zeros(1)), "holds no state dict"),
         (lambda state: {3: torch.zeros(1)}, "holds no state dict"),
         (lambda state: {"weights": 3}, "holds no state dict"),
@@ -149,7 +149,7 @@ def with_tensor(name, tensor):
         (lambda state: {}, "holds no state dict"),
     ],
 )
-def test_what_is_no_original_is_refused_in_a_sentence(original, damage, sentence, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_refused_in_one_line(original, damage, sentence, tmp_path, capsys):
     torch.save(damage(original.state_dict()), tmp_path / "original.pth")
     assert_refused(tmp_path, capsys, sentence)
 
@@ -164,12 +164,12 @@ def assert_refused(folder, capsys, sentence, options=OPTIONS):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_missing_file(tmp_path, capsys):
+def test_a_missing_file_is_refused(tmp_path, capsys):
     assert_refused(tmp_path, capsys, "There is no checkpoint file")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02garbage", b"PK\x03\x04garbage"])
-def test_garbage(content, tmp_path, capsys):
+def test_garbage_is_refused(content, tmp_path, capsys):
     (tmp_path / "original.pth").write_bytes(content)
     assert_refused(tmp_path, capsys, "cannot be read as a checkpoint of plain tensors")
 
@@ -187,25 +187,25 @@ def test_code_in_a_checkpoint_is_not_run(original, tmp_path, capsys):
     assert_refused(tmp_path, capsys, "cannot be read as a checkpoint of plain tensors")
 
 
-def test_heads_that_do_not_divide(original, tmp_path, capsys):
+def test_heads_that_do_not_divide_the_width_are_refused(original, tmp_path, capsys):
     torch.save(original.state_dict(), tmp_path / "original.pth")
-    assert_refused(tmp_path, capsys, "choose a number of heads", ["--num_attention_heads", "7"])
+    assert_refused(tmp_path, capsys, "Choose a number of heads", ["--num_attention_heads", "7"])
 
 
 @pytest.mark.parametrize("hours", ["nan", "inf", "0", "-1"])
-def test_horizon_that_is_no_time_ahead(original, hours, tmp_path, capsys):
+def test_a_horizon_that_is_not_ahead_is_refused(original, hours, tmp_path, capsys):
     torch.save(original.state_dict(), tmp_path / "original.pth")
     assert_refused(tmp_path, capsys, "must be positive", [*OPTIONS, f"--horizon_hours={hours}"])
 
 
-def test_channels_outside_the_vocabulary(original, tmp_path, capsys):
+def test_unknown_channels_are_refused(original, tmp_path, capsys):
     torch.save(original.state_dict(), tmp_path / "original.pth")
     names = [*CHANNELS[:4], "flux", "intensity"]
-    sentence = "There is no channel flux, intensity; the channels are power_2_3mhz,"
+    sentence = "There is no channel flux, intensity. The channels are power_2_3mhz,"
     assert_refused(tmp_path, capsys, sentence, [*OPTIONS, "--input_channels", *names])
 
 
-def test_existing_output_is_kept(original, tmp_path, capsys):
+def test_an_existing_output_is_kept(original, tmp_path, capsys):
     torch.save(original.state_dict(), tmp_path / "original.pth")
     (tmp_path / "new" / "out").mkdir(parents=True)
     (tmp_path / "new" / "out" / "mine.txt").write_text("keep")
@@ -233,7 +233,7 @@ def test_converted_resnet_equals_the_original(tmp_path, capsys):
     torch.manual_seed(0)
     backbone = r3d_18(num_classes=TILES)
     backbone.stem[0] = nn.Conv3d(5, 64, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
-    # Fresh statistics are zeros and ones, which a converter that left them out would match.
+    # Fresh statistics are zeros and ones, and a converter could leave them out unnoticed.
     backbone.stem[1].running_mean.fill_(0.25)
     backbone.eval()
     state_dict = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The quantile trajectory family: changes from the last value, and quantiles that never cross."""
+"""The quantile trajectory family: changes from the last value, and quantiles that do not cross."""
 
 import json
 
@@ -26,14 +26,14 @@ SMALL = {
 }
 
 
-def untrained(**fields):
+def untrained_model(**fields):
     torch.manual_seed(0)
     return QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(**{**SMALL, **fields})).eval()
 
 
 def small_model(**fields):
-    """A model whose every weight matters, as after some training."""
-    model = untrained(**fields)
+    """Return a model in which every weight changes the forecast, as after some training."""
+    model = untrained_model(**fields)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(
@@ -65,9 +65,9 @@ def test_shapes_defaults_and_task():
     assert torch.equal(output.prediction_outputs, output.trajectory_outputs[:, 2])
 
 
-def test_untrained_it_forecasts_persistence():
+def test_an_untrained_model_forecasts_persistence():
     past, _ = small_batch()
-    trajectory = outputs(untrained(), past).trajectory_outputs
+    trajectory = outputs(untrained_model(), past).trajectory_outputs
     assert torch.equal(trajectory, past[:, -1:, TARGET].expand_as(trajectory))
 
 
@@ -79,19 +79,19 @@ def test_quantiles_never_cross():
 
 
 def test_features_are_means_of_the_pieces_of_the_past():
-    model = untrained(input_zero=[1.0] * 6, input_scale=[2.0] * 6)
+    model = untrained_model(input_zero=[1.0] * 6, input_scale=[2.0] * 6)
     past, _ = small_batch(1)
     features = model.features(past)[0].reshape(2, 4, len(CHANNELS), TILES)
     values = (past[0].double() - 1) / 2
     now = values[-2:].mean(0)
     expected = torch.stack([now, now - values[-1], now - values[-4:-2].mean(0), now - values[-8:-4].mean(0)])
-    # Before any training nothing is known of the features, so mean 0 and variance 1 stand (1 + 1e-5, to be exact).
+    # Before training, features are standardised with mean 0 and variance 1 (1 + 1e-5, to be exact).
     assert torch.allclose(features[0].double(), expected.asinh(), atol=1e-4)
     assert torch.allclose(features[1].double(), expected, atol=1e-4)
 
 
-def test_features_are_standardised_by_what_training_saw_and_cut_off_far_beyond():
-    model = untrained().train()
+def test_features_are_standardised_by_the_training_data_and_clamped():
+    model = untrained_model().train()
     past, _ = small_batch(64)
     model.features(5 + 3 * past)
     model.eval()
@@ -101,8 +101,8 @@ def test_features_are_standardised_by_what_training_saw_and_cut_off_far_beyond()
     assert model.features(1e6 * past).abs().max() == 8
 
 
-def test_units_of_the_input_do_not_matter():
-    """Zero and scale undo what the processor did: the same physical values give the same physical forecast."""
+def test_the_normalisation_does_not_change_physical_forecasts():
+    """`input_zero` and `input_scale` undo the processor: equal physical values give equal physical forecasts."""
     past, _ = small_batch()
     physical = outputs(small_model(), past).quantile_outputs
     normalised = outputs(small_model(input_zero=[0.25] * 6, input_scale=[0.5] * 6), past * 0.5 + 0.25).quantile_outputs
@@ -110,7 +110,7 @@ def test_units_of_the_input_do_not_matter():
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8, 40])
-def test_any_number_of_steps_is_read_and_only_the_latest_count(steps):
+def test_only_the_latest_steps_of_any_number_count(steps):
     model = small_model()
     past = torch.randn(2, steps, len(CHANNELS), TILES, generator=torch.Generator().manual_seed(0))
     forecast = outputs(model, past).trajectory_outputs
@@ -118,7 +118,7 @@ def test_any_number_of_steps_is_read_and_only_the_latest_count(steps):
     torch.testing.assert_close(forecast, outputs(model, past[:, -8:]).trajectory_outputs)
 
 
-def test_what_was_not_observed_is_read_as_the_latest_observed_value():
+def test_a_missing_input_is_read_as_the_latest_observed_value():
     model, (past, _) = small_model(), small_batch()
     observed = torch.ones_like(past, dtype=torch.bool)
     observed[0, 9:, 2, 5] = False
@@ -130,7 +130,7 @@ def test_what_was_not_observed_is_read_as_the_latest_observed_value():
         torch.testing.assert_close(outputs(model, past, past_observed_mask=observed).quantile_outputs, expected)
 
 
-def test_what_was_never_observed_is_read_as_zero():
+def test_an_input_that_was_never_observed_is_read_as_physical_zero():
     model, (past, _) = small_model(input_zero=[0.3] * 6), small_batch()
     observed = torch.ones_like(past, dtype=torch.bool)
     observed[1, :, TARGET, 7] = False
@@ -143,7 +143,7 @@ def test_what_was_never_observed_is_read_as_zero():
 
 @pytest.mark.parametrize("num_layers", [0, 1])
 def test_neighbours_are_seen_and_far_tiles_are_not(num_layers):
-    """Each convolution over the grid reaches one tile further."""
+    """Each convolution over the grid adds one tile to the reach."""
     model, (past, _) = small_model(num_layers=num_layers), small_batch(1)
     before = outputs(model, past).trajectory_outputs
     past[:, -1, 4, 0] += 5  # the south-eastern tile: row 0, column 0
@@ -159,16 +159,16 @@ def test_members_are_averaged():
     both = outputs(model, past).trajectory_outputs
     alone = []
     for member in model.members:
-        one = small_model(num_members=1)
-        one.members[0].load_state_dict(member.state_dict())
-        alone.append(outputs(one, past).trajectory_outputs)
+        single = small_model(num_members=1)
+        single.members[0].load_state_dict(member.state_dict())
+        alone.append(outputs(single, past).trajectory_outputs)
     assert not torch.allclose(alone[0], alone[1], atol=1e-3)
     assert torch.allclose(both, (alone[0] + alone[1]) / 2, atol=1e-5)
 
 
 def test_loss_by_hand():
-    """One tile and step, every number worked out: squared error over the spread, plus the pinball loss."""
-    model = untrained(num_members=1)
+    """The squared error over the spread, plus the pinball loss, worked out for one tile and step."""
+    model = untrained_model(num_members=1)
     changes = torch.tensor([[[[1.0]]]])
     quantiles = torch.tensor([[[[[0.0], [0.5], [1.0], [1.5], [2.0]]]]])
     loss = model._loss(changes, quantiles, torch.tensor([[[3.0]]]))
@@ -176,7 +176,7 @@ def test_loss_by_hand():
     assert loss.item() == pytest.approx((3 - 1) ** 2 / (2 + 0.1) + pinball, rel=1e-6)
 
 
-def test_what_was_not_observed_of_the_future_does_not_count():
+def test_missing_targets_do_not_count_in_the_loss():
     model, (past, future) = small_model(), small_batch()
     future[:, 3:] = torch.nan
     future[0, 1, 2] = torch.nan
@@ -192,7 +192,7 @@ def test_what_was_not_observed_of_the_future_does_not_count():
 
 
 def test_training_mirrors_and_shifts_the_patch_and_its_forecast_alike():
-    """A network that looks at each tile alone must not notice: what is shifted there is shifted back."""
+    """A network that looks at each tile alone gives the same forecast, because the shift is undone."""
     model, (past, _) = small_model(num_layers=0, dropout=0.0, input_noise=0.0, input_dropout=0.0), small_batch()
     with torch.no_grad():
         for member in model.members:
@@ -207,7 +207,7 @@ def test_training_mirrors_and_shifts_the_patch_and_its_forecast_alike():
     assert any(not torch.equal(seen[0], other) for other in seen[1:])
 
 
-def test_saved_model_computes_the_same_and_auto_classes_find_it(tmp_path):
+def test_auto_classes_load_a_saved_model_with_the_same_forecasts(tmp_path):
     model, (past, _) = small_model(input_zero=[0.1] * 6, input_scale=[0.7] * 6), small_batch()
     model.save_pretrained(tmp_path)
     assert isinstance(AutoConfig.from_pretrained(tmp_path), QuantileTrajectoryConfig)
@@ -217,14 +217,14 @@ def test_saved_model_computes_the_same_and_auto_classes_find_it(tmp_path):
         torch.testing.assert_close(outputs(loaded, past).quantile_outputs, outputs(model, past).quantile_outputs)
 
 
-def test_half_precision_keeps_the_last_value_whole(tmp_path):
-    """A forecast is a large last value and a small change; it must not be rounded to the grid of bfloat16."""
-    untrained().save_pretrained(tmp_path)
+def test_half_precision_does_not_round_the_last_value(tmp_path):
+    """A forecast is a large last value plus a small change, which bfloat16 would round away."""
+    untrained_model().save_pretrained(tmp_path)
     loaded = QuantileTrajectoryForPrediction.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     assert loaded.members[0].own.weight.dtype == torch.bfloat16
     assert loaded.features.standardise.running_var.dtype == torch.float32
     past = 1000 + torch.randn(2, STEPS, len(CHANNELS), TILES)
-    for model in (loaded, untrained().to(torch.bfloat16)):
+    for model in (loaded, untrained_model().to(torch.bfloat16)):
         assert torch.equal(outputs(model, past).prediction_outputs, past[:, -1, TARGET])
     trained = small_model()
     expected = outputs(trained, past).quantile_outputs
@@ -233,7 +233,7 @@ def test_half_precision_keeps_the_last_value_whole(tmp_path):
 
 
 def test_the_trainer_lowers_the_loss(tmp_path):
-    """Intensity falls by 1 an hour where the flux is up: the model learns it, and persistence cannot."""
+    """Intensity falls by 1 each hour in tiles with strong flux: the model learns this, and persistence cannot."""
     generator = np.random.default_rng(0)
     rows = []
     for _ in range(64):
@@ -246,7 +246,7 @@ def test_the_trainer_lowers_the_loss(tmp_path):
         output_dir=tmp_path, max_steps=150, per_device_train_batch_size=32, learning_rate=1e-2, report_to="none",
         save_strategy="no", use_cpu=True, label_names=["future_values"], disable_tqdm=True, logging_strategy="no",
     )  # fmt: skip
-    model = untrained(input_noise=0.0, input_dropout=0.0, dropout=0.0)
+    model = untrained_model(input_noise=0.0, input_dropout=0.0, dropout=0.0)
     trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
@@ -256,18 +256,18 @@ def test_the_trainer_lowers_the_loss(tmp_path):
     assert np.abs(predictions - [row["future_values"] for row in rows]).mean() < 0.3
 
 
-def test_hours_are_resolved_by_the_cadence():
+def test_lag_hours_become_steps_of_the_cadence():
     hourly, fast = QuantileTrajectoryConfig(), QuantileTrajectoryConfig(step_hours=0.2, input_steps=360)
     assert hourly.lag_steps == [3, 6, 9, 12, 18, 24, 36, 72]
     assert fast.lag_steps == [15, 30, 45, 60, 90, 120, 180, 360]
     # 24 h of forecasts, and the same horizon.
     assert (hourly.forecast_steps, hourly.horizon_steps) == (24, 12)
     assert (fast.forecast_steps, fast.horizon_steps) == (120, 60)
-    # Hours that share a step at a coarse cadence are cut there once.
+    # Hours that round to the same step at a coarse cadence count once.
     assert QuantileTrajectoryConfig(step_hours=6.0).lag_steps == [1, 2, 3, 4, 6, 12]
 
 
-def test_at_twelve_minutes_the_whole_of_72_hours_is_used():
+def test_all_72_hours_are_used_at_a_cadence_of_12_minutes():
     config = {**SMALL, "lag_hours": [3.0, 24.0, 72.0], "step_hours": 0.2, "input_steps": 360, "forecast_steps": 30}
     model = QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(**config)).eval()
     with torch.no_grad():
@@ -283,8 +283,8 @@ def test_at_twelve_minutes_the_whole_of_72_hours_is_used():
 
 
 @pytest.mark.parametrize(("step_hours", "lag_hours"), [(1.0, [2.0, 4.0, 8.0]), (0.5, [1.0, 2.0, 4.0])])
-def test_configurations_with_lags_in_steps_are_read_with_their_own_cadence(tmp_path, step_hours, lag_hours):
-    """As they were saved before lags were in hours: the same pieces, and so the same forecasts."""
+def test_older_configurations_with_lags_in_steps_are_read(tmp_path, step_hours, lag_hours):
+    """Configurations saved before lags were in hours give the same pieces and the same forecasts."""
     model, (past, _) = small_model(step_hours=step_hours, lag_hours=lag_hours), small_batch()
     model.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
@@ -295,15 +295,18 @@ def test_configurations_with_lags_in_steps_are_read_with_their_own_cadence(tmp_p
     torch.testing.assert_close(outputs(loaded, past).quantile_outputs, outputs(model, past).quantile_outputs)
     loaded.save_pretrained(tmp_path)
     assert "lag_edges" not in json.loads((tmp_path / "config.json").read_text())
-    with pytest.raises(ValueError, match=r"lag_edges=\[2\] steps of 1.0 h contradict lag_hours=\[3\]; leave"):
+    with pytest.raises(ValueError, match=r"lag_edges=\[2\] steps of 1.0 h contradict lag_hours=\[3\]\. Leave"):
         QuantileTrajectoryConfig(lag_hours=[3], lag_edges=[2])
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"input_channels": ["unsigned_magnetic_flux"]}, "continuum_intensity, so that must be one of"),
-        ({"input_channels": [TARGET_CHANNEL, TARGET_CHANNEL]}, "remove the duplicates"),
+        (
+            {"input_channels": ["unsigned_magnetic_flux"]},
+            "forecasts the change of continuum_intensity, but input_channels is",
+        ),
+        ({"input_channels": [TARGET_CHANNEL, TARGET_CHANNEL]}, "Remove the duplicates"),
         ({"input_scale": [1.0]}, "one finite value for each of the 6"),
         ({"input_scale": [0.0] * 6}, "the scales above 0"),
         ({"input_scale": [float("nan")] * 6}, "finite value"),
@@ -311,25 +314,25 @@ def test_configurations_with_lags_in_steps_are_read_with_their_own_cadence(tmp_p
         ({"num_members": 0}, "num_members=0 must be at least 1"),
         ({"max_shift": -1}, "must not be negative"),
         ({"dropout": 1.0}, "below 1"),
-        ({"quantile_levels": [0.1, 0.9]}, "hold the median"),
-        ({"quantile_levels": [0.5, 0.1]}, "must rise"),
+        ({"quantile_levels": [0.1, 0.9]}, "include the median"),
+        ({"quantile_levels": [0.5, 0.1]}, "must increase"),
         ({"quantile_levels": [0.5, 1.0]}, "between 0 and 1"),
-        ({"lag_hours": []}, "rising numbers of hours"),
-        ({"lag_hours": [3, 3]}, "rising numbers of hours"),
-        ({"lag_hours": [0, 3]}, "rising numbers of hours above 0"),
-        ({"lag_hours": [float("nan")]}, "rising numbers of hours"),
-        ({"lag_hours": [1.0, float("inf")]}, "rising numbers of hours"),
+        ({"lag_hours": []}, "increasing numbers of hours"),
+        ({"lag_hours": [3, 3]}, "increasing numbers of hours"),
+        ({"lag_hours": [0, 3]}, "increasing numbers of hours above 0"),
+        ({"lag_hours": [float("nan")]}, "increasing numbers of hours"),
+        ({"lag_hours": [1.0, float("inf")]}, "increasing numbers of hours"),
         ({"horizon_hours": 12.5}, "whole number of steps"),
         ({"horizon_hours": 48}, r"forecast_steps to 48 or more: .* `--model_config '{\"forecast_steps\": 48}'`"),
         (
             {"step_hours": 0.2, "forecast_steps": 24},
-            "12.0 is 60 steps of 0.2 h ahead, beyond the 24 of forecast_steps",
+            "12.0 is 60 steps of 0.2 h ahead, but forecast_steps is 24",
         ),
         ({"input_steps": 0}, "must be at least 1"),
         ({"step_hours": 0.0}, "must be positive"),
     ],
 )
-def test_config_contradictions_name_the_cure(fields, sentence):
+def test_a_contradictory_configuration_is_refused_with_a_remedy(fields, sentence):
     with pytest.raises(StrictDataclassError, match=sentence):
         QuantileTrajectoryConfig(**fields)
 
@@ -344,6 +347,6 @@ def test_config_contradictions_name_the_cure(fields, sentence):
         ({"future_trajectory": torch.zeros(1, 24, TILES)}, "future_trajectory"),
     ],
 )
-def test_wrong_shapes_are_named(inputs, sentence):
+def test_a_wrong_shape_is_refused(inputs, sentence):
     with pytest.raises(ValueError, match=sentence):
         small_model()(**{"past_values": torch.zeros(1, STEPS, 6, TILES), **inputs})

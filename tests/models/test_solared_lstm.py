@@ -1,4 +1,4 @@
-"""The LSTM family: it computes what the paper describes, tile by tile, and behaves like its sisters."""
+"""The LSTM family: the computation of the paper, for each tile on its own."""
 
 from datetime import timedelta
 
@@ -31,7 +31,7 @@ def small_model(seed=0, **fields):
 
 
 def small_batch(size=3, seed=1):
-    """Past values, and the trajectory that follows."""
+    """Return past values, and the trajectory that follows them."""
     generator = torch.Generator().manual_seed(seed)
     past = torch.randn(size, STEPS, len(CHANNELS), TILES, generator=generator)
     return past, torch.randn(size, AHEAD, TILES, generator=generator)
@@ -52,7 +52,7 @@ def gradients(model, **inputs):
 
 
 def by_hand(model, sequence):
-    """The equations of an LSTM in float64, for one tile: `sequence` of shape (steps, channels)."""
+    """Return the trajectory of one tile from `sequence` (steps, channels), by the equations of an LSTM in float64."""
     weights = {name: weight.detach().double() for name, weight in model.named_parameters()}
 
     def advance(network, value, hidden, cell):
@@ -78,7 +78,7 @@ def by_hand(model, sequence):
 
 
 @pytest.mark.parametrize("steps", [1, STEPS, STEPS + 5])
-def test_trajectories_are_those_of_the_equations_for_any_number_of_steps(steps):
+def test_trajectories_follow_the_equations_for_any_number_of_steps(steps):
     model = small_model(num_layers=3)
     past = torch.randn(2, steps, len(CHANNELS), TILES, generator=torch.Generator().manual_seed(2))
     ours = forecast(model, past)
@@ -89,7 +89,7 @@ def test_trajectories_are_those_of_the_equations_for_any_number_of_steps(steps):
             torch.testing.assert_close(ours[window, :, tile], expected, atol=1e-6, rtol=0)
 
 
-def test_prediction_is_the_step_of_the_trajectory_at_the_horizon():
+def test_the_prediction_is_the_trajectory_at_the_horizon():
     past, _ = small_batch()
     for hours, index in ((1.0, 0), (3.0, 2), (4.0, 3)):
         with torch.no_grad():
@@ -98,14 +98,14 @@ def test_prediction_is_the_step_of_the_trajectory_at_the_horizon():
     assert output.trajectory_outputs.std(dim=1).min() > 0
 
 
-def test_the_published_task_gets_along_without_the_intensity():
+def test_the_published_task_does_not_need_the_intensity():
     model = SolaredLstmForPrediction(SolaredLstmConfig(input_channels=CHANNELS[:5])).eval()
     output = model(torch.zeros(2, 10, 5, NUM_TILES))
     assert output.prediction_outputs.shape == (2, NUM_TILES)
     assert output.trajectory_outputs.shape == (2, 24, NUM_TILES)
 
 
-def test_a_tile_is_a_sequence_by_itself():
+def test_each_tile_is_a_separate_sequence():
     model = small_model()
     past, _ = small_batch(size=4)
     expected = forecast(model, past)
@@ -117,11 +117,11 @@ def test_a_tile_is_a_sequence_by_itself():
     ours = forecast(model, changed).transpose(1, 2)
     torch.testing.assert_close(ours[kept], expected.transpose(1, 2)[kept], atol=1e-6, rtol=0)
     assert ours[0, 2].isnan().all()
-    # And all tiles share the weights: a permutation of the tiles is one of the forecasts.
+    # All tiles share the weights, so a permutation of the tiles permutes the forecasts.
     torch.testing.assert_close(forecast(model, past.flip(-1)), expected.flip(-1), atol=1e-6, rtol=0)
 
 
-def test_nan_under_the_mask_is_read_as_zero_and_poisons_nothing():
+def test_a_masked_nan_is_read_as_zero():
     model = small_model()
     past, future = small_batch()
     mask = torch.rand(past.shape, generator=torch.Generator().manual_seed(3)) > 0.3
@@ -134,7 +134,7 @@ def test_nan_under_the_mask_is_read_as_zero_and_poisons_nothing():
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
-def test_what_a_processor_filled_in_under_the_mask_is_used():
+def test_a_masked_value_that_the_processor_filled_in_is_used():
     model = small_model()
     past, _ = small_batch()
     mask = torch.zeros_like(past, dtype=torch.bool)
@@ -143,7 +143,7 @@ def test_what_a_processor_filled_in_under_the_mask_is_used():
     )
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     past, _ = small_batch()
     model = small_model(dropout=0.5)
     expected = forecast(model, past)
@@ -156,7 +156,7 @@ def test_dropout_acts_in_training_alone():
 # The loss
 
 
-def test_loss_of_a_trajectory_is_over_what_was_observed_of_it():
+def test_the_loss_of_a_trajectory_is_over_the_observed_values():
     model = small_model()
     past, future = small_batch()
     observed = torch.rand(future.shape, generator=torch.Generator().manual_seed(4)) > 0.4
@@ -164,12 +164,12 @@ def test_loss_of_a_trajectory_is_over_what_was_observed_of_it():
     output = model(past, future_trajectory=future)
     errors = (output.trajectory_outputs - future)[observed]
     torch.testing.assert_close(output.loss, errors.pow(2).mean())
-    # The target at the horizon is in the trajectory already, and is not counted twice.
+    # The trajectory includes the target at the horizon, which must not count twice.
     both = model(past, future_values=future[:, 2], future_trajectory=future)
     torch.testing.assert_close(both.loss, output.loss)
 
 
-def test_what_was_not_observed_gets_no_gradient():
+def test_missing_targets_get_no_gradient():
     model = small_model()
     past, future = small_batch()
     future[1] = float("nan")
@@ -179,7 +179,7 @@ def test_what_was_not_observed_gets_no_gradient():
     torch.testing.assert_close(ours, expected)
 
 
-def test_loss_without_a_trajectory_is_that_at_the_horizon():
+def test_without_a_trajectory_the_loss_is_at_the_horizon():
     model = small_model()
     past, future = small_batch()
     target = future[:, 2].clone()
@@ -194,18 +194,18 @@ def test_loss_without_a_trajectory_is_that_at_the_horizon():
     assert model(past).loss is None
 
 
-def test_a_batch_of_which_nothing_was_observed_teaches_nothing():
+def test_a_batch_without_observed_targets_has_no_gradient():
     model = small_model()
     past, future = small_batch()
     unknown = torch.full_like(future, float("nan"))
     assert model(past, future_trajectory=unknown).loss.item() == 0
-    assert all((one == 0).all() for one in gradients(model, past_values=past, future_trajectory=unknown).values())
+    assert all((found == 0).all() for found in gradients(model, past_values=past, future_trajectory=unknown).values())
 
 
 # What forward returns
 
 
-def test_hidden_states_are_those_that_the_head_reads_and_the_encoders():
+def test_hidden_states_are_the_outputs_of_encoder_and_decoder():
     model = small_model()
     past, _ = small_batch()
     output = model(past, output_hidden_states=True)
@@ -216,11 +216,6 @@ def test_hidden_states_are_those_that_the_head_reads_and_the_encoders():
     read = model.prediction_head(decoded).squeeze(-1).transpose(1, 2)
     torch.testing.assert_close(read, output.trajectory_outputs, atol=1e-6, rtol=0)
     assert model(past).hidden_states is None
-
-
-def test_attentions_are_refused():
-    with pytest.raises(ValueError, match="no meaning for a recurrent network; leave it out"):
-        small_model()(small_batch()[0], output_attentions=True)
 
 
 def test_return_dict_false_gives_loss_predictions_and_trajectories():
@@ -242,7 +237,7 @@ def test_return_dict_false_gives_loss_predictions_and_trajectories():
         ({"future_trajectory": (3, 24, TILES)}, r"got \(3, 24, 5\)"),
     ],
 )
-def test_wrong_shapes_say_what_was_expected(shapes, sentence):
+def test_a_wrong_shape_is_refused_with_the_expected_shape(shapes, sentence):
     inputs = {name: torch.ones(shape) for name, shape in {"past_values": (3, STEPS, 6, TILES), **shapes}.items()}
     with pytest.raises(ValueError, match=sentence):
         small_model()(**inputs)
@@ -263,7 +258,7 @@ def test_bf16_model_takes_float32_input_and_keeps_a_float32_loss(tmp_path):
 
 
 @pytest.mark.parametrize("auto", [AutoModel, AutoModelForTimeSeriesPrediction, SolaredLstmForPrediction])
-def test_saved_model_forecasts_the_same(tmp_path, auto):
+def test_a_saved_model_forecasts_the_same(tmp_path, auto):
     model = small_model()
     model.save_pretrained(tmp_path)
     torch.manual_seed(1)
@@ -275,7 +270,7 @@ def test_saved_model_forecasts_the_same(tmp_path, auto):
         assert set(file.keys()) == set(dict(model.named_parameters()))
 
 
-def test_auto_config_makes_the_family():
+def test_auto_classes_build_the_family():
     config = AutoConfig.for_model("solared_lstm", **SMALL)
     assert isinstance(AutoModelForTimeSeriesPrediction.from_config(config), SolaredLstmForPrediction)
 
@@ -288,12 +283,12 @@ def test_field_overridden_on_loading_is_validated(tmp_path):
 
 def assert_uniform(ours, theirs, name):
     assert ours.shape == theirs.shape
-    # A uniform distribution is told by its largest value and its mean; the smallest vectors have 64 draws.
+    # A uniform distribution is determined by its largest value and its mean. The smallest vectors have 64 draws.
     assert ours.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.1), name
     assert ours.mean().item() == pytest.approx(theirs.mean().item(), abs=0.03), name
 
 
-def test_initialisation_is_that_of_torch():
+def test_initialisation_equals_that_of_torch():
     torch.manual_seed(0)
     model = SolaredLstmForPrediction(SolaredLstmConfig())
     pairs = (
@@ -307,7 +302,7 @@ def test_initialisation_is_that_of_torch():
     assert 0 < model.prediction_head.bias.abs().item() <= 1 / 8
 
 
-def test_weights_that_loading_leaves_out_are_initialised_and_the_others_are_not(tmp_path):
+def test_only_weights_that_are_not_loaded_are_initialised(tmp_path):
     torch.manual_seed(0)
     SolaredLstmForPrediction(SolaredLstmConfig()).save_pretrained(tmp_path)
     saved = dict(SolaredLstmForPrediction.from_pretrained(tmp_path).named_parameters())
@@ -317,7 +312,7 @@ def test_weights_that_loading_leaves_out_are_initialised_and_the_others_are_not(
     fresh = "encoder.weight_ih_l0"
     assert all(torch.equal(weight, saved[name]) for name, weight in model.named_parameters() if name != fresh)
     assert_uniform(model.get_parameter(fresh), nn.LSTM(5, 64).weight_ih_l0, fresh)
-    # The LSTM computes with the weights it shows, and not with others that it was made with.
+    # The LSTM computes with the initialised weights and not with the weights from its construction.
     past = torch.randn(1, 3, 5, NUM_TILES, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(forecast(model, past)[0, :, 0], by_hand(model, past[0, :, :, 0]), atol=1e-6, rtol=0)
 
@@ -327,7 +322,7 @@ def training_arguments(folder, **options):
         output_dir=folder,
         optim="sgd",
         learning_rate=0.1,
-        # Clipping would hide a gradient of the wrong length.
+        # Clipping would hide a gradient of the wrong norm.
         max_grad_norm=0.0,
         use_cpu=True,
         save_strategy="no",
@@ -340,7 +335,7 @@ def training_arguments(folder, **options):
 
 def test_accumulated_batches_equal_one_batch(tmp_path):
     past, future = small_batch(size=8)
-    # A column called labels makes the Trainer count items for models that claim to divide the loss by them.
+    # A column named labels makes the Trainer count items for models with `accepts_loss_kwargs`.
     rows = [{"past_values": x, "future_trajectory": y, "labels": y} for x, y in zip(past, future, strict=True)]
 
     def trained(batch_size, accumulation):
@@ -361,10 +356,10 @@ def test_accumulated_batches_equal_one_batch(tmp_path):
     torch.testing.assert_close(accumulated, whole, atol=1e-6, rtol=0)
 
 
-def test_the_trainer_gives_it_the_trajectories_of_windows(tmp_path, make_timeline):
+def test_the_trainer_trains_on_the_trajectories_of_windows(tmp_path, make_timeline):
     timeline = make_timeline(90001, STEPS + 6)
     processor = SolaredProcessor.fit([timeline.values], CHANNELS, input_steps=STEPS, horizon_hours=3.0)
-    # Four windows; the trajectory of the last one reaches a step beyond the end of the timeline.
+    # The trajectory of the last of four windows ends a step after the timeline.
     windows = SolaredWindows(timeline, processor=processor, trajectory_steps=AHEAD)
     assert windows.horizon == timedelta(hours=3)
     trajectories = torch.stack([window["future_trajectory"] for window in windows])
@@ -381,7 +376,7 @@ def test_the_trainer_gives_it_the_trajectories_of_windows(tmp_path, make_timelin
         compute_metrics=lambda prediction: seen.append(prediction) or {},
     )
     before = trainer.evaluate()["eval_loss"]
-    # The metrics get the forecasts at the horizon, as those of a family without trajectories.
+    # The metrics get the forecasts at the horizon, as in a family without trajectories.
     np.testing.assert_allclose(seen[0].predictions, expected[:, 2], atol=1e-6)
     whole = ((expected - trajectories)[:3] ** 2).mean().item()
     rest = ((expected - trajectories)[3] ** 2).nanmean().item()

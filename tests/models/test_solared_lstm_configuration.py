@@ -1,4 +1,4 @@
-"""The configuration of the LSTM family: its defaults, and the contradictions it refuses."""
+"""The configuration of the LSTM family: defaults, and contradictions that are refused."""
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
@@ -22,7 +22,7 @@ def test_config_defaults_are_the_published_sizes_and_survive_json(tmp_path):
 
 @pytest.mark.parametrize(
     ("horizon_hours", "step_hours", "forecast_steps", "steps"),
-    # 4.8 and 0.2 are no binary fractions: their quotient is 23.999999999999996.
+    # 4.8 and 0.2 are not binary fractions, and their quotient is 23.999999999999996.
     [(12, 1, 12, 12), (1, 1, 1, 1), (6.0, 0.5, 24, 12), (4.8, 0.2, 24, 24)],
 )
 def test_horizon_in_steps(horizon_hours, step_hours, forecast_steps, steps):
@@ -42,18 +42,18 @@ def test_horizon_in_steps(horizon_hours, step_hours, forecast_steps, steps):
         ({"step_hours": 0.0}, "step_hours=0.0 must be positive"),
         ({"input_steps": 0}, "input_steps=0 must be at least 1"),
         ({"num_layers": 0}, "num_layers=0 must be at least 1"),
-        ({"num_layers": 1, "dropout": 0.1}, "add a layer or leave dropout at 0"),
+        ({"num_layers": 1, "dropout": 0.1}, "Add a layer or leave dropout at 0"),
         ({"input_channels": []}, "at least one channel"),
-        ({"input_channels": ["a", "a"]}, "remove the duplicates"),
+        ({"input_channels": ["a", "a"]}, "Remove the duplicates"),
         ({"hidden_size": "64"}, "expected int"),
     ],
 )
-def test_config_contradictions_name_the_cure(fields, sentence):
+def test_a_contradictory_configuration_is_refused_with_a_remedy(fields, sentence):
     with pytest.raises(StrictDataclassError, match=sentence):
         SolaredLstmConfig(**fields)
 
 
-def test_config_num_channels_must_agree_with_the_names():
+def test_num_channels_must_agree_with_the_names():
     assert SolaredLstmConfig(num_channels=6).num_channels == 6
     with pytest.raises(ValueError, match="pass input_channels with one name per channel"):
         SolaredLstmConfig(num_channels=3)

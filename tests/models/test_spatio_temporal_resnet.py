@@ -1,4 +1,4 @@
-"""The ResNet family: it is torchvision's network, initialised as torchvision does, and behaves like its sister."""
+"""The ResNet family: torchvision's network, with the initialisation of torchvision."""
 
 import copy
 import itertools
@@ -49,24 +49,24 @@ def test_config_defaults_are_the_vocabulary():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"spatial_layout": "grid", "num_tiles": 81}, "choose spatial_layout='flat'"),
+        ({"spatial_layout": "grid", "num_tiles": 81}, "Choose spatial_layout='flat'"),
         ({"spatial_layout": "cube"}, "spatial_layout"),
         ({"input_channels": []}, "at least one channel"),
         ({"input_steps": 0}, "must be at least 1"),
         ({"horizon_hours": 0.0}, "must be positive"),
     ],
 )
-def test_config_contradictions_name_the_cure(fields, sentence):
+def test_a_contradictory_configuration_is_refused_with_a_remedy(fields, sentence):
     with pytest.raises(StrictDataclassError, match=sentence):
         SpatioTemporalResnetConfig(**fields)
 
 
-def test_initialisation_of_torchvision_survives(model):
+def test_initialisation_equals_that_of_torchvision(model):
     torch.manual_seed(1)
     theirs = dict(r3d_18(num_classes=NUM_TILES).named_parameters())
     for name, ours in model.backbone.named_parameters():
         if name == "stem.0.weight":
-            # Six channels instead of three change the fan in, and torchvision's rule looks at the fan out.
+            # Six channels instead of three change the fan in, and torchvision's rule uses the fan out.
             assert ours.shape == (64, 6, 3, 7, 7)
         else:
             assert ours.shape == theirs[name].shape
@@ -77,7 +77,7 @@ def test_initialisation_of_torchvision_survives(model):
 
 
 def plain_torchvision(state_dict):
-    """The stack of the published baseline: torchvision's network and a stem for six channels."""
+    """Return the network of the published baseline: torchvision's network with a stem for six channels."""
     network = r3d_18(num_classes=NUM_TILES)
     network.stem[0] = nn.Conv3d(6, 64, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
     network.load_state_dict(state_dict)
@@ -85,13 +85,13 @@ def plain_torchvision(state_dict):
 
 
 @pytest.mark.parametrize(("layout", "rows"), [("flat", 1), ("grid", 7)])
-def test_it_is_the_network_of_torchvision(model, layout, rows):
+def test_the_network_equals_that_of_torchvision(model, layout, rows):
     ours = copy.deepcopy(model)
     ours.config.spatial_layout = layout
     theirs = plain_torchvision(ours.backbone.state_dict())
     past, future = make_batch(size=4)
     clip = torch.stack([past[:, :, channel].reshape(4, STEPS, rows, -1) for channel in range(6)], dim=1)
-    for training in (True, False):  # Training comes first and leaves evaluation the statistics that it gathered.
+    for training in (True, False):  # Training first, so that evaluation uses the statistics of the training.
         ours.train(training).zero_grad()
         theirs.train(training).zero_grad()
         output, expected = ours(past, future_values=future), theirs(clip)
@@ -101,13 +101,13 @@ def test_it_is_the_network_of_torchvision(model, layout, rows):
         gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
         for name, parameter in ours.backbone.named_parameters():
             error = (parameter.grad - gradients[name]).abs().max() / gradients[name].abs().max()
-            assert error < 1e-4, name  # NaN, of a gradient that is all zeros, fails this too.
+            assert error < 1e-4, name  # Also fails for NaN, from a gradient of zeros.
     torch.testing.assert_close(ours.backbone.state_dict(), theirs.state_dict(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 3)])
 @pytest.mark.parametrize("kernel_size", [(1, 1, 1), (3, 3, 3), (3, 7, 7)])
-def test_convolution_equals_torch_however_few_pixels_an_axis_has(kernel_size, stride):
+def test_the_convolution_equals_that_of_torch_for_every_number_of_pixels(kernel_size, stride):
     torch.manual_seed(0)
     padding = tuple(size // 2 for size in kernel_size)
     ours = SpatioTemporalResnetConv3d(2, 3, kernel_size, stride, padding, bias=False).double()
@@ -158,8 +158,8 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(model, use_reentr
     assert recomputed[-1] == plain[-1]
 
 
-def test_saved_model_predicts_the_same(model, tmp_path):
-    # Statistics of a fresh model are zeros and ones, which a lost buffer could imitate.
+def test_a_saved_model_predicts_the_same(model, tmp_path):
+    # Statistics of a fresh model are zeros and ones, and a lost buffer could have the same values.
     model.backbone.stem[1].running_mean.fill_(0.25)
     model.save_pretrained(tmp_path)
     reloaded = SpatioTemporalResnetForPrediction.from_pretrained(tmp_path)
@@ -177,7 +177,7 @@ def test_predictions_do_not_depend_on_the_rest_of_the_batch(model):
     torch.testing.assert_close(predict(model, past)[:1], alone, atol=1e-5, rtol=0)
 
 
-def test_nan_under_the_mask_is_read_as_zero(model):
+def test_a_masked_nan_is_read_as_zero(model):
     past, _ = make_batch()
     mask = torch.rand(past.shape, generator=torch.Generator().manual_seed(3)) > 0.3
     expected = predict(model, past * mask)
@@ -218,15 +218,10 @@ def test_bf16_model_takes_float32_input_and_keeps_a_float32_loss(model):
         ({"future_values": (2, 1)}, r"\(batch_size, tiles\) = \(2, 63\), got \(2, 1\)"),
     ],
 )
-def test_wrong_shapes_say_what_was_expected(model, shapes, sentence):
+def test_a_wrong_shape_is_refused_with_the_expected_shape(model, shapes, sentence):
     inputs = {name: torch.ones(shape) for name, shape in {"past_values": (2, STEPS, 6, NUM_TILES), **shapes}.items()}
     with pytest.raises(ValueError, match=sentence):
         model(**inputs)
-
-
-def test_attentions_are_refused(model):
-    with pytest.raises(ValueError, match="convolutional"):
-        model(make_batch()[0], output_attentions=True)
 
 
 @pytest.mark.parametrize("source", ["state dict", "file", "torchvision"])
@@ -255,7 +250,7 @@ def test_three_channels_take_the_kinetics_stem_too():
     assert torch.equal(model.backbone.stem[0].weight, kinetics["stem.0.weight"])
 
 
-def test_foreign_weights_are_not_kinetics_weights(model):
+def test_weights_of_another_network_are_refused(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights = {name: tensor for name, tensor in model.backbone.state_dict().items() if not name.startswith("layer3")}
     with pytest.raises(ValueError, match="not those of torchvision's r3d_18: 'layer3"):
@@ -264,9 +259,9 @@ def test_foreign_weights_are_not_kinetics_weights(model):
 
 
 def test_accumulated_batches_equal_one_batch(tmp_path):
-    # Batch statistics differ between halves of a batch unless all its samples are the same.
+    # All samples are the same, because batch statistics would differ between halves of a batch.
     past, future = make_batch(size=1)
-    # A column called labels makes the Trainer count items for models that claim to divide the loss by them.
+    # A column named labels makes the Trainer count items for models with `accepts_loss_kwargs`.
     rows = 4 * [{"past_values": past[0], "future_values": future[0], "labels": future[0]}]
 
     def trained(batch_size, accumulation):
@@ -279,7 +274,7 @@ def test_accumulated_batches_equal_one_batch(tmp_path):
             gradient_accumulation_steps=accumulation,
             optim="sgd",
             learning_rate=0.1,
-            # Clipping would hide a gradient of the wrong length.
+            # Clipping would hide a gradient of the wrong norm.
             max_grad_norm=0.0,
             remove_unused_columns=False,
             use_cpu=True,

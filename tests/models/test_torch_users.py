@@ -1,4 +1,4 @@
-"""What users of torch do with models, in all families: watch, change, move, transform and export them."""
+"""Models of all families work with the tools of torch: hooks, adapters, offloading, transforms and export."""
 
 import copy
 from functools import partial
@@ -13,48 +13,16 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
-from solared_hf.models import (
-    QuantileTrajectoryForPrediction,
-    SolaredLstmForPrediction,
-    SpatioTemporalAttentionForPrediction,
-    SpatioTemporalResnetForPrediction,
-)
-from solared_hf.models.quantile_trajectory.modeling_quantile_trajectory import QuantileTrajectoryConfig
-from solared_hf.models.solared_lstm.modeling_solared_lstm import SolaredLstmConfig
-from solared_hf.models.spatio_temporal_attention.modeling_spatio_temporal_attention import (
-    SpatioTemporalAttentionConfig,
-)
-from solared_hf.models.spatio_temporal_resnet.modeling_spatio_temporal_resnet import SpatioTemporalResnetConfig
+from tests.models.families import SMALL, small_model
 
 STEPS, TILES = 12, 63
-FAMILIES = {
-    "attention": (
-        SpatioTemporalAttentionForPrediction,
-        partial(
-            SpatioTemporalAttentionConfig,
-            hidden_size=8,
-            num_attention_heads=2,
-            intermediate_size=12,
-            num_temporal_layers=1,
-            num_spatial_layers=1,
-        ),
-    ),
-    "resnet": (SpatioTemporalResnetForPrediction, SpatioTemporalResnetConfig),
-    "lstm": (SolaredLstmForPrediction, partial(SolaredLstmConfig, hidden_size=8, num_layers=2, forecast_steps=12)),
-    "quantile": (
-        QuantileTrajectoryForPrediction,
-        partial(QuantileTrajectoryConfig, num_members=2, hidden_size=8, num_layers=1),
-    ),
-}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=SMALL)
 def model(request):
-    family, config = FAMILIES[request.param]
-    torch.manual_seed(0)
-    model = family(config())
-    if request.param == "quantile":
-        # Untrained, it forecasts persistence, whatever most of its weights are.
+    model = small_model(request.param, input_steps=STEPS)
+    if request.param == "quantile_trajectory":
+        # Untrained, the model forecasts persistence, which most weights do not change.
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
@@ -63,9 +31,7 @@ def model(request):
 
 @pytest.fixture
 def attention():
-    family, config = FAMILIES["attention"]
-    torch.manual_seed(0)
-    return family(config()).eval()
+    return small_model("spatio_temporal_attention", input_steps=STEPS).eval()
 
 
 def past_values(size=2, steps=STEPS):
@@ -85,11 +51,11 @@ def train_step(model, past):
 
 
 def modules_that_compute(model):
-    """All modules that have a forward of their own, by name."""
+    """Return all modules with a forward method, by name."""
     return {name: module for name, module in model.named_modules() if name and not isinstance(module, nn.ModuleList)}
 
 
-# Watching
+# Hooks
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -108,7 +74,7 @@ def test_backward_hooks_of_every_module_are_called(model):
         module.register_full_backward_hook(lambda *_, name=name: called.add(name))
     past = past_values().requires_grad_()
     train_step(model, past)
-    # torch hooks tensors that are outputs themselves, and the encoder hands on its state, a tuple in its outputs.
+    # torch hooks outputs that are tensors, and the decoder uses only the state of the encoder, which is a tuple.
     assert set(modules) - called <= {"encoder"}
     assert past.grad.isfinite().all()
 
@@ -135,7 +101,7 @@ def test_one_hook_on_any_module_of_a_layer_is_called(attention, kind, train):
         assert called, name
 
 
-# Changing
+# Changed modules
 
 
 def linear_modules(model):
@@ -143,7 +109,7 @@ def linear_modules(model):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_what_takes_the_place_of_a_module_is_used(attention, train):
+def test_a_replaced_module_is_used(attention, train):
     past = past_values()
     for layer in attention.spatial_layers:
         layer.dropout.p = layer.self_attn.attention_dropout = 0.0
@@ -156,7 +122,7 @@ def test_what_takes_the_place_of_a_module_is_used(attention, train):
         layer = changed.temporal_layers[0]
         layer.set_submodule(name, nn.Identity() if name != "self_attn" else Doubled(layer.self_attn))
         if name in ("self_attn.qkv_proj", "fc1", "fc2"):
-            # These change the width, so that what takes their place has to keep it.
+            # These modules change the width, so the replacement must change it too.
             layer.set_submodule(name, nn.Sequential(module, nn.Hardtanh(-0.01, 0.01)))
         differs = (predict(changed, past) - before).abs().max() > 1e-6
         assert differs == (name != "dropout"), name
@@ -214,12 +180,12 @@ def test_parametrised_weights_are_used(attention):
     assert (predict(attention, past_values()) - before).abs().max() > 1e-6
 
 
-def test_weights_quantised_on_the_way_forecast_much_the_same(model):
+def test_dynamic_quantisation_changes_forecasts_little(model):
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
     close(predict(quantised, past_values()), predict(model, past_values()), atol=0.1)
 
 
-def test_dropout_switched_on_for_evaluation_is_random(attention):
+def test_dropout_can_be_switched_on_in_evaluation(attention):
     for module in attention.modules():
         if isinstance(module, nn.Dropout):
             module.train()
@@ -227,7 +193,7 @@ def test_dropout_switched_on_for_evaluation_is_random(attention):
     assert (predict(attention, past) - predict(attention, past)).abs().max() > 1e-4
 
 
-def test_dropout_switched_off_in_training_is_off(attention):
+def test_dropout_can_be_switched_off_in_training(attention):
     past, before = past_values(), predict(attention, past_values())
     attention.train()
     for module in attention.modules():
@@ -238,10 +204,10 @@ def test_dropout_switched_off_in_training_is_off(attention):
     close(predict(attention, past), before)
 
 
-# Moving
+# Moved weights
 
 
-def test_offloaded_weights_are_fetched(model):
+def test_offloaded_weights_are_loaded_when_needed(model):
     past = past_values()
     expected = predict(model, past).detach()
     accelerate.cpu_offload(model, execution_device="cpu")
@@ -250,17 +216,17 @@ def test_offloaded_weights_are_fetched(model):
         close(predict(model, past), expected)
 
 
-def test_weights_given_to_a_call_are_used(model):
+def test_functional_call_uses_the_given_weights(model):
     zeros = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     past = past_values()
     given = torch.func.functional_call(model, zeros, (past,)).prediction_outputs
     assert (given - predict(model, past)).abs().max() > 1e-5
 
 
-# Transforming
+# Transforms
 
 
-def test_jacobians_agree_backwards_and_forwards(model):
+def test_jacobians_agree_in_backward_and_forward_mode(model):
     past = past_values(1)
     direction = torch.randn(past.shape, generator=torch.Generator().manual_seed(2))
 
@@ -277,25 +243,25 @@ def test_jacobians_agree_backwards_and_forwards(model):
         close(forward_ad.unpack_dual(dual).tangent, along, atol=1e-4)
 
 
-def test_vmap_is_a_loop(model):
+def test_vmap_equals_a_loop(model):
     past = past_values(3)[:, None]
-    expected = torch.stack([predict(model, one) for one in past])
+    expected = torch.stack([predict(model, window) for window in past])
     close(torch.func.vmap(partial(predict, model))(past), expected)
     with torch.no_grad():
         close(torch.func.vmap(partial(predict, model))(past), expected)
 
 
-def test_gradients_of_every_sample_at_once(model):
+def test_gradients_of_each_sample_at_once(model):
     past = past_values(2)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
-    def loss(parameters, one):
-        return torch.func.functional_call(model, parameters, (one[None],)).prediction_outputs.square().sum()
+    def loss(parameters, window):
+        return torch.func.functional_call(model, parameters, (window[None],)).prediction_outputs.square().sum()
 
     gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, past)
-    for index, one in enumerate(past):
+    for index, window in enumerate(past):
         model.zero_grad()
-        predict(model, one[None]).square().sum().backward()
+        predict(model, window[None]).square().sum().backward()
         for name, parameter in model.named_parameters():
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             close(gradients[name][index], expected, atol=1e-3 * max(1, expected.abs().max().item()))
@@ -312,7 +278,7 @@ def test_gradients_can_be_differentiated(model, train):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_an_empty_batch_gives_empty_forecasts(model, train):
+def test_an_empty_batch_gives_an_empty_forecast(model, train):
     past, future = past_values(0), torch.zeros(0, TILES)
     mask = torch.ones_like(past, dtype=torch.bool)
     output = model.train(train)(past, past_observed_mask=mask, future_values=future, output_hidden_states=True)
@@ -322,21 +288,21 @@ def test_an_empty_batch_gives_empty_forecasts(model, train):
     assert trajectory is None or trajectory.shape == (0, model.config.forecast_steps, TILES)
 
 
-# Exporting
+# Export
 
 
-def test_traced_model_follows_its_input(model):
+def test_a_traced_model_forecasts_the_same(model):
     traced = torch.jit.trace(model, example_kwarg_inputs={"past_values": past_values()}, strict=False)
     other = past_values(3) + 1
     close(traced(past_values=other)["prediction_outputs"], predict(model, other))
 
 
-def test_compiled_model_forecasts_the_same(model):
+def test_a_compiled_model_forecasts_the_same(model):
     compiled = torch.compile(model, backend="eager")
     close(predict(compiled, past_values()), predict(model, past_values()))
 
 
-def test_onnx_model_forecasts_the_same_for_any_batch_and_number_of_steps(model, tmp_path):
+def test_an_onnx_model_forecasts_the_same_for_any_batch_and_number_of_steps(model, tmp_path):
     past = past_values()
     observed = torch.rand(past.shape, generator=torch.Generator().manual_seed(3)) > 0.3
     inputs = {"past_values": past.masked_fill(~observed, float("nan")), "past_observed_mask": observed}

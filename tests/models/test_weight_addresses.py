@@ -1,10 +1,10 @@
-"""Where weights lie in memory changes how a processor rounds, and nothing else."""
+"""The address of weights in memory changes only how a processor rounds."""
 
 import pytest
 import torch
 
 from solared_hf.schema import CHANNELS, NUM_TILES
-from tests.models.families import FAMILIES, STEPS, with_shifted_weights
+from tests.models.families import SMALL, STEPS, small_model, with_shifted_weights
 
 OFFSETS = (4, 16, 20)
 
@@ -15,11 +15,10 @@ def windows() -> torch.Tensor:
     return torch.randn(4, STEPS, len(CHANNELS), NUM_TILES, generator=generator)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=SMALL)
 def model(request):
-    """A model whose weights begin at multiples of 64, none of them zero."""
-    torch.manual_seed(0)
-    model = FAMILIES[request.param]().eval()
+    """Return a model whose weights begin at multiples of 64, without weights of 0."""
+    model = small_model(request.param).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -27,7 +26,7 @@ def model(request):
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_weights_are_the_same_bits_elsewhere(model, offset):
+def test_moved_weights_have_the_same_bits(model, offset):
     moved = with_shifted_weights(model, offset)
     for (name, weight), other in zip(model.state_dict().items(), moved.state_dict().values(), strict=True):
         assert torch.equal(weight, other), name
@@ -36,33 +35,34 @@ def test_weights_are_the_same_bits_elsewhere(model, offset):
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_forecasts_differ_by_rounding_alone(model, windows, offset):
+def test_forecasts_differ_only_by_rounding(model, windows, offset):
     forecasts = []
-    for one in (model, with_shifted_weights(model, offset)):
+    for network in (model, with_shifted_weights(model, offset)):
         with torch.no_grad():
-            forecasts.append(one(past_values=windows).prediction_outputs)
+            forecasts.append(network(past_values=windows).prediction_outputs)
     torch.testing.assert_close(*forecasts, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_gradients_differ_by_rounding_alone(model, windows, offset):
+def test_gradients_differ_only_by_rounding(model, windows, offset):
     found = []
-    for one in (with_shifted_weights(model, 0), with_shifted_weights(model, offset)):
-        one(past_values=windows).prediction_outputs.square().mean().backward()
-        found.append({name: weight.grad for name, weight in one.named_parameters() if weight.grad is not None})
+    for network in (with_shifted_weights(model, 0), with_shifted_weights(model, offset)):
+        network(past_values=windows).prediction_outputs.square().mean().backward()
+        found.append({name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None})
     assert found[0]
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_a_model_read_from_a_file_forecasts_the_same_wherever_its_weights_lie(model, windows, offset, tmp_path):
+def test_a_model_from_a_file_forecasts_the_same_for_every_address(model, windows, offset, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
     for (name, weight), other in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(weight, other), name
     with torch.no_grad():
         forecasts = [
-            one(past_values=windows).prediction_outputs for one in (model, with_shifted_weights(loaded.eval(), offset))
+            network(past_values=windows).prediction_outputs
+            for network in (model, with_shifted_weights(loaded.eval(), offset))
         ]
     torch.testing.assert_close(*forecasts, rtol=1e-5, atol=1e-5)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from solared_hf import load_forecaster, load_timelines
-from solared_hf.models.spatio_temporal_attention import modeling_spatio_temporal_attention
+from solared_hf.models.spatio_temporal_attention import encoder_layer_on_cpu
 from solared_hf.training import parse_arguments, train
 
 REPOSITORY = Path(__file__).parents[2]
@@ -201,13 +201,13 @@ def test_a_run_that_would_leave_the_model_in_pieces_is_refused(runs):
 
 def test_activations_computed_again_change_nothing_but_the_work(simulated_dataset, tmp_path, monkeypatch):
     """Dropout too is drawn again as it was."""
-    encode, calls = modeling_spatio_temporal_attention.encode_on_cpu, []
+    encode, calls = encoder_layer_on_cpu.encode_on_cpu, []
 
     def counted(layer, hidden_states):
         calls.append(layer.training)
         return encode(layer, hidden_states)
 
-    monkeypatch.setattr(modeling_spatio_temporal_attention, "encode_on_cpu", counted)
+    monkeypatch.setattr(encoder_layer_on_cpu, "encode_on_cpu", counted)
     counts = []
     for again in ("false", "true"):
         calls.clear()

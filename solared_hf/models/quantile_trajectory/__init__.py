@@ -1,4 +1,4 @@
-"""Changes from the last observed intensity, from several scales of the past, with quantiles at every lead."""
+"""Changes from the last observed intensity, with quantiles at each lead time."""
 
 from typing import TYPE_CHECKING
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# Spelled out rather than imported: this file travels with saved weights and must load without the package.
+# This file is saved beside the weights and must load without the package, so the names are repeated here.
+# Copied from solared_hf.models.solared_lstm.configuration_solared_lstm.CHANNELS
 CHANNELS = (
     "power_2_3mhz",
     "power_3_4mhz",
@@ -28,18 +29,18 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
 
     Args:
         input_channels (`list[str]`, *optional*, defaults to all six channels in vocabulary order):
-            Names of the channels of `past_values`, in order. The target channel must be one of them, for the model
+            Names of the channels of `past_values`, in order. The target channel must be an input, because the model
             forecasts the change from its latest value.
         target_channel (`str`, *optional*, defaults to `"continuum_intensity"`):
-            Name of the channel the prediction speaks about.
+            Name of the channel that the model forecasts.
         input_zero (`list[float]`, *optional*, defaults to zeros):
-            What 0 in physical units is in the (normalised) unit of `past_values`, one value per channel.
+            Value of a physical 0 in the (normalised) unit of `past_values`, one for each channel.
         input_scale (`list[float]`, *optional*, defaults to ones):
-            A typical magnitude of each channel in the unit of `past_values`: where the inputs turn from linear to
+            Typical magnitude of each channel in the unit of `past_values`, at which inputs turn from linear to
             logarithmic.
         input_steps (`int`, *optional*, defaults to 120):
-            Number of steps windows are cut to. The model accepts any number of steps, and uses the latest
-            `lag_hours[-1]` hours of them.
+            Number of steps that the model is trained on, and that windows have. The model accepts any number of steps,
+            and warns once if there are fewer. It uses the latest `lag_hours[-1]` hours.
         horizon_hours (`float`, *optional*, defaults to 12.0):
             Time from the last input step to the target, in hours: a whole number of steps, `config.horizon_steps`.
         step_hours (`float`, *optional*, defaults to 1.0):
@@ -47,35 +48,36 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
         forecast_steps (`int`, *optional*, defaults to the steps of 24 h):
             Number of steps after the last input step that the model forecasts.
         quantile_levels (`list[float]`, *optional*, defaults to `[0.1, 0.25, 0.5, 0.75, 0.9]`):
-            Levels of the quantiles, rising and within 0 and 1, with the median among them.
+            Levels of the quantiles: increasing, between 0 and 1, and including the median, 0.5.
         lag_hours (`list[float]`, *optional*, defaults to `[3, 6, 9, 12, 18, 24, 36, 72]`):
-            Hours back from the end of the input at which the past is cut, each at the nearest step, see
-            `config.lag_steps`. The model sees the mean of each piece; the first piece is "now". Configurations that
-            were saved before there was this field hold `lag_edges`, the same in steps, which is still read.
+            Hours before the end of the input at which the past is cut into pieces, each rounded to a step, see
+            `config.lag_steps`. The model sees the mean of each piece. The first piece is "now". Older saved
+            configurations hold `lag_edges` instead, the same in steps, which is still read.
         num_tile_rows (`int`, *optional*, defaults to 7), num_tile_columns (`int`, *optional*, defaults to 9):
             The grid of tiles, numbered row by row.
         num_members (`int`, *optional*, defaults to 8):
-            Number of networks with weights of their own, whose mean is the forecast.
+            Number of networks. The forecast is the mean over the networks.
         hidden_size (`int`, *optional*, defaults to 48):
-            Width of each member.
+            Width of each network.
         num_neighbour_features (`int`, *optional*, defaults to 16):
             Number of features of a tile that its neighbours see.
         num_layers (`int`, *optional*, defaults to 1):
             Number of residual 3 x 3 convolutions over the grid.
         num_modes (`int`, *optional*, defaults to 12):
-            Number of shapes in time that a trajectory is made of.
+            Number of shapes in time that a trajectory is composed of.
         dropout (`float`, *optional*, defaults to 0.2):
             Dropout of hidden features in training.
         input_noise (`float`, *optional*, defaults to 0.2):
             Standard deviation of the noise added to the standardised features in training.
         input_dropout (`float`, *optional*, defaults to 0.05):
-            Share of the features that are missing, in all tiles, in training.
+            Share of the features that are dropped in all tiles in training.
         max_shift (`int`, *optional*, defaults to 2):
-            In training the patch is shifted by up to so many tiles, what leaves it coming back on the other side, and
-            mirrored between north and south, so that forecasts do not hang on where in the patch a region emerged.
+            Largest shift of the patch in training, in tiles. Tiles that leave the patch come back on the other side.
+            The patch is also mirrored between north and south. Forecasts then do not depend on the place in the patch
+            where a region emerged.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: a field has the wrong type, or two fields contradict each other.
+        huggingface_hub.errors.StrictDataclassError: If a field has the wrong type or two fields contradict each other.
 
     Example:
 
@@ -91,7 +93,7 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
     """
 
     model_type = "quantile_trajectory"
-    # The Trainer evaluates what is at the horizon, and would gather whole trajectories beside it.
+    # The Trainer evaluates the forecast at the horizon only, so it must not gather whole trajectories.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["trajectory_outputs", "quantile_outputs"]
 
     input_channels: list[str] | tuple[str, ...] = field(default_factory=lambda: list(CHANNELS))
@@ -117,7 +119,7 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
     max_shift: int = 2
 
     def __post_init__(self, **kwargs):
-        # A saved config comes back with lists and floats; one that was just built must not differ from it.
+        # A saved configuration is read back with lists and floats, and a new one must be equal to it.
         self.input_channels = list(self.input_channels)
         self.horizon_hours = float(self.horizon_hours)
         self.step_hours = float(self.step_hours)
@@ -129,57 +131,60 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
         num_channels = kwargs.pop("num_channels", self.num_channels)
         if num_channels != self.num_channels:
             raise ValueError(
-                f"num_channels={num_channels} contradicts the {self.num_channels} names in input_channels; leave "
-                "num_channels out and pass input_channels with one name per channel."
+                f"num_channels={num_channels} contradicts the {self.num_channels} names in input_channels. Leave out "
+                "num_channels and pass input_channels with one name per channel."
             )
         super().__post_init__(**kwargs)
 
     def _set_lags(self, lag_edges: list[int] | None):
-        """Fill in `lag_hours`; `lag_edges` is what older configurations hold instead, in steps."""
+        """Fill in `lag_hours`, from `lag_edges` in steps if an older configuration holds them."""
         if lag_edges is not None:
             lag_hours = [edge * self.step_hours for edge in lag_edges]
             if self.lag_hours not in (None, lag_hours):
                 raise ValueError(
-                    f"lag_edges={lag_edges} steps of {self.step_hours} h contradict lag_hours={self.lag_hours}; leave "
-                    "lag_edges out."
+                    f"lag_edges={lag_edges} steps of {self.step_hours} h contradict lag_hours={self.lag_hours}. Leave "
+                    "out lag_edges."
                 )
             self.lag_hours = lag_hours
         self.lag_hours = list(map(float, LAG_HOURS if self.lag_hours is None else self.lag_hours))
 
+    # Copied from solared_hf.models.solared_lstm.configuration_solared_lstm.SolaredLstmConfig.num_channels
     @property
     def num_channels(self) -> int:
-        """`int`: The number of channels of `past_values`."""
+        """Number of channels of `past_values`."""
         return len(self.input_channels)
 
     @property
     def num_tiles(self) -> int:
-        """`int`: The number of tiles of a patch."""
+        """Number of tiles of a patch."""
         return self.num_tile_rows * self.num_tile_columns
 
+    # Copied from solared_hf.models.solared_lstm.configuration_solared_lstm.SolaredLstmConfig.horizon_steps
     @property
     def horizon_steps(self) -> int:
-        """`int`: The number of steps from the last input step to the target."""
+        """Number of steps from the last input step to the target."""
         return round(self.horizon_hours / self.step_hours)
 
     @property
     def lag_steps(self) -> list[int]:
-        """`list[int]`: The steps back from the end of the input at which the past is cut.
-
-        They are those of `lag_hours`, rounded; hours within one step of each other share a step.
-        """
+        """`lag_hours` rounded to steps before the end of the input. Hours that round to the same step count once."""
+        assert self.lag_hours is not None
         return sorted({max(round(hours / self.step_hours), 1) for hours in self.lag_hours})
 
     def validate_channels(self):
-        """Part of `@strict`: a ValueError unless the inputs are named, once each, and the target is one of them."""
+        """Raise a ValueError unless each input is named once, the target is an input, and the scales are usable."""
         if len(set(self.input_channels)) != len(self.input_channels):
             raise ValueError(
-                f"input_channels must name each channel only once, got {self.input_channels}; remove the duplicates."
+                f"input_channels is {self.input_channels}, but it must name each channel only once. Remove the "
+                "duplicates."
             )
         if self.target_channel not in self.input_channels:
             raise ValueError(
-                f"This model forecasts the change of {self.target_channel}, so that must be one of input_channels, "
-                f"got {self.input_channels}; add it."
+                f"This model forecasts the change of {self.target_channel}, but input_channels is "
+                f"{self.input_channels}. Add the target channel to input_channels."
             )
+        assert self.input_zero is not None
+        assert self.input_scale is not None
         lengths = {len(self.input_zero), len(self.input_scale), self.num_channels}
         finite = all(map(math.isfinite, [*self.input_zero, *self.input_scale]))
         if len(lengths) > 1 or not finite or min(self.input_scale) <= 0:
@@ -189,7 +194,7 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
             )
 
     def validate_sizes(self):
-        """Part of `@strict`: a ValueError unless there is a network, and its patch can be shifted."""
+        """Raise a ValueError unless all sizes and probabilities are possible."""
         sizes = ("num_members", "hidden_size", "num_neighbour_features", "num_modes", "num_tile_rows")
         for name in (*sizes, "num_tile_columns"):
             if getattr(self, name) < 1:
@@ -203,39 +208,44 @@ class QuantileTrajectoryConfig(PreTrainedConfig):
             )
 
     def validate_quantile_levels(self):
-        """Part of `@strict`: a ValueError unless the quantiles rise about the median."""
+        """Raise a ValueError unless the levels increase and include the median."""
         levels = self.quantile_levels
         if 0.5 not in levels or sorted(set(levels)) != levels or not 0 < levels[0] <= levels[-1] < 1:
-            raise ValueError(f"quantile_levels={levels} must rise, lie between 0 and 1, and hold the median, 0.5.")
+            raise ValueError(
+                f"quantile_levels={levels} must increase, lie between 0 and 1, and include the median, 0.5."
+            )
 
     def validate_lag_hours(self):
-        """Part of `@strict`: a ValueError unless the past is cut at rising times."""
+        """Raise a ValueError unless the hours increase."""
         hours = self.lag_hours
-        # NaN and infinity fail these too.
+        # The comparisons are also False for NaN and infinity.
         if not hours or sorted(set(hours)) != hours or not 0 < hours[0] <= hours[-1] < float("inf"):
-            raise ValueError(f"lag_hours={hours} must be rising numbers of hours above 0, such as {list(LAG_HOURS)}.")
+            raise ValueError(
+                f"lag_hours={hours} must be increasing numbers of hours above 0, such as {list(LAG_HOURS)}."
+            )
 
+    # Copied from solared_hf.models.solared_lstm.configuration_solared_lstm.SolaredLstmConfig.validate_steps
     def validate_steps(self):
-        """Part of `@strict`: a ValueError unless there is an input, and the trajectory has a step at the horizon."""
+        """Raise a ValueError unless there is an input, and the trajectory has a step at the horizon."""
         if self.input_steps < 1:
             raise ValueError(f"input_steps={self.input_steps} must be at least 1.")
-        # NaN fails these too.
+        # These comparisons are also False for NaN.
         if not (0 < self.horizon_hours < float("inf") and 0 < self.step_hours < float("inf")):
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} and step_hours={self.step_hours} must be positive and finite; a "
-                "forecast speaks about times after its input."
+                f"horizon_hours={self.horizon_hours} and step_hours={self.step_hours} must be positive and finite, "
+                "because the target comes after the input."
             )
         steps = self.horizon_hours / self.step_hours
         if self.horizon_steps < 1 or not math.isclose(steps, self.horizon_steps):
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} must be a whole number of steps of {self.step_hours} h; choose "
-                "such a horizon."
+                f"horizon_hours={self.horizon_hours} must be a whole number of steps of {self.step_hours} h. Choose "
+                "another horizon."
             )
-        if self.horizon_steps > self.forecast_steps:
+        if self.forecast_steps is None or self.horizon_steps > self.forecast_steps:
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} is {self.horizon_steps} steps of {self.step_hours} h ahead, "
-                f"beyond the {self.forecast_steps} of forecast_steps; choose a shorter horizon, or raise "
-                f"forecast_steps to {self.horizon_steps} or more: `forecast_steps={self.horizon_steps}` in Python, "
+                f"horizon_hours={self.horizon_hours} is {self.horizon_steps} steps of {self.step_hours} h ahead, but "
+                f"forecast_steps is {self.forecast_steps}. Choose a shorter horizon, or raise forecast_steps to "
+                f"{self.horizon_steps} or more: `forecast_steps={self.horizon_steps}` in Python, "
                 f"`--model_config '{{\"forecast_steps\": {self.horizon_steps}}}'` for `solared train`."
             )
 

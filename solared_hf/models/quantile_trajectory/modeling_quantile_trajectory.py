@@ -1,20 +1,23 @@
-"""Quantile trajectory forecaster: how the intensity of every tile will go on from its last value, and how surely.
+"""Quantile trajectory forecaster: the change of each tile's intensity from its last value, with quantiles.
 
-The file imports nothing of the package but its own configuration, because it travels with saved weights.
+This file is saved beside the weights and must load without the package, so it imports only its configuration.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_quantile_trajectory import QuantileTrajectoryConfig
 
+logger = logging.get_logger(__name__)
+
+# Standardised features are clamped to this many standard deviations.
 _MOST_DEVIATIONS = 8.0
 
 
@@ -24,49 +27,52 @@ class QuantileTrajectoryOutput(ModelOutput):
     Output of [`QuantileTrajectoryForPrediction`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, returned when a target is given):
-            Squared error in units of the forecast's own spread, plus the pinball loss of the quantiles (Koenker and
+        loss (`torch.Tensor` of shape `()`, *optional*, returned when a target is given):
+            Squared error divided by the spread of the forecast, plus the pinball loss of the quantiles (Koenker and
             Bassett 1978, Econometrica 46, 33), in float32.
-        prediction_outputs (`torch.FloatTensor` of shape `(batch_size, num_tiles)`):
+        prediction_outputs (`torch.Tensor` of shape `(batch_size, num_tiles)`):
             Expected target channel of each tile `horizon_hours` after the last step, in the (normalised) unit of the
             targets.
-        trajectory_outputs (`torch.FloatTensor` of shape `(batch_size, forecast_steps, num_tiles)`):
-            Expected target channel 1, 2, ... steps after the last step; `prediction_outputs` is one of them.
-        quantile_outputs (`torch.FloatTensor` of shape `(batch_size, forecast_steps, levels, num_tiles)`):
-            Quantiles of the target channel at the levels of `config.quantile_levels`, which never cross.
+        trajectory_outputs (`torch.Tensor` of shape `(batch_size, forecast_steps, num_tiles)`):
+            Expected target channel 1, 2, ... steps after the last step. `prediction_outputs` is the step at the
+            horizon.
+        quantile_outputs (`torch.Tensor` of shape `(batch_size, forecast_steps, levels, num_tiles)`):
+            Quantiles of the target channel at the levels of `config.quantile_levels`. They never cross.
     """
 
-    loss: torch.FloatTensor | None = None
-    prediction_outputs: torch.FloatTensor | None = None
-    trajectory_outputs: torch.FloatTensor | None = None
-    quantile_outputs: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    prediction_outputs: torch.Tensor | None = None
+    trajectory_outputs: torch.Tensor | None = None
+    quantile_outputs: torch.Tensor | None = None
 
 
 class QuantileTrajectoryFeatures(nn.Module):
-    """What the members see of the past: means over pieces of it, and how "now" differs from them.
+    """The features that the members see: the mean over each piece of the past, and the difference of "now" from it.
 
-    Every channel is taken about 0 in units of its typical magnitude. Differences and levels are compressed by the
-    inverse hyperbolic sine, for spots and strong flux are hundreds of times the quiet Sun; and kept as they are, so
-    that large changes can be carried on in proportion. All are standardised by what was seen in
-    training.
+    Each channel is shifted so that a physical 0 is 0, and divided by its typical magnitude. Each feature comes twice:
+    compressed by the inverse hyperbolic sine, because spots and strong flux are hundreds of times the quiet Sun, and
+    linear, so that large changes can continue in proportion. All features are standardised by the means and variances
+    of the training data.
     """
 
     def __init__(self, config: QuantileTrajectoryConfig):
         super().__init__()
         self.edges = config.lag_steps
-        # Plain numbers: as buffers they would be rounded with the weights in half precision.
+        # Plain numbers, because buffers would be rounded with the weights in half precision.
+        assert config.input_zero is not None
+        assert config.input_scale is not None
         self.zero, self.scale = list(config.input_zero), list(config.input_scale)
         self.grid = (config.num_tile_rows, config.num_tile_columns)
-        # The last step, "now", and now against the last step and every piece before: compressed and linear.
+        # "Now", and the differences of "now" from the last step and from each earlier piece, compressed and linear.
         self.num_features = 2 * config.num_channels * (1 + len(self.edges))
-        # The mean over the whole training, rather than over its last steps.
+        # Without momentum, the statistics are means over the whole training and not over its last steps.
         self.standardise = nn.BatchNorm2d(self.num_features, momentum=None, affine=False)
 
     def forward(self, past_values: torch.Tensor) -> torch.Tensor:
-        """`(batch, features, rows, columns)` from normalised values `(batch, steps, channels, tiles)`."""
-        zero, scale = (past_values.new_tensor(of_channels)[:, None] for of_channels in (self.zero, self.scale))
+        """Return `(batch, features, rows, columns)` from normalised values `(batch, steps, channels, tiles)`."""
+        zero, scale = (past_values.new_tensor(numbers)[:, None] for numbers in (self.zero, self.scale))
         values = (past_values - zero) / scale
-        # A piece that the input does not fill is what there is of it, and the first step where there is nothing.
+        # A piece that begins before the input is the mean of the steps it has, or the first step if it has none.
         pieces, start = [], 0
         for edge in self.edges:
             first = max(values.shape[1] - edge, 0)
@@ -76,7 +82,8 @@ class QuantileTrajectoryFeatures(nn.Module):
         now = pieces[0]
         features = torch.stack([now, now - values[:, -1], *(now - piece for piece in pieces[1:])], dim=1)
         features = torch.cat([features.asinh(), features], dim=1).flatten(1, 2).unflatten(2, self.grid)
-        # Compressed or not, what lies far beyond everything seen shall not lead the networks astray.
+        # Clamped, because features far outside the training data would give wild forecasts.
+        assert self.standardise.running_mean is not None
         features = features.to(self.standardise.running_mean.dtype)
         return self.standardise(features).clamp(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
 
@@ -93,20 +100,21 @@ class QuantileTrajectoryBlock(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map `(batch, hidden_size, rows, columns)` to the same shape."""
-        # Each tile by itself: what a patch does elsewhere says nothing of the scale here.
+        # Each tile is normalised on its own, because other tiles say nothing about its scale.
         normalised = self.norm(hidden_states.movedim(1, -1)).movedim(-1, 1)
         update = self.mix(nn.functional.gelu(self.neighbours(normalised)))
         return hidden_states + self.dropout(update)
 
 
 class QuantileTrajectoryMember(nn.Module):
-    """One network of the ensemble, from features to changes in units of the target's typical magnitude."""
+    """One network of the ensemble: from features to changes in units of the target's typical magnitude."""
 
     def __init__(self, config: QuantileTrajectoryConfig, num_features: int):
         super().__init__()
+        assert config.forecast_steps is not None
         self.num_levels = len(config.quantile_levels)
         self.forecast_steps = config.forecast_steps
-        # A linear path, for trends that simply go on, beside the hidden features.
+        # A linear path beside the hidden features, for trends that continue.
         self.linear = nn.Conv2d(num_features, config.num_modes, 1)
         self.seen_by_neighbours = nn.Conv2d(num_features, config.num_neighbour_features, 1)
         self.neighbours = nn.Conv2d(config.num_neighbour_features, config.hidden_size, 3, padding=1)
@@ -121,7 +129,10 @@ class QuantileTrajectoryMember(nn.Module):
         self.spread = nn.Linear(config.num_modes, config.forecast_steps * self.num_levels)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Expected changes `(batch, steps, rows, columns)`, raw spreads `(batch, steps, levels, rows, columns)`."""
+        """Return expected changes `(batch, steps, rows, columns)` and raw spreads.
+
+        The raw spreads have the shape `(batch, steps, levels, rows, columns)`.
+        """
         neighbours = self.neighbours(self.seen_by_neighbours(features))
         hidden_states = self.dropout(nn.functional.gelu(self.own(features) + neighbours + self.position))
         hidden_states = hidden_states + self.dropout(nn.functional.gelu(self.mix(hidden_states)))
@@ -138,26 +149,28 @@ class QuantileTrajectoryPreTrainedModel(PreTrainedModel):
 
     config: QuantileTrajectoryConfig
     main_input_name = "past_values"
-    input_modalities = ("time",)
-    # With `num_items_in_batch` the loss is a part of that of a larger batch. Without it the Trainer divides the mean.
+    input_modalities = "time"
+    # The Trainer passes `num_items_in_batch`, so that the losses of accumulated batches add up to one mean.
     accepts_loss_kwargs = True
-    # Statistics of the features, which half precision would round.
-    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"standardise"}
+    # Half precision would round the statistics of the features.
+    _keep_in_fp32_modules_strict = {"standardise"}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Initialise layers as torch does, but so that an untrained model forecasts persistence."""
+        """Initialise layers as torch does, except that an untrained model forecasts persistence."""
         if isinstance(module, QuantileTrajectoryMember):
             init.zeros_(module.position)
-            for layer in (module.modes, module.linear):
-                init.zeros_(layer.weight)
-                init.zeros_(layer.bias)
+            for weight in (*module.modes.parameters(), *module.linear.parameters()):
+                init.zeros_(weight)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             bound = module.weight[0].numel() ** -0.5
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            assert module.num_batches_tracked is not None
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
@@ -165,12 +178,13 @@ class QuantileTrajectoryPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
+    # Copied from solared_hf.models.solared_lstm.modeling_solared_lstm.SolaredLstmPreTrainedModel.save_pretrained
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save weights, configuration and, for `trust_remote_code=True`, this code.
+        """Save the weights, the configuration and the code that `trust_remote_code=True` loads.
 
         See [`~transformers.PreTrainedModel.save_pretrained`] for the arguments.
         """
-        # A class can be registered under one auto class only; the model is meant to be found under two.
+        # `register_for_auto_class` takes one auto class, and the model can be loaded with two.
         reference = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
         auto_map = dict.fromkeys(("AutoModel", "AutoModelForTimeSeriesPrediction"), reference)
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_map}
@@ -179,21 +193,21 @@ class QuantileTrajectoryPreTrainedModel(PreTrainedModel):
 
 class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
     r"""
-    Forecasts the target channel of every tile at every step up to `config.forecast_steps` ahead, with quantiles, as
-    the last observed value plus a change. The change comes from means of all channels over pieces of the past, of the
-    tile and of its neighbours; several small networks are averaged.
+    Forecasts the target channel of each tile at each step up to `config.forecast_steps` ahead, with quantiles. A
+    forecast is the last observed value plus a change. The change is the mean over several small networks. They see
+    means of all channels over pieces of the past, of the tile and of its neighbours.
 
     An untrained model forecasts persistence.
 
     Args:
-        config ([`QuantileTrajectoryConfig`]): The sizes, and the task the weights are for.
+        config ([`QuantileTrajectoryConfig`]): The sizes of the network, and the task.
 
     Example:
 
     ```python
     >>> import torch
     >>> from solared_hf.models import QuantileTrajectoryConfig, QuantileTrajectoryForPrediction
-    >>> model = QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(num_members=2)).eval()
+    >>> model = QuantileTrajectoryForPrediction(QuantileTrajectoryConfig(num_members=2, input_steps=96)).eval()
     >>> output = model(past_values=torch.zeros(2, 96, 6, 63))
     >>> output.prediction_outputs.shape, output.trajectory_outputs.shape, output.quantile_outputs.shape
     (torch.Size([2, 63]), torch.Size([2, 24, 63]), torch.Size([2, 24, 5, 63]))
@@ -203,7 +217,7 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
 
     def __init__(self, config: QuantileTrajectoryConfig):
         super().__init__(config)
-        # Fields can be set after the config was built, as `from_pretrained(..., horizon_hours=6)` does.
+        # `from_pretrained(..., horizon_hours=6)` sets fields after the configuration was built.
         config.validate()
         self.features = QuantileTrajectoryFeatures(config)
         self.members = nn.ModuleList(
@@ -222,36 +236,43 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         future_trajectory: torch.Tensor | None = None,
         return_loss: bool = True,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> QuantileTrajectoryOutput:
         r"""
         Args:
             past_values (`torch.Tensor` of shape `(batch_size, steps, num_channels, num_tiles)`):
-                Normalised channels of the past, any floating dtype; at least one step.
+                Normalised channels of the past, in any floating dtype. Any number of steps from 1 works; the model
+                warns once if there are fewer than `config.input_steps`. The latest `config.lag_hours[-1]` hours are
+                used.
             past_observed_mask (`torch.BoolTensor` of the shape of `past_values`, *optional*):
-                False where a value was not observed: the latest observed value before it is read there, and 0 in
-                physical units where there is none. What a processor filled in is not used.
+                False where a value was not observed. There, the latest observed value before it is read, or a
+                physical 0 if there is none. A value that the processor filled in is not used.
             future_values (`torch.Tensor` of shape `(batch_size, num_tiles)`, *optional*):
-                Normalised target channel `config.horizon_hours` after the last step, NaN where it was not observed;
-                asks for the loss.
+                Normalised target channel `config.horizon_hours` after the last step. If given, the loss is computed.
+                NaN means not observed and does not count in the loss.
             future_trajectory (`torch.Tensor` of shape `(batch_size, forecast_steps, num_tiles)`, *optional*):
-                Normalised target channel at each of the steps after the last one, NaN where it was not observed; the
-                loss is then that of all these steps, and `future_values` has no part in it.
+                Normalised target channel at each step after the last one, with NaN where it was not observed. If
+                given, the loss is over all these steps, and `future_values` is ignored.
             return_loss (`bool`, defaults to `True`):
-                Whether the loss is computed when a target is given. Its default tells a plain
+                If True, compute the loss when a target is given. The default tells a plain
                 [`~transformers.Trainer`] that evaluation has a loss, without `label_names`.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
-                Number of observed target values in the whole batch that this one is a part of, over all accumulation
-                steps and processes: the loss is then the sum over the observed values divided by this number.
+                Number of observed target values in the whole batch, over all accumulation steps and processes. The
+                loss is then the sum over the observed values divided by this number.
+            kwargs:
+                `return_dict`, as in all transformers models.
 
         Returns:
             [`QuantileTrajectoryOutput`], or a plain tuple with `return_dict=False`.
 
         Raises:
-            ValueError: a tensor has the wrong shape.
+            ValueError: If a tensor has the wrong shape, or `output_attentions` is True.
         """
-        self._check_inputs(past_values, past_observed_mask, future_values, future_trajectory)
-        # Sums of forecast and change lose minutes of the forecast in half precision, so it is float32 throughout.
+        check_inputs(self.config, past_values, past_observed_mask, future_values)
+        check_trajectory(self.config, past_values, future_trajectory)
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError("quantile_trajectory has no attention weights. Leave out output_attentions.")
+        # The values and the forecast are float32, because half precision would round away small changes.
         past_values = past_values[:, -self.features.edges[-1] :].float()
         if past_observed_mask is not None:
             observed = past_observed_mask[:, -self.features.edges[-1] :].bool()
@@ -259,16 +280,17 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         features, restore = self._vary(self.features(past_values))
         features = features.to(self.dtype)
 
-        changes, offsets = [], []
+        member_changes, member_spreads = [], []
         for member in self.members:
             change, spread = member(features)
-            changes.append(restore(change))
-            offsets.append(restore(spread))
+            member_changes.append(restore(change))
+            member_spreads.append(restore(spread))
         # (members, batch, steps, tiles) and (members, batch, steps, levels, tiles), in typical magnitudes.
-        changes = torch.stack(changes).flatten(-2).float()
-        offsets = self._around_median(torch.stack(offsets).flatten(-2).float())
+        changes = torch.stack(member_changes).flatten(-2).float()
+        offsets = self._around_median(torch.stack(member_spreads).flatten(-2).float())
         quantiles = changes.detach().unsqueeze(-2) + offsets
 
+        assert self.config.input_scale is not None
         scale = self.config.input_scale[self.target]
         last = past_values[:, -1, self.target]
         loss = None
@@ -289,17 +311,20 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         )
 
     def _hold_last_observed(self, past_values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
-        """Values with the latest observed one in the place of what was not observed."""
-        # The observed values of a series are moved to slots 1, 2, ...; slot 0 is for what comes before the first one.
-        # (ONNX knows no cumulative maximum, by which this would be shorter.)
+        """Replace each value that was not observed with the latest observed value before it."""
+        # The observed values of a series move to slots 1, 2, ... Slot 0 is for steps before the first observed value.
+        # A cumulative maximum would be shorter, but ONNX has none.
         latest = observed.cumsum(dim=1)
         slots = torch.cat([past_values[:, :1], past_values], dim=1)
         slots = slots.scatter(1, torch.where(observed, latest, 0), past_values)[:, 1:]
         unseen = past_values.new_tensor(self.config.input_zero)[:, None].expand_as(past_values[:, :1])
         return torch.cat([unseen, slots], dim=1).gather(1, latest)
 
-    def _vary(self, features: torch.Tensor):
-        """In training: noise, missing features, a mirrored and shifted patch, and the way back for its forecast."""
+    def _vary(self, features: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """Return varied features, and a function that maps a forecast back to the original patch.
+
+        In training, add noise, drop features, and mirror and shift the patch. In evaluation, change nothing.
+        """
         if not self.training:
             return features, lambda forecast: forecast
         noisy = features + torch.randn_like(features) * self.config.input_noise
@@ -311,7 +336,7 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         return varied, lambda forecast: forecast.roll([-shift[0], -shift[1]], (-2, -1)).flip(mirror)
 
     def _around_median(self, raw: torch.Tensor) -> torch.Tensor:
-        """Offsets of the quantiles that rise with the level, along the last axis but one."""
+        """Return offsets of the quantiles that increase with the level, along the last axis but one."""
         below, median, above = raw.split([self.median, 1, raw.shape[-2] - self.median - 1], dim=-2)
         above = nn.functional.softplus(above).cumsum(-2)
         below = nn.functional.softplus(below).flip(-2).cumsum(-2).flip(-2)
@@ -324,11 +349,11 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         observed_change: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Squared error in units of the forecast's own spread, plus the pinball loss, over what was observed.
+        """Return the squared error divided by the forecast spread, plus the pinball loss, over the observed values.
 
-        An error counts against the spread that was forecast for it, as it does in a mean over tiles of root mean
-        squared errors: otherwise the few tiles with spots would outweigh all others. The spread depends on the input
-        alone and gets no gradient from here, so that the forecast is still the expected value.
+        Dividing by the spread weights tiles alike, as a mean over tiles of root mean squared errors does. Otherwise
+        the few tiles with spots would outweigh all others. The spread gets no gradient from the squared error, so the
+        forecast is still the expected value.
         """
         missing = observed_change.isnan()
         errors = (observed_change - changes).masked_fill(missing, 0.0)
@@ -342,28 +367,61 @@ class QuantileTrajectoryForPrediction(QuantileTrajectoryPreTrainedModel):
         observed = torch.as_tensor(num_items_in_batch, device=errors.device).clamp(min=1)
         return loss / (observed * len(changes))
 
-    def _check_inputs(self, past_values, past_observed_mask, future_values, future_trajectory):
-        channels, steps, tiles = self.config.num_channels, self.config.forecast_steps, self.config.num_tiles
-        if past_values.ndim != 4 or tuple(past_values.shape[2:]) != (channels, tiles) or not past_values.shape[1]:
-            raise ValueError(
-                f"past_values must have shape (batch_size, steps, {channels} channels, {tiles} tiles) with at least "
-                f"one step, got {tuple(past_values.shape)}."
-            )
-        if past_observed_mask is not None and past_observed_mask.shape != past_values.shape:
-            raise ValueError(
-                f"past_observed_mask must have the shape of past_values, {tuple(past_values.shape)}, got "
-                f"{tuple(past_observed_mask.shape)}."
-            )
-        if future_values is not None and tuple(future_values.shape) != (past_values.shape[0], tiles):
-            raise ValueError(
-                f"future_values must have shape (batch_size, tiles) = ({past_values.shape[0]}, {tiles}), got "
-                f"{tuple(future_values.shape)}."
-            )
-        if future_trajectory is not None and tuple(future_trajectory.shape) != (past_values.shape[0], steps, tiles):
-            raise ValueError(
-                f"future_trajectory must have shape (batch_size, forecast_steps, tiles) = ({past_values.shape[0]}, "
-                f"{steps}, {tiles}), got {tuple(future_trajectory.shape)}."
-            )
+
+# Copied from solared_hf.models.solared_lstm.modeling_solared_lstm.check_inputs
+# with SolaredLstm->QuantileTrajectory
+def check_inputs(
+    config: QuantileTrajectoryConfig,
+    past_values: torch.Tensor,
+    past_observed_mask: torch.Tensor | None,
+    future_values: torch.Tensor | None,
+) -> None:
+    """Check the shapes that `forward` is given, and warn once if the past is shorter than in training.
+
+    Raises:
+        ValueError: If a tensor has the wrong shape.
+    """
+    channels, tiles = config.num_channels, config.num_tiles
+    if past_values.ndim != 4 or tuple(past_values.shape[2:]) != (channels, tiles) or not past_values.shape[1]:
+        raise ValueError(
+            f"past_values must have shape (batch_size, steps, {channels} channels, {tiles} tiles) with at least "
+            f"one step, got {tuple(past_values.shape)}."
+        )
+    if past_observed_mask is not None and past_observed_mask.shape != past_values.shape:
+        raise ValueError(
+            f"past_observed_mask must have the shape of past_values, {tuple(past_values.shape)}, got "
+            f"{tuple(past_observed_mask.shape)}."
+        )
+    if future_values is not None and tuple(future_values.shape) != (past_values.shape[0], tiles):
+        raise ValueError(
+            f"future_values must have shape (batch_size, tiles) = ({past_values.shape[0]}, {tiles}), got "
+            f"{tuple(future_values.shape)}."
+        )
+    # In a graph that is traced or exported, the number of steps may be a variable.
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not is_traced and past_values.shape[1] < config.input_steps:
+        logger.warning_once(
+            f"This {config.model_type} model was configured for {config.input_steps} input steps and got "
+            f"{past_values.shape[1]}, so the forecasts may be worse. Pass {config.input_steps} steps."
+        )
+
+
+# Copied from solared_hf.models.solared_lstm.modeling_solared_lstm.check_trajectory
+# with SolaredLstm->QuantileTrajectory
+def check_trajectory(
+    config: QuantileTrajectoryConfig, past_values: torch.Tensor, future_trajectory: torch.Tensor | None
+) -> None:
+    """Check the shape of the trajectory that `forward` is given.
+
+    Raises:
+        ValueError: If the trajectory has the wrong shape.
+    """
+    size, steps, tiles = past_values.shape[0], config.forecast_steps, config.num_tiles
+    if future_trajectory is not None and tuple(future_trajectory.shape) != (size, steps, tiles):
+        raise ValueError(
+            f"future_trajectory must have shape (batch_size, forecast_steps, tiles) = ({size}, {steps}, {tiles}), got "
+            f"{tuple(future_trajectory.shape)}."
+        )
 
 
 QuantileTrajectoryForPrediction.register_for_auto_class("AutoModel")

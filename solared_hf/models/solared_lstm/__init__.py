@@ -1,4 +1,4 @@
-"""An LSTM that reads the past of each tile by itself, and one that writes its future."""
+"""An LSTM that reads the past of each tile, and an LSTM that writes its future."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Attention over time within each tile, then over tiles within each step."""
+"""Attention over the steps of each tile, then over the tiles of each step."""
 
 from typing import TYPE_CHECKING
 

@@ -1,11 +1,13 @@
-"""Self-attention on a CPU for a block of sequences that stays in the cache, and the gradients of it.
+"""Self-attention and its gradients on a CPU, for a block of sequences that stays in the cache.
 
-The scores are computed again for the gradients, one head at a time, because memory costs more than the arithmetic of
-heads as narrow as those of this family. Queries, keys and values are held as (width, positions), so that a head is a
-number of rows and is not copied. The file imports nothing of the package but its neighbour, because it travels with
-saved weights.
+The gradients compute the scores again, one head at a time, because memory costs more than the arithmetic of heads as
+narrow as in this family. Queries, keys and values have the shape (width, positions), so that a head is a range of
+rows and is not copied.
+
+This file is saved beside the weights and must load without the package, so it imports only its neighbour.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,28 +18,33 @@ _softmax_gradient = torch.ops.aten._softmax_backward_data.out
 
 
 class Heads(NamedTuple):
-    """The heads of an attention module, and the length of the sequences that it is given."""
+    """The heads of an attention module, and the length of its sequences.
+
+    Attributes:
+        number: Number of heads.
+        length: Number of positions in a sequence.
+        scaling: Factor of the scores.
+        dropout: Probability that an attention probability is dropped.
+    """
 
     number: int
     length: int
-    # Of the scores.
     scaling: float
-    # Probability that an attention probability is dropped.
     dropout: float
 
 
 def attention(
     rows: torch.Tensor,
-    weights: tuple[torch.Tensor, torch.Tensor],
+    weights: Sequence[torch.Tensor],
     heads: Heads,
     dropped: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Mix the values of each sequence by their attention probabilities; the output projection is left to the caller.
+    """Return the values of each sequence, mixed by the attention probabilities, before the output projection.
 
     Args:
         rows: (positions, width), sequences one after the other.
-        weights: weight (3 * width, width) and bias (3 * width,) of the projection to queries, keys and values.
-        heads: the heads and the length of a sequence.
+        weights: Weight (3 * width, width) and bias (3 * width,) of the projection to queries, keys and values.
+        heads: The heads, and the length of a sequence.
         dropped: (heads, words), the bits of `draw_dropped` for the probabilities of each head, or None.
 
     Returns:
@@ -54,11 +61,11 @@ def attention(
 def attention_gradients(
     gradient: torch.Tensor,
     rows: torch.Tensor,
-    weights: tuple[torch.Tensor, torch.Tensor],
+    weights: Sequence[torch.Tensor],
     heads: Heads,
     dropped: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of rows, weight and bias, given that of what `attention` returns, (width, positions)."""
+    """Return the gradients of rows, weight and bias, given the gradient of the result of `attention`."""
     projected_gradient = rows.new_empty(3, *gradient.shape)
     by_head = zip(
         _heads(rows, weights, heads),
@@ -79,8 +86,8 @@ def attention_gradients(
     return projected_gradient.t() @ weights[0], projected_gradient @ rows, projected_gradient.sum(1)
 
 
-def _heads(rows, weights, heads):
-    """Yield (sequences, head width, length) queries, keys and values of each head; the queries are scaled."""
+def _heads(rows: torch.Tensor, weights: Sequence[torch.Tensor], heads: Heads) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield scaled queries, keys and values of each head, (sequences, head width, length)."""
     weight, bias = weights
     query, key, value = torch.addmm(bias[:, None], weight, rows.t()).unflatten(0, (3, -1))
     scaled = query * heads.scaling
@@ -92,5 +99,5 @@ def _mask_of_head(dropped: torch.Tensor | None, head: int, shape: torch.Size) ->
 
 
 def _by_head(values: torch.Tensor, heads: Heads) -> torch.Tensor:
-    """(..., heads, sequences, head width, length) view of (..., width, positions)."""
+    """Return a view (..., heads, sequences, head width, length) of (..., width, positions)."""
     return values.unflatten(-1, (-1, heads.length)).unflatten(-3, (heads.number, -1)).transpose(-3, -2)

@@ -2,8 +2,8 @@
 
     python -m solared_hf.models.spatio_temporal_attention.convert_original ORIGINAL.pth OUT
 
-The original is `SpatioTemporalAttention` of SuryaBench (arXiv 2508.14107). Every size is read from the tensors but the
-number of heads, which leaves no trace in them.
+The original is `SpatioTemporalAttention` of SuryaBench (arXiv 2508.14107). All sizes are read from the tensors, except
+the number of heads, which the tensors do not show.
 """
 
 import os
@@ -43,7 +43,7 @@ _ORIGINAL_NAMES = (
     (r"\.fc([12])\.", r".linear\1."),
     (r"^prediction_head\.", "fc."),
 )
-# Sines of the last steps of a long table differ between machines by the rounding of the angle.
+# Sines of the last steps of a long table differ between machines, because the angles are rounded.
 _TABLE_TOLERANCE = 1e-3
 
 
@@ -60,17 +60,17 @@ def convert(
 
     Args:
         checkpoint: See [`~solared_hf.models.original_checkpoints.read_state_dict`].
-        output: Must not exist yet.
-        num_attention_heads: The number the original was trained with; another one loads too, and forecasts nonsense.
-        input_channels: Names of the input channels; guessed when there are five or six.
-        input_steps: Steps the original was trained on; the length of its temporal table unless given.
+        output: A folder that does not exist yet.
+        num_attention_heads: Number of heads of the original. A wrong number loads too, and gives wrong forecasts.
+        input_channels: Names of the input channels. May be left out if there are five or six.
+        input_steps: Number of steps that the original was trained on. Default: the length of its temporal table.
         horizon_hours: Hours from the last step to the target.
 
     Returns:
         `output`.
 
     Raises:
-        SolaredError: anything about the checkpoint or the folder the user can mend; nothing has been written then.
+        SolaredError: If the checkpoint or the folder cannot be used. Nothing is written then.
     """
     state_dict = read_state_dict(checkpoint)
     hidden_size, num_channels = sizes(state_dict, "input_proj.weight", 2)
@@ -82,7 +82,7 @@ def convert(
         input_channels=name_channels(num_channels, input_channels),
         input_steps=lengths["temporal"] if input_steps is None else input_steps,
         horizon_hours=horizon_hours,
-        # The original sizes its table by the tiles; a longer one is a generic table that says nothing about them.
+        # The table of the original has one row for each tile. A longer table is generic and does not count tiles.
         num_tiles=min(lengths["spatial"], default.num_tiles),
         hidden_size=hidden_size,
         num_temporal_layers=_count_layers(state_dict, "temporal"),
@@ -97,7 +97,7 @@ def convert(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     parser = make_parser(__doc__.partition("\n")[0])
     parser.add_argument("--num_attention_heads", type=int, default=8, help="heads of the original (default 8)")
     parser.add_argument("--input_steps", type=int, help="steps of the original (default: length of its table)")
@@ -111,24 +111,24 @@ def _original_name(name: str) -> str:
 
 
 def _count_layers(state_dict: Mapping[str, torch.Tensor], stage: str) -> int:
-    """Number of layers, not the highest index: one stray name must not make a million layers."""
+    """Return the number of layers, and not the highest index, because a damaged name could hold any index."""
     numbers = (re.match(rf"{stage}_encoder\.layers\.(\d+)\.", name) for name in state_dict)
     return len({number[1] for number in numbers if number})
 
 
 def _pop_table_length(state_dict: dict[str, torch.Tensor], name: str, hidden_size: int) -> int:
-    """Remove a positional table and return its number of positions, having checked that ours is the same."""
+    """Remove a positional table from the state dict, check that it equals ours, and return its number of positions."""
     if name not in state_dict:
-        raise SolaredError(f"The checkpoint lacks {name}; it belongs to another network or version.")
+        raise SolaredError(f"The checkpoint lacks {name}. Pass a checkpoint of this network and version.")
     table = state_dict.pop(name).float()
     num_positions = table.numel() // hidden_size
     ours = sinusoidal_table(num_positions, hidden_size)
-    # The axis of the batch, of length 1, stands before or after the positions, or is missing.
+    # The batch axis, of length 1, comes before or after the positions, or is missing.
     same_size = num_positions > 0 and table.numel() == ours.numel()
     if not same_size or not torch.allclose(table.reshape(ours.shape), ours, rtol=0, atol=_TABLE_TOLERANCE):
         raise SolaredError(
-            f"The positional table {name!r} is not the sinusoidal one of width {hidden_size}; this model computes "
-            "that one and cannot hold another."
+            f"The positional table {name!r} is not the sinusoidal table of width {hidden_size}. This model computes "
+            "the sinusoidal table and cannot hold another table."
         )
     return num_positions
 

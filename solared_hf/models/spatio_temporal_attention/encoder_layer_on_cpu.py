@@ -1,17 +1,18 @@
-"""An encoder layer on a CPU, in training several times as fast as module by module.
+"""An encoder layer on a CPU, several times as fast in training as the same layer module by module.
 
 The sequences are split into blocks that stay in the cache. Each block goes through the whole layer on one thread, and
-a thread that is done takes the next block. So the threads wait for each other only at the end of the layer, and if
-another process slows one down, the others take over its work. The results depend neither on the number of threads nor
-on their order.
-The file imports nothing of the package but its neighbours, because it travels with saved weights.
+a thread that is done takes the next block. Threads therefore wait for each other only at the end of the layer, and if
+another process slows one thread down, the others take over its blocks. The results do not depend on the number of
+threads or on their order.
+
+This file is saved beside the weights and must load without the package, so it imports only its neighbours.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import NamedTuple
+from functools import cache, wraps
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,34 +26,81 @@ from .attention_on_cpu import Heads, attention, attention_gradients
 from .dropout_on_cpu import draw_dropped, drop, mask_of, rounded_probability
 from .feed_forward_on_cpu import feed_forward, feed_forward_gradients
 
-# Largest block: positions, and attention scores of one head. Smaller blocks pay more for starting operations.
+# Largest block, in positions and in attention scores of one head. Smaller blocks cost more to start.
 _POSITIONS, _SCORES = 2048, 1 << 18
-# Python starts the operations of all threads, one at a time, and more threads would wait for it.
+# Python starts the operations of all threads one at a time, so more threads would wait for Python.
 _MOST_THREADS = 16
-# Methods that do what the weights say and nothing else, as they were when this file was imported.
+# Methods that compute what the kernels compute, as they were when this file was imported.
 _CALL = nn.Module.__call__
 _FORWARDS = {cls.forward for cls in (nn.Linear, nn.LayerNorm, nn.Dropout, nn.ReLU)}
 
+# Weight and bias of each module, see `_weights`.
+Weights = Sequence[torch.Tensor]
+# The bits of `draw_dropped`, or None if nothing is dropped: see `_draw_dropped`.
+Dropped = Sequence[torch.Tensor | None]
 
-class _Settings(NamedTuple):
-    """What a layer is, apart from its weights."""
+
+class SelfAttention(Protocol):
+    """The parts of a self-attention module that the kernels read."""
+
+    config: Any
+    head_dim: int
+    scaling: float
+    attention_dropout: float
+    qkv_proj: nn.Linear
+    out_proj: nn.Linear
+
+
+class EncoderLayer(Protocol):
+    """The parts of an encoder layer that the kernels read."""
+
+    training: bool
+    self_attn: SelfAttention
+    attention_norm: nn.LayerNorm
+    fc1: nn.Linear
+    fc2: nn.Linear
+    feed_forward_norm: nn.LayerNorm
+    dropout: nn.Dropout
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+class LayerSettings(NamedTuple):
+    """Everything about a layer except the weights."""
 
     heads: Heads
     dropout: float
     epsilons: tuple[float, float]
 
 
-def computed_on_cpu(module_class: type[nn.Module]) -> type[nn.Module]:
-    """Decorate a module class whose `forward`, as it is written, `encode_on_cpu` computes too."""
-    _FORWARDS.add(module_class.forward)
-    return module_class
+Forward = Callable[..., torch.Tensor]
 
 
-def is_plain_on_cpu(layer: nn.Module, hidden_states: torch.Tensor) -> bool:
-    """Return True if the layer is trained or used on a CPU in float32, and nothing else follows or changes it.
+def faster_on_cpu(attention_class: type[nn.Module]) -> Callable[[Forward], Forward]:
+    """Decorate the `forward` of an encoder layer, so that a plain layer on a CPU runs on the kernels of this file.
 
-    Everything else needs the modules: hooks, adapters, a replaced `forward`, offloaded weights, tracing and export,
-    transforms of functions, and whatever else relies on modules and operations being called.
+    Args:
+        attention_class: Class of `layer.self_attn`. The kernels compute what its `forward` computes as it is now.
+    """
+    _FORWARDS.add(attention_class.forward)
+
+    def decorate(forward: Forward) -> Forward:
+        @wraps(forward)
+        def switched(layer, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            if is_plain_on_cpu(layer, hidden_states):
+                return encode_on_cpu(layer, hidden_states)
+            return forward(layer, hidden_states, **kwargs)
+
+        return switched
+
+    return decorate
+
+
+def is_plain_on_cpu(layer: EncoderLayer, hidden_states: torch.Tensor) -> bool:
+    """Return True if the layer runs on a CPU in float32, and nothing watches or changes its modules and operations.
+
+    Hooks, adapters, a replaced `forward`, offloaded weights, tracing, export and transforms of functions need the
+    modules, so for them the answer is False.
     """
     return (
         not _are_operations_followed()
@@ -66,18 +114,18 @@ def is_plain_on_cpu(layer: nn.Module, hidden_states: torch.Tensor) -> bool:
     )
 
 
-def encode_on_cpu(layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """Return the output of an encoder layer, if `is_plain_on_cpu`.
+def encode_on_cpu(layer: EncoderLayer, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Return the output of an encoder layer for which `is_plain_on_cpu` is True.
 
     Args:
-        layer: a `SpatioTemporalAttentionLayer`.
+        layer: A `SpatioTemporalAttentionLayer`.
         hidden_states: (batch, sequences, length, width).
     """
     dropouts = (layer.self_attn.attention_dropout, layer.dropout.p) if layer.training else (0.0, 0.0)
     attention_dropout, dropout = (rounded_probability(probability) for probability in dropouts)
     length, width = hidden_states.shape[2:]
     heads = Heads(width // layer.self_attn.head_dim, length, layer.self_attn.scaling, attention_dropout)
-    settings = _Settings(heads, dropout, (layer.attention_norm.eps, layer.feed_forward_norm.eps))
+    settings = LayerSettings(heads, dropout, (layer.attention_norm.eps, layer.feed_forward_norm.eps))
     sequences, weights = hidden_states.flatten(0, 1).contiguous(), _weights(layer)
     if torch.is_grad_enabled():
         output = _EncoderLayer.apply(sequences, settings, *weights)
@@ -86,21 +134,24 @@ def encode_on_cpu(layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor
     return output.view_as(hidden_states)
 
 
-def _weights(layer: nn.Module) -> list[torch.Tensor | None]:
-    """Weight and bias of each module, in the order in which the functions below take them."""
+def _weights(layer: EncoderLayer) -> list[torch.Tensor]:
+    """Return weight and bias of each module, in the order in which the functions below take them."""
     attention = layer.self_attn
-    modules = (attention.qkv_proj, attention.out_proj, layer.attention_norm)
-    modules += (layer.fc1, layer.fc2, layer.feed_forward_norm)
-    return [getattr(module, name, None) for module in modules for name in ("weight", "bias")]
+    modules = (
+        *(attention.qkv_proj, attention.out_proj, layer.attention_norm),
+        *(layer.fc1, layer.fc2, layer.feed_forward_norm),
+    )
+    # A module that takes the place of another may have no weights. `is_plain_on_cpu` then finds None here.
+    return [getattr(module, name, None) for module in modules for name in ("weight", "bias")]  # type: ignore[misc]
 
 
-def _is_plain(tensor: torch.Tensor | None) -> bool:
+def _is_plain(tensor: torch.Tensor) -> bool:
     types = (torch.Tensor, nn.Parameter)
     return type(tensor) in types and tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 def _is_as_written(module: nn.Module, training: bool) -> bool:
-    """Return True if a module has no hooks, and neither its class nor itself has another `forward` than it had."""
+    """Return True if a module has no hooks, and its `forward` has not been replaced."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return (
         module.training == training
@@ -112,7 +163,7 @@ def _is_as_written(module: nn.Module, training: bool) -> bool:
 
 
 def _are_operations_followed() -> bool:
-    """Return True if something records, transforms or changes the operations themselves."""
+    """Return True if something records, transforms or changes operations."""
     return bool(
         torch.compiler.is_compiling()
         or module_hooks._has_any_global_hook()
@@ -141,7 +192,7 @@ class _EncoderLayer(torch.autograd.Function):
         settings = ctx.settings
 
         if torch.is_grad_enabled():
-            # Somebody wants derivatives of the gradients, and autograd knows how to get them.
+            # The caller wants derivatives of the gradients, so autograd has to see the operations.
             encoded = [
                 _encode(rows, settings, weights, dropped)[0]
                 for rows, (_, _, _, *dropped) in zip(_blocks(hidden), kept, strict=True)
@@ -150,7 +201,7 @@ class _EncoderLayer(torch.autograd.Function):
             wanted = [tensor for tensor in inputs if tensor is not None]
             output = torch.cat(encoded).view_as(hidden)
             gradients = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
-            hidden_gradient, *weight_gradients = [None if one is None else next(gradients) for one in inputs]
+            hidden_gradient, *weight_gradients = [None if given is None else next(gradients) for given in inputs]
             return hidden_gradient, None, *weight_gradients
 
         hidden_gradient = torch.empty_like(hidden)
@@ -167,16 +218,19 @@ class _EncoderLayer(torch.autograd.Function):
                 rows_gradient.copy_(input_gradient)
             return gradients
 
-        # Summed in the order of the blocks, so that threads make no difference.
-        weight_gradients = [torch.stack(one).sum(0) for one in zip(*_run_blocks(run, len(blocks)), strict=True)]
+        # The sum is in the order of the blocks, so that it does not depend on the threads.
+        of_blocks = _run_blocks(run, len(blocks))
+        weight_gradients = [torch.stack(gradients).sum(0) for gradients in zip(*of_blocks, strict=True)]
         return hidden_gradient, None, *weight_gradients
 
 
-def _encode_blocks(hidden, settings, weights, is_kept):
-    """Return the output of all blocks, and for each block what the gradients need."""
+def _encode_blocks(
+    hidden: torch.Tensor, settings: LayerSettings, weights: Weights, is_kept: bool
+) -> tuple[torch.Tensor, list]:
+    """Return the output of all blocks, and for each block the tensors that the gradients need."""
     output = torch.empty_like(hidden)
     blocks = list(zip(_blocks(hidden), _blocks(output), strict=True))
-    # From torch's generator, so that its seed and the state that checkpointing restores decide.
+    # The seeds come from torch's generator, so that `torch.manual_seed` and gradient checkpointing control them.
     seeds = torch.randint(2**63 - 1, (len(blocks),), device="cpu").tolist() if _drops(settings) else None
     is_inference = torch.is_inference_mode_enabled()
 
@@ -191,24 +245,24 @@ def _encode_blocks(hidden, settings, weights, is_kept):
     return output, _run_blocks(run, len(blocks))
 
 
-def _drops(settings: _Settings) -> bool:
+def _drops(settings: LayerSettings) -> bool:
     return max(settings.heads.dropout, settings.dropout) > 0
 
 
 def _blocks(sequences: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return views (positions, width) of (sequences, length, width), a number of sequences each."""
+    """Return views (positions, width) of (sequences, length, width). Each view holds several sequences."""
     _, length, width = sequences.shape
     size = max(1, min(_POSITIONS // length, _SCORES // length**2))
     return sequences.view(-1, width).split(size * length)
 
 
 def _run_blocks(run: Callable, num_blocks: int) -> list:
-    """Return what `run` returns for each block, each on one thread and without parallel regions inside."""
+    """Return the results of `run` for all blocks. Each block runs on one thread, without parallel regions inside."""
     threads = torch.get_num_threads()
     workers = min(threads, _MOST_THREADS)
     if workers == 1:
         return [run(block) for block in range(num_blocks)]
-    # Some libraries below torch have one number of threads for the whole process.
+    # Some libraries that torch calls have one number of threads for the whole process.
     torch.set_num_threads(1)
     try:
         return list(_workers(workers).map(run, range(num_blocks)))
@@ -221,49 +275,53 @@ def _workers(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
 
 
-# A forked process has none of the threads.
+# The threads do not exist in a forked process.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
-def _draw_dropped(rows, settings, weights, seed) -> tuple[torch.Tensor | None, ...]:
-    """Draw what is dropped: of the probabilities of each head, the attended, the inner and the added values."""
+def _draw_dropped(
+    rows: torch.Tensor, settings: LayerSettings, weights: Weights, seed: int
+) -> tuple[torch.Tensor | None, ...]:
+    """Draw what is dropped of the attention probabilities, the attention output, the inner values and their output."""
     random = np.random.Generator(np.random.SFC64(seed))
     positions, width = rows.shape
     heads = settings.heads
-    # A head begins with a new word.
+    # Each head begins with a new word.
     scores = -(-positions * heads.length // 64) * 64
     probabilities = draw_dropped(random, heads.number * scores, heads.dropout)
     if probabilities is not None:
         probabilities = probabilities.view(heads.number, -1)
     widths = (width, len(weights[6]), width)
-    return probabilities, *(draw_dropped(random, positions * one, settings.dropout) for one in widths)
+    return probabilities, *(draw_dropped(random, positions * size, settings.dropout) for size in widths)
 
 
-def _encode(rows, settings, weights, dropped):
-    """Return the layer's output for a block of (positions, width), and what `_gradients` needs besides."""
+def _encode(
+    rows: torch.Tensor, settings: LayerSettings, weights: Weights, dropped: Dropped
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return the layer's output for a block of (positions, width), and the tensors that `_gradients` needs."""
     probabilities_dropped, attended_dropped, inner_dropped, added_dropped = dropped
     keep = 1 - settings.dropout
     mixed = attention(rows, weights[:2], settings.heads, probabilities_dropped)
     attended = _add(rows, torch.addmm(weights[3], mixed.t(), weights[2].t()), attended_dropped, keep)
-    normed = _norm(attended, *weights[4:6], settings.epsilons[0])[0]
+    normed = _norm(attended, weights[4:6], settings.epsilons[0])[0]
     summed = _add(normed, feed_forward(normed, weights[6:10], inner_dropped, keep), added_dropped, keep)
-    return _norm(summed, *weights[10:], settings.epsilons[1])[0], (mixed, attended, summed)
+    return _norm(summed, weights[10:], settings.epsilons[1])[0], (mixed, attended, summed)
 
 
 def _gradients(gradient, rows, settings, weights, kept, dropped):
-    """Return the gradients of the rows and of the weights, given that of a block's output."""
+    """Return the gradients of the rows and of the weights, given the gradient of a block's output."""
     mixed, attended, summed = kept
     probabilities_dropped, attended_dropped, inner_dropped, added_dropped = dropped
     keep = 1 - settings.dropout
 
-    summed_gradient, *second_norm = _norm_gradients(gradient, summed, *weights[10:], settings.epsilons[1])
-    normed = _norm(attended, *weights[4:6], settings.epsilons[0])[0]
+    summed_gradient, *second_norm = _norm_gradients(gradient, summed, weights[10:], settings.epsilons[1])
+    normed = _norm(attended, weights[4:6], settings.epsilons[0])[0]
     added_gradient = drop(summed_gradient / keep, mask_of(added_dropped, rows.shape))
     normed_gradient, *fed = feed_forward_gradients(added_gradient, normed, weights[6:10], inner_dropped, keep)
 
     normed_gradient += summed_gradient
-    attended_gradient, *first_norm = _norm_gradients(normed_gradient, attended, *weights[4:6], settings.epsilons[0])
+    attended_gradient, *first_norm = _norm_gradients(normed_gradient, attended, weights[4:6], settings.epsilons[0])
     added_gradient = drop(attended_gradient / keep, mask_of(attended_dropped, rows.shape))
     mixed_gradient = weights[2].t() @ added_gradient.t()
     rows_gradient, *projection = attention_gradients(
@@ -277,12 +335,14 @@ def _add(rows, added, dropped, keep):
     return torch.add(rows, drop(added, mask_of(dropped, added.shape)), alpha=1 / keep)
 
 
-def _norm(values, weight, bias, epsilon):
+def _norm(values, weights, epsilon):
+    weight, bias = weights
     return torch.native_layer_norm(values, weight.shape, weight, bias, epsilon)
 
 
-def _norm_gradients(gradient, values, weight, bias, epsilon):
-    _, mean, deviation = _norm(values, weight, bias, epsilon)
+def _norm_gradients(gradient, values, weights, epsilon):
+    weight, bias = weights
+    _, mean, deviation = _norm(values, weights, epsilon)
     return torch.ops.aten.native_layer_norm_backward(
         gradient, values, weight.shape, mean, deviation, weight, bias, (True, True, True)
     )

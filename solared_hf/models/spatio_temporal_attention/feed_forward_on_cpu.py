@@ -1,8 +1,10 @@
-"""The feed-forward part of an encoder layer on a CPU for a block of positions, and its gradients.
+"""The feed-forward part of an encoder layer and its gradients on a CPU, for a block of positions.
 
-The widest values are computed again for the gradients, because the product costs no more than keeping them in memory.
-The file imports nothing of the package but its neighbour, because it travels with saved weights.
+The gradients compute the inner values again, because the product costs no more than keeping the values in memory.
+This file is saved beside the weights and must load without the package, so it imports only its neighbour.
 """
+
+from collections.abc import Sequence
 
 import torch
 
@@ -12,15 +14,15 @@ _relu_gradient = torch.ops.aten.threshold_backward.grad_input
 
 
 def feed_forward(
-    rows: torch.Tensor, weights: tuple[torch.Tensor, ...], dropped: torch.Tensor | None, keep: float
+    rows: torch.Tensor, weights: Sequence[torch.Tensor], dropped: torch.Tensor | None, keep: float
 ) -> torch.Tensor:
-    """`linear2(dropout(relu(linear1(rows))))`.
+    """Return `linear2(dropout(relu(linear1(rows))))`, (positions, width).
 
     Args:
         rows: (positions, width).
-        weights: weight (inner, width) and bias (inner,), weight (width, inner) and bias (width,).
-        dropped: the bits of `draw_dropped` for the (positions, inner) values.
-        keep: probability that a value is kept.
+        weights: Weight (inner, width) and bias (inner,), weight (width, inner) and bias (width,).
+        dropped: The bits of `draw_dropped` for the (positions, inner) values, or None.
+        keep: Probability that a value is kept.
     """
     return torch.addmm(weights[3], _inner(rows, weights, dropped), weights[2].t(), alpha=1 / keep)
 
@@ -28,14 +30,14 @@ def feed_forward(
 def feed_forward_gradients(
     gradient: torch.Tensor,
     rows: torch.Tensor,
-    weights: tuple[torch.Tensor, ...],
+    weights: Sequence[torch.Tensor],
     dropped: torch.Tensor | None,
     keep: float,
 ) -> tuple[torch.Tensor, ...]:
-    """Return the gradients of rows and of the four weights, given that of what `feed_forward` returns."""
+    """Return the gradients of rows and of the four weights, given the gradient of the result of `feed_forward`."""
     inner = _inner(rows, weights, dropped)
     inner_gradient = gradient @ (weights[2] / keep)
-    # A dropped value is 0, as a negative one is, so that the values are their own mask.
+    # Dropped and negative values are both 0 in `inner`, so `inner` serves as the mask.
     _relu_gradient(inner_gradient, inner, 0, grad_input=inner_gradient)
     return (
         inner_gradient @ weights[0],
@@ -46,6 +48,6 @@ def feed_forward_gradients(
     )
 
 
-def _inner(rows, weights, dropped):
+def _inner(rows: torch.Tensor, weights: Sequence[torch.Tensor], dropped: torch.Tensor | None) -> torch.Tensor:
     inner = torch.addmm(weights[1], rows, weights[0].t()).relu_()
     return drop(inner, mask_of(dropped, inner.shape))

@@ -1,12 +1,12 @@
 """Spatio-temporal attention forecaster (arXiv 2508.14107): attention over time, then over tiles.
 
-The file imports nothing of the package but its neighbours, because it travels with saved weights.
+This file is saved beside the weights and must load without the package, so it imports only its neighbours.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +15,13 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spatio_temporal_attention import SpatioTemporalAttentionConfig
-from .encoder_layer_on_cpu import computed_on_cpu, encode_on_cpu, is_plain_on_cpu
+from .encoder_layer_on_cpu import faster_on_cpu
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -29,35 +30,35 @@ class SpatioTemporalAttentionOutput(ModelOutput):
     Output of [`SpatioTemporalAttentionForPrediction`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `future_values` is given):
+        loss (`torch.Tensor` of shape `()`, *optional*, returned when `future_values` is given):
             Mean squared error over the observed values of `future_values`, in float32.
-        prediction_outputs (`torch.FloatTensor` of shape `(batch_size, num_tiles)`):
+        prediction_outputs (`torch.Tensor` of shape `(batch_size, num_tiles)`):
             Target channel of each tile `horizon_hours` after the last step, in the (normalised) unit of the targets.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
-            The input of the first layer and the output of every layer, in the layout the layer works in:
+        hidden_states (`tuple(torch.Tensor)`, *optional*, returned when `output_hidden_states=True`):
+            The input of the first layer and the output of each layer, in the layout of the layer:
             `(batch_size, num_tiles, steps, hidden_size)` up to the last temporal layer and
             `(batch_size, steps, num_tiles, hidden_size)` from the first spatial layer on.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`):
-            Attention probabilities of every layer: `(batch_size, num_tiles, num_heads, steps, steps)` for temporal and
+        attentions (`tuple(torch.Tensor)`, *optional*, returned when `output_attentions=True`):
+            Attention probabilities of each layer: `(batch_size, num_tiles, num_heads, steps, steps)` for temporal and
             `(batch_size, steps, num_heads, num_tiles, num_tiles)` for spatial layers.
     """
 
-    loss: torch.FloatTensor | None = None
-    prediction_outputs: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    prediction_outputs: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def sinusoidal_table(num_positions: int, hidden_size: int, device: torch.device | None = None) -> torch.Tensor:
-    """Positional encoding of Vaswani et al. (2017): sines in the even columns, cosines in the odd ones.
+    """Return the positional encoding of Vaswani et al. (2017): sines in even columns, cosines in odd columns.
 
     Args:
         num_positions (`int`): Number of rows.
         hidden_size (`int`): Number of columns, even. The wavelengths run from 2 pi to 10000 * 2 pi.
-        device (`torch.device`, *optional*): Where to put the table.
+        device (`torch.device`, *optional*): Device of the table.
 
     Returns:
-        `torch.Tensor` of shape `(num_positions, hidden_size)`, float32 whatever the default dtype.
+        `torch.Tensor` of shape `(num_positions, hidden_size)`, float32 for every default dtype.
     """
     positions = torch.arange(num_positions, dtype=torch.float32, device=device)[:, None]
     columns = torch.arange(0, hidden_size, 2, dtype=torch.float32, device=device)
@@ -66,11 +67,13 @@ def sinusoidal_table(num_positions: int, hidden_size: int, device: torch.device 
 
 
 class SpatioTemporalAttentionPositions(nn.Module):
-    """Adds the sinusoidal encoding along the second last axis; the original has no dropout after it."""
+    """Add the sinusoidal encoding along the second last axis, without dropout, as in the original."""
+
+    table: torch.Tensor
 
     def __init__(self, config: SpatioTemporalAttentionConfig, num_positions: int):
         super().__init__()
-        # Not persistent: it is a formula, not a weight. `_init_weights` computes it again after loading.
+        # The table follows from a formula, so it is not saved. `_init_weights` computes it again after loading.
         self.register_buffer("table", sinusoidal_table(num_positions, config.hidden_size), persistent=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -85,27 +88,26 @@ def eager_attention_forward(
     attention_mask: None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention that also returns its probabilities. There is no mask: every position sees every other."""
+    """Return the attention output and the probabilities. No mask is applied: each position sees all others."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     probabilities = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
 
-# The two projections have classes of their own because torch's attention initialises them unlike other linear layers.
+# The two projections have their own classes because torch's attention initialises them unlike other linear layers.
 class SpatioTemporalAttentionInProjection(nn.Linear):
-    """Queries, keys and values in one product."""
+    """Compute queries, keys and values in one product."""
 
 
 class SpatioTemporalAttentionOutProjection(nn.Linear):
-    """Mixes the heads."""
+    """Mix the heads."""
 
 
-@computed_on_cpu
 class SpatioTemporalAttentionSelfAttention(nn.Module):
-    """Self-attention along the second last axis; the leading axes are independent sequences."""
+    """Self-attention along the second last axis. The leading axes are independent sequences."""
 
     def __init__(self, config: SpatioTemporalAttentionConfig):
         super().__init__()
@@ -113,20 +115,18 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
-        # Without this, sdpa and flash attention take the module for a decoder and hide later steps.
+        # Without this flag, sdpa and flash attention treat the module as a decoder and hide later steps.
         self.is_causal = False
         self.qkv_proj = SpatioTemporalAttentionInProjection(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = SpatioTemporalAttentionOutProjection(config.hidden_size, config.hidden_size)
 
-    def forward(
-        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         qkv = self.qkv_proj(hidden_states).flatten(0, 1)
         query, key, value = qkv.unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         implementation = self.config._attn_implementation
         is_followed = torch.is_grad_enabled() or torch.jit.is_tracing()
         if implementation == "sdpa" and hidden_states.device.type == "cpu" and is_followed:
-            # On a CPU torch's own kernel can be differentiated once only, and only backwards.
+            # On a CPU, torch's own kernel has first derivatives in backward mode only.
             implementation = "eager"
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attention_output, probabilities = attention_interface(
@@ -145,7 +145,7 @@ class SpatioTemporalAttentionSelfAttention(nn.Module):
 
 
 class SpatioTemporalAttentionLayer(GradientCheckpointingLayer):
-    """One post-norm encoder layer; computes what `torch.nn.TransformerEncoderLayer` computes with the same weights."""
+    """A post-norm encoder layer, which computes what `torch.nn.TransformerEncoderLayer` computes."""
 
     def __init__(self, config: SpatioTemporalAttentionConfig):
         super().__init__()
@@ -157,16 +157,19 @@ class SpatioTemporalAttentionLayer(GradientCheckpointingLayer):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+    @faster_on_cpu(SpatioTemporalAttentionSelfAttention)
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Map `(batch_size, sequences, length, hidden_size)` to the same shape."""
-        if is_plain_on_cpu(self, hidden_states):
-            return encode_on_cpu(self, hidden_states)
+        residual = hidden_states
+        hidden_states, _ = self.self_attn(hidden_states, **kwargs)
+        hidden_states = self.dropout(hidden_states)
+        hidden_states = self.attention_norm(residual + hidden_states)
 
-        attention_output, _ = self.self_attn(hidden_states, **kwargs)
-        hidden_states = self.attention_norm(hidden_states + self.dropout(attention_output))
-
-        feed_forward_output = self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
-        return self.feed_forward_norm(hidden_states + self.dropout(feed_forward_output))
+        residual = hidden_states
+        hidden_states = self.activation(self.fc1(hidden_states))
+        hidden_states = self.fc2(self.dropout(hidden_states))
+        hidden_states = self.dropout(hidden_states)
+        return self.feed_forward_norm(residual + hidden_states)
 
 
 class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
@@ -174,14 +177,14 @@ class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
 
     config: SpatioTemporalAttentionConfig
     main_input_name = "past_values"
-    input_modalities = ("time",)
-    # With `num_items_in_batch` the loss is a part of that of a larger batch. Without it the Trainer divides the mean.
+    input_modalities = "time"
+    # The Trainer passes `num_items_in_batch`, so that the losses of accumulated batches add up to one mean.
     accepts_loss_kwargs = True
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["SpatioTemporalAttentionLayer"]
+    _no_split_modules = ["SpatioTemporalAttentionLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
-    _can_record_outputs: ClassVar[dict[str, type[nn.Module]]] = {
+    _can_record_outputs = {
         "hidden_states": SpatioTemporalAttentionLayer,
         "attentions": SpatioTemporalAttentionSelfAttention,
     }
@@ -190,7 +193,8 @@ class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Initialise as `torch.nn.TransformerEncoderLayer` and `torch.nn.Linear` do."""
         if isinstance(module, SpatioTemporalAttentionPositions):
-            init.copy_(module.table, sinusoidal_table(*module.table.shape, device=module.table.device))
+            num_positions, hidden_size = module.table.shape
+            init.copy_(module.table, sinusoidal_table(num_positions, hidden_size, module.table.device))
         elif isinstance(module, SpatioTemporalAttentionInProjection):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)
@@ -205,12 +209,13 @@ class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
+    # Copied from solared_hf.models.solared_lstm.modeling_solared_lstm.SolaredLstmPreTrainedModel.save_pretrained
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save weights, configuration and, for `trust_remote_code=True`, this code.
+        """Save the weights, the configuration and the code that `trust_remote_code=True` loads.
 
         See [`~transformers.PreTrainedModel.save_pretrained`] for the arguments.
         """
-        # A class can be registered under one auto class only; the model is meant to be found under two.
+        # `register_for_auto_class` takes one auto class, and the model can be loaded with two.
         reference = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
         auto_map = dict.fromkeys(("AutoModel", "AutoModelForTimeSeriesPrediction"), reference)
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_map}
@@ -219,19 +224,20 @@ class SpatioTemporalAttentionPreTrainedModel(PreTrainedModel):
 
 class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedModel):
     r"""
-    Forecasts the target channel of every tile from the past of all tiles: a linear projection of the channels, encoder
-    layers over the steps of each tile, encoder layers over the tiles of each step, the mean over the steps and a
-    linear head (arXiv 2508.14107).
+    Forecasts the target channel of each tile from the past of all tiles (arXiv 2508.14107): a linear projection of the
+    channels, encoder layers over the steps of each tile, encoder layers over the tiles of each step, the mean over
+    the steps, and a linear head.
 
     Args:
-        config ([`SpatioTemporalAttentionConfig`]): The sizes, and the task the weights are for.
+        config ([`SpatioTemporalAttentionConfig`]): The sizes of the network, and the task.
 
     Example:
 
     ```python
     >>> import torch
     >>> from solared_hf.models import SpatioTemporalAttentionConfig, SpatioTemporalAttentionForPrediction
-    >>> model = SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionConfig(num_temporal_layers=1)).eval()
+    >>> config = SpatioTemporalAttentionConfig(num_temporal_layers=1, input_steps=24)
+    >>> model = SpatioTemporalAttentionForPrediction(config).eval()
     >>> model(past_values=torch.zeros(2, 24, 6, 63)).prediction_outputs.shape
     torch.Size([2, 63])
 
@@ -240,7 +246,7 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
 
     def __init__(self, config: SpatioTemporalAttentionConfig):
         super().__init__(config)
-        # Fields can be set after the config was built, as `from_pretrained(..., hidden_size=60)` does.
+        # `from_pretrained(..., hidden_size=60)` sets fields after the configuration was built.
         config.validate()
         self.input_projection = nn.Linear(config.num_channels, config.hidden_size)
         self.temporal_positions = SpatioTemporalAttentionPositions(config, config.max_position_embeddings)
@@ -262,38 +268,49 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
         future_values: torch.Tensor | None = None,
         return_loss: bool = True,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> SpatioTemporalAttentionOutput:
         r"""
         Args:
             past_values (`torch.Tensor` of shape `(batch_size, steps, num_channels, num_tiles)`):
-                Normalised channels of the past, any floating dtype; 1 to `config.max_position_embeddings` steps.
+                Normalised channels of the past, in any floating dtype. Any number of steps from 1 to
+                `config.max_position_embeddings` works; the model warns once if there are fewer than
+                `config.input_steps`.
             past_observed_mask (`torch.BoolTensor` of the shape of `past_values`, *optional*):
-                False where a value was not observed. NaN is read as 0 there; what a processor filled in is used.
+                False where a value was not observed. There, NaN is read as 0, and a value that the processor filled
+                in is used.
             future_values (`torch.Tensor` of shape `(batch_size, num_tiles)`, *optional*):
-                Normalised target channel `config.horizon_hours` after the last step, NaN where it was not observed;
-                asks for the loss.
+                Normalised target channel `config.horizon_hours` after the last step. If given, the loss is computed.
+                NaN means not observed and does not count in the loss.
             return_loss (`bool`, defaults to `True`):
-                Whether the loss is computed when a target is given. Its default tells a plain
+                If True, compute the loss when a target is given. The default tells a plain
                 [`~transformers.Trainer`] that evaluation has a loss, without `label_names`.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
-                Number of observed target values in the whole batch that this one is a part of, over all accumulation
-                steps and processes: the loss is then the sum over the observed values divided by this number.
+                Number of observed target values in the whole batch, over all accumulation steps and processes. The
+                loss is then the sum over the observed values divided by this number.
+            kwargs:
+                `output_hidden_states`, `output_attentions` and `return_dict`, as in all transformers models.
 
         Returns:
             [`SpatioTemporalAttentionOutput`], or a plain tuple with `return_dict=False`.
 
         Raises:
-            ValueError: a tensor has the wrong shape, or attentions are asked of an implementation that has none.
+            ValueError: If a tensor has the wrong shape, there are too many steps, or `output_attentions` is True and
+                the attention implementation is not "eager".
         """
-        self._check_inputs(past_values, past_observed_mask, future_values)
+        check_inputs(self.config, past_values, past_observed_mask, future_values)
+        if past_values.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"past_values has {past_values.shape[1]} steps, but config.max_position_embeddings is "
+                f"{self.config.max_position_embeddings}. Shorten the input or raise max_position_embeddings."
+            )
         if kwargs.get("output_attentions") and self.config._attn_implementation != "eager":
             raise ValueError(
-                f"output_attentions=True needs the eager attention, but this model runs "
-                f"{self.config._attn_implementation!r}; call model.set_attn_implementation('eager') first."
+                f"{self.config._attn_implementation!r} attention does not return attention weights. Call "
+                "model.set_attn_implementation('eager') first."
             )
         if past_observed_mask is not None:
-            # What the processor put in the place of a missing value stays: 0 in physical units is not 0 here.
+            # Values that the processor filled in stay, because a physical 0 is not 0 in normalised units.
             past_values = past_values.masked_fill(past_values.isnan() & past_observed_mask.logical_not(), 0.0)
 
         tokens = past_values.permute(0, 3, 1, 2).to(self.dtype)
@@ -301,7 +318,7 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
         for layer in self.temporal_layers:
             hidden_states = layer(hidden_states, **kwargs)
 
-        # One copy here keeps every product of the spatial layers on contiguous memory.
+        # This copy keeps all products of the spatial layers on contiguous memory.
         hidden_states = self.spatial_positions(hidden_states.transpose(1, 2).contiguous())
         for layer in self.spatial_layers:
             hidden_states = layer(hidden_states, **kwargs)
@@ -312,45 +329,60 @@ class SpatioTemporalAttentionForPrediction(SpatioTemporalAttentionPreTrainedMode
             loss = mean_squared_error(predictions, future_values, num_items_in_batch)
         return SpatioTemporalAttentionOutput(loss=loss, prediction_outputs=predictions)
 
-    def _check_inputs(self, past_values, past_observed_mask, future_values):
-        channels, tiles, most = self.config.num_channels, self.config.num_tiles, self.config.max_position_embeddings
-        if past_values.ndim != 4 or tuple(past_values.shape[2:]) != (channels, tiles):
-            raise ValueError(
-                f"past_values must have shape (batch_size, steps, {channels} channels, {tiles} tiles), got "
-                f"{tuple(past_values.shape)}."
-            )
-        if not 1 <= past_values.shape[1] <= most:
-            raise ValueError(
-                f"past_values must have 1 to {most} steps (config.max_position_embeddings), got "
-                f"{past_values.shape[1]}; shorten the input or raise max_position_embeddings."
-            )
-        if past_observed_mask is not None and past_observed_mask.shape != past_values.shape:
-            raise ValueError(
-                f"past_observed_mask must have the shape of past_values, {tuple(past_values.shape)}, got "
-                f"{tuple(past_observed_mask.shape)}."
-            )
-        if future_values is not None and tuple(future_values.shape) != (past_values.shape[0], tiles):
-            raise ValueError(
-                f"future_values must have shape (batch_size, tiles) = ({past_values.shape[0]}, {tiles}), got "
-                f"{tuple(future_values.shape)}."
-            )
+
+# Copied from solared_hf.models.solared_lstm.modeling_solared_lstm.check_inputs
+# with SolaredLstm->SpatioTemporalAttention
+def check_inputs(
+    config: SpatioTemporalAttentionConfig,
+    past_values: torch.Tensor,
+    past_observed_mask: torch.Tensor | None,
+    future_values: torch.Tensor | None,
+) -> None:
+    """Check the shapes that `forward` is given, and warn once if the past is shorter than in training.
+
+    Raises:
+        ValueError: If a tensor has the wrong shape.
+    """
+    channels, tiles = config.num_channels, config.num_tiles
+    if past_values.ndim != 4 or tuple(past_values.shape[2:]) != (channels, tiles) or not past_values.shape[1]:
+        raise ValueError(
+            f"past_values must have shape (batch_size, steps, {channels} channels, {tiles} tiles) with at least "
+            f"one step, got {tuple(past_values.shape)}."
+        )
+    if past_observed_mask is not None and past_observed_mask.shape != past_values.shape:
+        raise ValueError(
+            f"past_observed_mask must have the shape of past_values, {tuple(past_values.shape)}, got "
+            f"{tuple(past_observed_mask.shape)}."
+        )
+    if future_values is not None and tuple(future_values.shape) != (past_values.shape[0], tiles):
+        raise ValueError(
+            f"future_values must have shape (batch_size, tiles) = ({past_values.shape[0]}, {tiles}), got "
+            f"{tuple(future_values.shape)}."
+        )
+    # In a graph that is traced or exported, the number of steps may be a variable.
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not is_traced and past_values.shape[1] < config.input_steps:
+        logger.warning_once(
+            f"This {config.model_type} model was configured for {config.input_steps} input steps and got "
+            f"{past_values.shape[1]}, so the forecasts may be worse. Pass {config.input_steps} steps."
+        )
 
 
 # Copied from solared_hf.models.solared_lstm.modeling_solared_lstm.mean_squared_error
 def mean_squared_error(
     predictions: torch.Tensor, observed: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """Mean squared error over what was observed, in the squared unit of the arguments; 0 if nothing was.
+    """Return the mean squared error over the observed values, or 0 if no value was observed.
 
     Args:
         predictions (`torch.Tensor`): Any shape and floating dtype.
-        observed (`torch.Tensor`): The same shape, NaN where it was not observed.
+        observed (`torch.Tensor`): The same shape, with NaN where a value was not observed.
         num_items_in_batch (`int` or `torch.Tensor`, *optional*):
-            Divides the sum of squared errors in the place of the number of observed values. With the number of all
-            observed values of a larger batch, the results of its parts add up to the mean over the whole.
+            Number to divide the sum of squared errors by, instead of the number of observed values. With the number
+            of observed values of a larger batch, the losses of the parts add up to the mean over the whole batch.
 
     Returns:
-        `torch.Tensor` of shape `()`, float32. Predictions of what was not observed get a gradient of 0.
+        `torch.Tensor` of shape `()`, float32. Predictions without an observed value get a gradient of 0.
     """
     missing = observed.isnan()
     errors = (predictions.float() - observed.float()).masked_fill(missing, 0.0)

@@ -6,7 +6,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# Spelled out rather than imported: this file travels with saved weights and must load without the package.
+# This file is saved beside the weights and must load without the package, so the names are repeated here.
+# Copied from solared_hf.models.solared_lstm.configuration_solared_lstm.CHANNELS
 CHANNELS = (
     "power_2_3mhz",
     "power_3_4mhz",
@@ -22,25 +23,25 @@ GRID_ROWS, GRID_COLUMNS = 7, 9
 class SpatioTemporalResnetConfig(PreTrainedConfig):
     r"""
     Configuration of [`SpatioTemporalResnetForPrediction`]. The network is torchvision's `r3d_18` (Tran et al. 2018),
-    whose widths and depths are fixed; the defaults are the ST-ResNet baseline of SuryaBench (arXiv 2508.14107).
+    with fixed widths and depths. The defaults give the ST-ResNet baseline of SuryaBench (arXiv 2508.14107).
 
     Args:
         input_channels (`list[str]`, *optional*, defaults to all six channels in vocabulary order):
             Names of the channels of `past_values`, in order. `config.num_channels` is their number.
         target_channel (`str`, *optional*, defaults to `"continuum_intensity"`):
-            Name of the channel the prediction speaks about; it need not be an input.
+            Name of the channel that the model forecasts. It need not be an input.
         input_steps (`int`, *optional*, defaults to 120):
-            Number of steps the model is trained on and windows are cut to.
+            Number of steps that the model is trained on, and that windows have. The model warns once if it gets fewer.
         horizon_hours (`float`, *optional*, defaults to 12.0):
             Time from the last input step to the target, in hours.
         num_tiles (`int`, *optional*, defaults to 63):
             Number of tiles of a patch.
         spatial_layout (`str`, *optional*, defaults to `"flat"`):
-            `"flat"` shows the network a picture of 1 x `num_tiles` pixels, as published; `"grid"` one of 7 x 9, where
-            neighbours on the Sun are neighbours in the picture.
+            `"flat"` arranges the tiles as a picture of 1 x `num_tiles` pixels, as published. `"grid"` arranges the
+            tiles as 7 x 9 pixels, so that neighbours on the Sun are neighbours in the picture.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: a field has the wrong type, or two fields contradict each other.
+        huggingface_hub.errors.StrictDataclassError: If a field has the wrong type or two fields contradict each other.
 
     Example:
 
@@ -61,47 +62,50 @@ class SpatioTemporalResnetConfig(PreTrainedConfig):
     num_tiles: int = GRID_ROWS * GRID_COLUMNS
     spatial_layout: Literal["flat", "grid"] = "flat"
 
+    # Copied from solared_hf.models.spatio_temporal_attention.configuration_spatio_temporal_attention.SpatioTemporalAttentionConfig.__post_init__  # noqa: E501
     def __post_init__(self, **kwargs):
-        # A saved config comes back with lists and floats; one that was just built must not differ from it.
+        # A saved configuration is read back with lists and floats, and a new one must be equal to it.
         self.input_channels = list(self.input_channels)
         self.horizon_hours = float(self.horizon_hours)
         num_channels = kwargs.pop("num_channels", self.num_channels)
         if num_channels != self.num_channels:
             raise ValueError(
-                f"num_channels={num_channels} contradicts the {self.num_channels} names in input_channels; leave "
-                "num_channels out and pass input_channels with one name per channel."
+                f"num_channels={num_channels} contradicts the {self.num_channels} names in input_channels. Leave out "
+                "num_channels and pass input_channels with one name per channel."
             )
         super().__post_init__(**kwargs)
 
+    # Copied from solared_hf.models.solared_lstm.configuration_solared_lstm.SolaredLstmConfig.num_channels
     @property
     def num_channels(self) -> int:
-        """`int`: The number of channels of `past_values`."""
+        """Number of channels of `past_values`."""
         return len(self.input_channels)
 
+    # Copied from solared_hf.models.solared_lstm.configuration_solared_lstm.SolaredLstmConfig.validate_channels
     def validate_channels(self):
-        """Part of `@strict`: a ValueError unless the input channels are named, once each."""
+        """Raise a ValueError unless at least one input channel is named, and each only once."""
         if not self.input_channels or len(set(self.input_channels)) != len(self.input_channels):
             raise ValueError(
-                f"input_channels must name at least one channel and each only once, got {self.input_channels}; "
-                "remove the duplicates."
+                f"input_channels is {self.input_channels}, but it must name at least one channel and each only once. "
+                "Remove the duplicates."
             )
 
     def validate_layout(self):
-        """Part of `@strict`: a ValueError unless the tiles fill the grid."""
+        """Raise a ValueError unless the tiles fill the grid."""
         if self.spatial_layout == "grid" and self.num_tiles != GRID_ROWS * GRID_COLUMNS:
             raise ValueError(
-                f"spatial_layout='grid' lays out {GRID_ROWS} x {GRID_COLUMNS} tiles, but num_tiles={self.num_tiles}; "
-                "choose spatial_layout='flat'."
+                f"spatial_layout='grid' has {GRID_ROWS} x {GRID_COLUMNS} tiles, but num_tiles={self.num_tiles}. "
+                "Choose spatial_layout='flat'."
             )
 
     def validate_steps(self):
-        """Part of `@strict`: a ValueError unless there is a past, and the target comes after it."""
+        """Raise a ValueError unless there is an input, and the target comes after it."""
         if self.input_steps < 1:
-            raise ValueError(f"input_steps={self.input_steps} must be at least 1; a forecast needs a past.")
-        if not 0 < self.horizon_hours < float("inf"):  # NaN fails this too.
+            raise ValueError(f"input_steps={self.input_steps} must be at least 1.")
+        if not 0 < self.horizon_hours < float("inf"):  # Also True for NaN.
             raise ValueError(
-                f"horizon_hours={self.horizon_hours} must be positive and finite; a forecast speaks about a time "
-                "after its input."
+                f"horizon_hours={self.horizon_hours} must be positive and finite, because the target comes after the "
+                "input."
             )
 
 

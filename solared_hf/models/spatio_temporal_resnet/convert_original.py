@@ -2,8 +2,8 @@
 
     python -m solared_hf.models.spatio_temporal_resnet.convert_original ORIGINAL.pth OUT
 
-The original is `SpatioTemporalResNet` of SuryaBench (arXiv 2508.14107). Its names are ours, so the weights are copied
-as they are.
+The original is `SpatioTemporalResNet` of SuryaBench (arXiv 2508.14107). It has the same names as our model, so the
+weights are copied unchanged.
 """
 
 import os
@@ -38,17 +38,17 @@ def convert(
 
     Args:
         checkpoint: See [`~solared_hf.models.original_checkpoints.read_state_dict`].
-        output: Must not exist yet.
-        spatial_layout: The layout the original was trained with; the weights fit both.
-        input_channels: Names of the input channels; guessed when there are five or six.
-        input_steps: Steps the original was trained on.
+        output: A folder that does not exist yet.
+        spatial_layout: The layout of the original. The weights fit both layouts.
+        input_channels: Names of the input channels. May be left out if there are five or six.
+        input_steps: Number of steps that the original was trained on.
         horizon_hours: Hours from the last step to the target.
 
     Returns:
         `output`.
 
     Raises:
-        SolaredError: anything about the checkpoint or the folder the user can mend; nothing has been written then.
+        SolaredError: If the checkpoint or the folder cannot be used. Nothing is written then.
     """
     state_dict = read_state_dict(checkpoint)
     _, num_channels, *_ = sizes(state_dict, "backbone.stem.0.weight", 5)
@@ -67,7 +67,7 @@ def convert(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     parser = make_parser(__doc__.partition("\n")[0])
     parser.add_argument("--spatial_layout", choices=("flat", "grid"), default="flat", help="layout of the original")
     parser.add_argument("--input_steps", type=int, default=120, help="steps of the original (default 120)")
