@@ -1,4 +1,4 @@
-"""`python -m solared_hf` is `solared`."""
+"""Run `solared` as `python -m solared_hf`."""
 
 from solared_hf.cli import main
 

@@ -142,11 +142,11 @@ def test_quickstart_runs_again_but_never_over_foreign_files(newcomer, simulated_
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
     assert solared("solared quickstart --output mine") == 2
-    assert "holds something else than a quickstart" in capsys.readouterr().err
+    assert "holds other files than a quickstart" in capsys.readouterr().err
     assert (foreign / "thesis.txt").read_text() == "years of work"
     inside = "solared quickstart --data runs/quickstart/simulated_sun"
     assert solared(inside) == 2
-    assert "lies in the output folder" in capsys.readouterr().err
+    assert "is inside the output folder" in capsys.readouterr().err
     assert solared("solared quickstart --data mine") == 2
     assert (newcomer / "runs" / "quickstart" / "simulated_sun" / "AR90001").is_dir()
     stale = newcomer / "runs" / "quickstart" / "model" / "stale"

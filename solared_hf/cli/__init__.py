@@ -1,4 +1,4 @@
-"""The `solared` command: one module a subcommand, each importing what it needs only when it runs."""
+"""The `solared` command. Each subcommand has a module, which imports what it needs only when the subcommand runs."""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from solared_hf.cli.train import train
 from solared_hf.errors import SolaredError
 from solared_hf.hub.patience import limit_silence
 
-# What the extra of that name brings, and commands import where they need it.
+# Packages of the extra `builder`, which some commands import.
 _BUILDER = {"astropy", "dask", "distributed", "drms", "sunpy"}
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ app.command()(quickstart)
 app.command()(build)
 app.command()(select)
 app.command()(download)
-# Its options are those of the Trainer, several hundred, and are read by the training module's own parser.
+# The training module parses the several hundred options of the Trainer.
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(predict)
 app.command()(evaluate)
@@ -47,10 +47,10 @@ app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what a user can mend is one line on standard error and exit code 2.
+    """Run a command. An error that the user can correct becomes one line on standard error and exit code 2.
 
     Raises:
-        ModuleNotFoundError: a package is missing that is in no extra.
+        ModuleNotFoundError: If a package is missing that does not belong to the extra `builder`.
     """
     limit_silence()
     try:
@@ -61,5 +61,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in _BUILDER:
             raise
-        print(f"solared: {error.name} is missing; run `pip install 'solared-hf[builder]'`.", file=sys.stderr)
+        print(f"solared: {error.name} is missing. Run `pip install 'solared-hf[builder]'`.", file=sys.stderr)
         sys.exit(2)

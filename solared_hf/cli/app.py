@@ -1,4 +1,4 @@
-"""`solared app`: the forecasts in the browser, or the folder of a Space that shows them."""
+"""`solared app`: show forecasts in the browser, or write the folder of a Space that shows them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +11,18 @@ from solared_hf.cli.options import DatasetRevisionOption, ModelRevisionOption
 
 def show_page(
     model: Annotated[
-        str, typer.Option(help="Model folder or repository, one of the package, or `persistence` or `average`.")
+        str,
+        typer.Option(
+            help="Model folder, repository or name of a model in the package; or `persistence` or `average`."
+        ),
     ] = DEFAULT_MODEL,
     dataset: Annotated[
         str | None, typer.Option(help="Dataset folder or repository.", show_default="the embedded simulated Sun")
     ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, show_default=str(DEFAULT_PORT))] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write the folder of a Space of the Hub instead: new, or of an earlier export.")
+        Path | None,
+        typer.Option(help="Write the folder of a Hub Space instead: a new folder, or one of an earlier export."),
     ] = None,
     model_revision: ModelRevisionOption = None,
     dataset_revision: DatasetRevisionOption = None,
@@ -30,7 +34,7 @@ def show_page(
     check_installed()
     from solared_hf.app.space import export_space
 
-    # What cannot be shown here could not be shown there.
+    # Fail here if the Space could not show the model or the dataset.
     load(model, dataset, model_revision, dataset_revision)
     export_space(export, model, dataset, model_revision, dataset_revision)
     print(f"{export}: a Space; push it with `hf upload you/solared {export} --repo-type space`, or run its app.py.")

@@ -1,4 +1,4 @@
-"""`solared benchmark`: every forecaster on the same windows and targets, with skill and intervals."""
+"""`solared benchmark`: score all forecasters on the same windows and targets, with skill and intervals."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ def benchmark(
     dataset: DatasetOption,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     model: Annotated[
-        list[str] | None, typer.Option(help="One more model, folder or repository; may be given several times.")
+        list[str] | None, typer.Option(help="Another model folder or repository. Repeat it for several models.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all results to this file.")] = None,
     dataset_revision: DatasetRevisionOption = None,
@@ -25,7 +25,7 @@ def benchmark(
     from solared_hf.forecasters.base import load_forecaster
 
     models, left_out = trained_models()
-    models += [load_forecaster(one) for one in model or []]
+    models += [load_forecaster(name) for name in model or []]
     result = run_benchmark(open_dataset(dataset, dataset_revision), split, models, left_out)
     result.print()
     if json_file is not None:

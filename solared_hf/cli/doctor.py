@@ -1,10 +1,10 @@
-"""`solared doctor`: what is installed and ready, what is wrong, and how to mend it."""
+"""`solared doctor`: list what is installed and ready, what is wrong, and how to repair it."""
 
 import typer
 
 
 def doctor() -> None:
-    """Say what is installed and ready, what is wrong, and how to mend it; exit code 1 where something is broken."""
+    """List what is installed and ready, what is wrong, and how to repair it; exit with 1 if anything is broken."""
     from solared_hf.doctor import CHECKS, examine
 
     wrong, worth_knowing = [], []
@@ -18,7 +18,7 @@ def doctor() -> None:
                 mark = "WRONG" if finding.broken else "note"
                 (wrong if finding.broken else worth_knowing).append(finding.advice)
             print(f"  {mark:5}  {finding.name:{width}}  {finding.found}")
-    for title, sentences in (("Worth knowing", worth_knowing), ("Wrong, and how to mend it", wrong)):
+    for title, sentences in (("Worth knowing", worth_knowing), ("Wrong, and how to repair it", wrong)):
         if sentences:
             print(f"\n{title}:")
             print(*(f"- {sentence}" for sentence in sentences), sep="\n")

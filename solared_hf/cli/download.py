@@ -1,4 +1,4 @@
-"""`solared download`: a catalog of regions in, their observations from JSOC out."""
+"""`solared download`: download the observations of a catalog of regions from JSOC."""
 
 import sys
 from functools import partial
@@ -11,17 +11,21 @@ from tqdm import tqdm
 
 def download(
     catalog: Annotated[Path, typer.Option(help="File that `solared select` wrote.")],
-    output: Annotated[Path, typer.Option(help="Folder for the observations: new, or of an earlier download.")],
-    email: Annotated[str | None, typer.Option(help="E-mail address registered at JSOC; a dry run needs none.")] = None,
-    ar: Annotated[list[int] | None, typer.Option(help="Only this region; may be given several times.")] = None,
-    cadence: Annotated[str, typer.Option(help="Of the steps: 1h or 12min.")] = "1h",
+    output: Annotated[
+        Path, typer.Option(help="Folder for the observations: a new folder, or one of an earlier download.")
+    ],
+    email: Annotated[
+        str | None, typer.Option(help="E-mail address registered at JSOC; not needed for a dry run.")
+    ] = None,
+    ar: Annotated[list[int] | None, typer.Option(help="Only this region. Repeat it for several regions.")] = None,
+    cadence: Annotated[str, typer.Option(help="Time between steps: 1h or 12min.")] = "1h",
     full_disk: Annotated[
-        bool, typer.Option("--full-disk", help="Download whole images instead of cutouts: ten times the bytes.")
+        bool, typer.Option("--full-disk", help="Download full images instead of cutouts: ten times as many bytes.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many files and bytes there are.")] = False,
-    server: Annotated[str | None, typer.Option(help="Address of another JSOC than Stanford's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the number of files and bytes.")] = False,
+    server: Annotated[str | None, typer.Option(help="Address of a JSOC server other than Stanford's.")] = None,
 ) -> None:
-    """Download the observations of the selected regions from JSOC; run again to bring what is missing."""
+    """Download the observations of the selected regions from JSOC. Run it again to download what is missing."""
     from dataset_builder.jsoc.download import download_regions
     from dataset_builder.jsoc.server import PUBLIC_SERVER
 
@@ -41,4 +45,4 @@ def download(
         return
     print(f"{output}: {report.files:,} files written, {sum(plan.files for plan in report.plans):,} in all")
     if report.undelivered:
-        print(f"JSOC left {report.undelivered:,} frames out of its exports; run again to order them again")
+        print(f"JSOC did not deliver {report.undelivered:,} frames. Run the command again to order them again.")

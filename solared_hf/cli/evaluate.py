@@ -1,4 +1,4 @@
-"""`solared evaluate`: errors of a forecaster beside the baselines, on a split or by the published protocol."""
+"""`solared evaluate`: score a forecaster beside the baselines, on a split or by the published protocol."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +36,7 @@ def evaluate(
     if protocol is Protocol.published:
         if split is not None:
             raise SolaredError(
-                "--split is of no use with --protocol published, which has its own regions; leave it out."
+                "--split has no effect with --protocol published, which has its own regions. Leave it out."
             )
         scores = score_by_published_protocol(
             load_forecaster(model, model_revision), open_dataset(dataset, dataset_revision)

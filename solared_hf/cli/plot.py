@@ -1,4 +1,4 @@
-"""`solared plot`: pictures of a forecast, of a benchmark and of a dataset."""
+"""`solared plot`: draw a forecast, a benchmark or a dataset."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def forecast(
     model_revision: ModelRevisionOption = None,
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
-    """A forecast of a region against what was observed, with the alarms it gives and the onsets that came."""
+    """Draw the forecast and the observations of a region, with alarms and observed onsets."""
     from solared_hf.data.loading import open_dataset
     from solared_hf.evaluation.alarms import alarm_scale
     from solared_hf.files import write_atomically
@@ -32,7 +32,9 @@ def forecast(
     from solared_hf.plotting.style import as_png, mark_as_simulated
 
     if output.suffix != ".png":
-        raise SolaredError(f"--output is {output}; name a PNG file, such as {output.with_suffix('.png')}.")
+        raise SolaredError(
+            f"--output is {output}, which is not a PNG file. Name one such as {output.with_suffix('.png')}."
+        )
     forecaster = load_forecaster(model, model_revision)
     opened = open_dataset(dataset, dataset_revision)
     region = opened.region(ar)
@@ -41,8 +43,8 @@ def forecast(
         train = opened.timelines("train")
     except SolaredError as error:
         raise SolaredError(
-            f"Alarms are scaled by the regions of a train split, which {dataset} lacks; build the region with "
-            "the published ones."
+            f"{dataset} has no train split, which the scale of alarms needs. Build the region together with the "
+            "published regions."
         ) from error
     scale = alarm_scale(train)
     figure = plot_region_forecast(forecaster, region, scale, facts["noaa_emergence_time"])
@@ -56,14 +58,14 @@ def forecast(
 def scores(
     benchmark: Annotated[Path, typer.Option(help="File that `solared benchmark --json` wrote.")], output: FolderOption
 ) -> None:
-    """The scores of a benchmark: error by lead and by tile, skill by region, reliability of quantiles."""
+    """Draw the scores of a benchmark: error by lead and by tile, skill by region, reliability of quantiles."""
     from solared_hf.plotting.benchmark_pictures import benchmark_pictures
 
     try:
         pictures = benchmark_pictures(json.loads(benchmark.read_bytes()))
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise SolaredError(
-            f"{benchmark} is no benchmark ({reason_of(error)}); name a file written by `solared benchmark --json`."
+            f"{benchmark} is not a benchmark ({reason_of(error)}). Name a file written by `solared benchmark --json`."
         ) from error
     _write(pictures, output)
 
@@ -73,11 +75,11 @@ def dataset(
     dataset: DatasetOption,
     output: FolderOption,
     ar: Annotated[
-        int | None, typer.Option(help="Region whose tiles are shown.", show_default="the one that darkens most")
+        int | None, typer.Option(help="Region to show.", show_default="the region that darkens most")
     ] = None,
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
-    """What is in a dataset: latitudes, lifetimes, distributions, one region's timeline, and what was observed."""
+    """Draw a dataset: latitudes, lifetimes, distributions, the timeline of a region, and its availability."""
     from solared_hf.data.loading import open_dataset
     from solared_hf.plotting.dataset_pictures import dataset_pictures
 
@@ -90,7 +92,7 @@ def _write(pictures, folder: Path) -> None:
     from solared_hf.plotting.style import as_png
 
     if folder.is_file():
-        raise SolaredError(f"{folder} is a file; name a folder for --output.")
+        raise SolaredError(f"{folder} is a file. Name a folder for --output.")
     for picture in pictures.pictures:
         write_atomically(folder / picture.name, as_png(picture.figure))
         print(f"{folder / picture.name}: {picture.caption}")

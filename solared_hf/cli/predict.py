@@ -1,4 +1,4 @@
-"""`solared predict`: a forecast of one region, as a Parquet file."""
+"""`solared predict`: write the forecasts of a region to a Parquet file."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ def predict(
     model_revision: ModelRevisionOption = None,
     dataset_revision: DatasetRevisionOption = None,
 ) -> None:
-    """Forecast a region's tiles in physical units: every window of its timeline, the latest included."""
+    """Forecast the tiles of a region in physical units, for every window of its timeline and the latest steps."""
     from solared_hf.data.loading import open_dataset
     from solared_hf.files import write_atomically
     from solared_hf.forecasters.base import forecast_file, load_forecaster
@@ -27,7 +27,7 @@ def predict(
     windows = forecaster.windows([open_dataset(dataset, dataset_revision).region(ar)], require_target=False)
     content = forecast_file(windows, forecaster.forecast(windows))
     if output.is_dir():
-        raise SolaredError(f"{output} is a folder; name a file for --output, such as {output / 'forecast.parquet'}.")
+        raise SolaredError(f"{output} is a folder. Name a file for --output, such as {output / 'forecast.parquet'}.")
     write_atomically(output, content)
     print(
         f"{output}: {len(windows)} forecasts of AR{ar} by {forecaster.name}, for {windows.target_times[0]} to "

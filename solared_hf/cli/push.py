@@ -1,4 +1,4 @@
-"""`solared push`: a dataset or model folder in, one commit on the Hub out."""
+"""`solared push`: push a dataset or model folder to the Hub in one commit."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder written by `solared build` or `solared train`.")],
-    repo_id: Annotated[str, typer.Option(help="Repository on the Hub, owner/name; made if it is not there.")],
+    repo_id: Annotated[str, typer.Option(help="Repository on the Hub, owner/name; created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    branch: Annotated[str, typer.Option(help="Branch to push to; made from main if it is not there.")] = "main",
+    branch: Annotated[str, typer.Option(help="Branch to push to; created from main if it does not exist.")] = "main",
     tag: Annotated[str | None, typer.Option(help="Name for the commit, such as v1.0.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
 ) -> None:
-    """Push a dataset or a model to the Hub in one commit; what is there already is not uploaded again."""
+    """Push a dataset or a model to the Hub in one commit. Unchanged files are not uploaded again."""
     from solared_hf.hub.push import push as push_to_hub
     from solared_hf.schema import MANIFEST_NAME
 
@@ -34,7 +34,7 @@ def push(
         opened = dataset_to_push(folder, repo_id)
     else:
         raise SolaredError(
-            f"{folder} holds neither a dataset nor a model; name a folder written by `solared build` or `solared "
+            f"{folder} holds neither a dataset nor a model. Name a folder written by `solared build` or `solared "
             "train`."
         )
     with opened as content:
@@ -43,7 +43,7 @@ def push(
 
 
 def _print(report: "PushReport", tag: str | None, dry_run: bool) -> None:
-    # What is changed or deleted may have been changed on the Hub by somebody, who should find it named.
+    # Name changed and deleted files, because somebody may have edited them on the Hub.
     added = report.added if dry_run else ()
     for word, names in (("add", added), ("change", report.changed), ("delete", report.deleted)):
         for name in names:
@@ -55,9 +55,9 @@ def _print(report: "PushReport", tag: str | None, dry_run: bool) -> None:
     )
     print(f"files: {counts}; {report.upload_bytes:,} bytes{' to upload' if dry_run else ''}")
     if report.foreign:
-        print(f"left as they are on the Hub: {', '.join(report.foreign[:5])}{' ...' * (len(report.foreign) > 5)}")
+        print(f"kept on the Hub: {', '.join(report.foreign[:5])}{' ...' * (len(report.foreign) > 5)}")
     if dry_run:
-        print(f"{report.repo_id} {'would be made' if report.creates else 'is there'}; nothing was changed")
+        print(f"{report.repo_id} {'would be created' if report.creates else 'exists'}; nothing was changed")
     elif not report.is_different:
         print(f"{report.repo_id} was up to date; no commit was made")
     print(f"{report.url}{f', tag {tag}' if tag and not dry_run else ''}")

@@ -1,4 +1,4 @@
-"""`solared quickstart`: the whole story in one command, on an embedded simulated Sun or on real published files."""
+"""`solared quickstart`: the whole workflow in one command, on the simulated Sun or on real published files."""
 
 import shutil
 import sys
@@ -30,14 +30,14 @@ TRAINING = {
     "report_to": "none",
 }
 _MARKER = "quickstart.txt"
-_MADE = {
-    "simulated_sun": "the simulated observations, FITS files as from a telescope",
-    "dataset": "the dataset folder: load_dataset(...) reads it",
-    "model": "the trained model: AutoModel.from_pretrained(...) reads it",
-    "scores.txt": "its errors and skill, beside persistence, the average and the climatology",
-    "scores.json": "the same for programs",
-    "forecast.parquet": "the forecast of one region, in DN",
-    "forecast.png": "the forecast against what was observed",
+_RESULTS = {
+    "simulated_sun": "simulated observations, as FITS files",
+    "dataset": "dataset folder for load_dataset(...)",
+    "model": "trained model for AutoModel.from_pretrained(...)",
+    "scores.txt": "errors and skill of the model, persistence, the average and the climatology",
+    "scores.json": "the same scores for programs",
+    "forecast.parquet": "forecast of one region, in DN",
+    "forecast.png": "forecast and observations of the region",
 }
 
 
@@ -45,7 +45,7 @@ def quickstart(
     data: Annotated[
         Path | None, typer.Option(help="Folder with published AR<number> folders, instead of the simulated Sun.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for everything the run makes.")] = Path("runs/quickstart"),
+    output: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("runs/quickstart"),
 ) -> None:
     """Build a dataset, train a tiny model for a minute, score it, forecast a region and draw the forecast."""
     from dataset_builder.build import build_dataset
@@ -67,10 +67,10 @@ def quickstart(
 
     simulated = data is None
     if not simulated:
-        # An earlier quickstart is only replaced by one that can begin.
+        # Check the input before an earlier quickstart is deleted.
         find_regions(data)
         if data.resolve().is_relative_to(output.resolve()):
-            raise SolaredError(f"{data} lies in the output folder {output}; name another folder with --output.")
+            raise SolaredError(f"{data} is inside the output folder {output}. Name another folder with --output.")
     _prepare(output)
     dataset, model = str(output / "dataset"), str(output / "model")
 
@@ -83,13 +83,13 @@ def quickstart(
         _say(1, "Building the dataset")
         build_dataset(PublishedSource(data), dataset, progress=True)
 
-    _say(2, "Training a tiny spatio-temporal attention model, about a minute on two cores")
+    _say(2, "Training a tiny spatio-temporal attention model (about a minute on two cores)")
     options = {**TRAINING, "dataset": dataset, "output_dir": model}
     train(parse_arguments([part for name, value in options.items() for part in (f"--{name}", value)]))
 
     # The test split of the real data is for final scores, not for demonstrations.
     split = "test" if simulated else "validation"
-    _say(3, f"Scoring it on the {split} split")
+    _say(3, f"Scoring the model on the {split} split")
     forecaster = load_forecaster(model)
     opened = open_dataset(dataset)
     scores = score_on_split(forecaster, opened, split)
@@ -106,23 +106,27 @@ def quickstart(
     write_atomically(output / "forecast.png", as_png(figure))
 
     print(f"\nEverything is in {output}:")
-    for name, meaning in _MADE.items():
+    for name, meaning in _RESULTS.items():
         if (output / name).exists():
             print(f"  {name:18} {meaning}")
 
 
 def _prepare(output: Path) -> None:
-    """An empty output folder: what an earlier quickstart made is replaced, anything else is left alone."""
+    """Empty the output folder of an earlier quickstart.
+
+    Raises:
+        SolaredError: If the folder holds anything else.
+    """
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / _MARKER).is_file()):
-        raise SolaredError(f"{output} holds something else than a quickstart; name a new folder with --output.")
+        raise SolaredError(f"{output} holds other files than a quickstart. Name a new folder with --output.")
     output.mkdir(parents=True, exist_ok=True)
     (output / _MARKER).write_text(
         "This folder was made by `solared quickstart`, which replaces it when it runs again.\n"
     )
-    for name in _MADE:
-        made = output / name
-        shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+    for name in _RESULTS:
+        result = output / name
+        shutil.rmtree(result) if result.is_dir() else result.unlink(missing_ok=True)
 
 
-def _say(step: int, what: str) -> None:
-    print(f"\n[{step}/4] {what}", flush=True)
+def _say(step: int, action: str) -> None:
+    print(f"\n[{step}/4] {action}", flush=True)

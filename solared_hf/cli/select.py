@@ -1,4 +1,4 @@
-"""`solared select`: NOAA's daily reports in, a catalog of the regions that qualify out."""
+"""`solared select`: select regions from NOAA's daily reports, and write a catalog."""
 
 import sys
 from collections import Counter
@@ -14,16 +14,18 @@ from solared_hf.errors import SolaredError
 
 def select(
     srs: Annotated[Path, typer.Option(help="Folder with NOAA's Solar Region Summaries, *SRS.txt, at any depth.")],
-    output: Annotated[Path, typer.Option(help="Parquet file to write: one row per region, with why it was rejected.")],
+    output: Annotated[
+        Path, typer.Option(help="Parquet file to write, with a row for each region and the reason for its rejection.")
+    ],
 ) -> None:
-    """Select the regions that emerged on the visible disk, lived and grew, from NOAA's daily reports."""
+    """Select regions that emerged on the visible disk, lived long enough and grew large enough."""
     from rich.console import Console
     from rich.table import Table
 
     from dataset_builder.noaa.selection import read_reports, select_regions, write_selection
 
     if output.is_dir():
-        raise SolaredError(f"{output} is a folder; name the file to write, such as {output / 'catalog.parquet'}.")
+        raise SolaredError(f"{output} is a folder. Name a file for --output, such as {output / 'catalog.parquet'}.")
     reports = read_reports(srs, progress=partial(tqdm, desc="reading", unit="report", file=sys.stderr))
     regions = select_regions(reports)
     write_selection(regions, output)
@@ -32,12 +34,12 @@ def select(
     missing = (max(days) - min(days)).days + 1 - len(days)
     rows = regions.to_pylist()
     selected = [row for row in rows if row["selected"]]
-    print(f"{len(reports):,} reports of {len(days):,} days, {min(days)} to {max(days)}; days without one: {missing:,}")
+    print(f"{len(reports):,} reports of {len(days):,} days, {min(days)} to {max(days)}; without a report: {missing:,}")
     print(f"{output}: {len(rows):,} regions, {len(selected):,} selected")
 
     noted = [row for row in rows if row["notes"]]
     if noted:
-        print(f"{len(noted):,} regions whose reports contradict themselves, see the column notes of {output}")
+        print(f"{len(noted):,} regions have contradictory reports, see the column notes of {output}")
     console = Console()
     reasons = Counter(reason for row in rows if not row["selected"] for reason in row["reason"].split("; "))
     if reasons:

@@ -106,8 +106,8 @@ def test_mistakes_are_one_sentence_and_exit_code_2(solared, model, simulated_dat
         ("evaluate", "--model", model, "--dataset", tmp_path): "There is no SOLARED dataset at",
         ("evaluate", "--model", model, *there, "--split", "best"): "choose a split it has",
         ("predict", "--model", model, *there, "--ar", 5, *region[2:]): "has no region AR5; it has 90001",
-        ("predict", "--model", model, *there, "--ar", 90010, "--output", tmp_path): "name a file for --output",
-        ("train", "--config", tmp_path / "none.yaml"): "could not be read as YAML",
+        ("predict", "--model", model, *there, "--ar", 90010, "--output", tmp_path): "Name a file for --output",
+        ("train", "--config", tmp_path / "none.yaml"): "is neither a file nor a recipe",
         ("train", "--config"): "expected one argument",
         ("train", "--nonsense", 3): "the following arguments are required",
         (*TRAIN, "--nonsense", 3): "Unknown arguments: --nonsense 3",
@@ -233,5 +233,5 @@ def test_a_command_without_its_extra_says_how_to_get_it(tmp_path):
         [sys.executable, "-c", missing, "quickstart", "--output", str(tmp_path / "made")],
     )
     assert finished.returncode == 2
-    assert finished.stderr == "solared: distributed is missing; run `pip install 'solared-hf[builder]'`.\n"
+    assert finished.stderr == "solared: distributed is missing. Run `pip install 'solared-hf[builder]'`.\n"
     assert not (tmp_path / "made").exists()

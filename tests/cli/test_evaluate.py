@@ -95,7 +95,7 @@ def test_the_published_protocol_has_its_own_regions(solared, simulated_dataset, 
     published = ("evaluate", "--model", "persistence", "--protocol", "published", "--dataset")
     code, _, err = solared(*published, toy_dataset, "--split", "test")
     assert code == 2
-    assert "--split is of no use with --protocol published, which has its own regions; leave it out" in refusal(err)
+    assert "--split has no effect with --protocol published, which has its own regions. Leave it out" in refusal(err)
 
     code, _, err = solared(*published, simulated_dataset)
     assert code == 2

@@ -77,7 +77,7 @@ def test_a_dry_run_for_a_new_repository_does_not_make_it(hub, repo_id, token, so
     code, out, _ = solared("push", versions["old"], "--repo-id", repo_id, "--dry-run")
     assert code == 0
     assert out.count("add    ") == 7
-    assert f"{repo_id} would be made" in out
+    assert f"{repo_id} would be created" in out
     assert not HfApi().repo_exists(repo_id, repo_type="dataset")
 
 
@@ -277,7 +277,7 @@ def with_something_else(hub, repo_id, patch, folder):
         (with_a_damaged_shard, r"AR90001\.parquet is not the file that was built. Run the same `solared build`"),
         (with_a_shard_missing, r"AR90001\.parquet cannot be read \(No such file.*\). Run the same `solared build`"),
         (with_the_build_unfinished, "is not a finished dataset. Run `solared build` again"),
-        (with_something_else, "holds neither a dataset nor a model; name a folder"),
+        (with_something_else, "holds neither a dataset nor a model. Name a folder"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence_and_leaves_the_hub_as_it_was(

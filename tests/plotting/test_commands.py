@@ -81,22 +81,24 @@ def test_other_files_than_a_benchmark_are_refused(solared, tmp_path, content):
         file.write_text(content)
     code, _, errors = solared("plot", "scores", "--benchmark", file, "--output", tmp_path / "scores")
     assert code == 2
-    assert errors.startswith(f"solared: {file} is no benchmark (")
-    assert errors.endswith("); name a file written by `solared benchmark --json`.\n")
+    assert errors.startswith(f"solared: {file} is not a benchmark (")
+    assert errors.endswith("). Name a file written by `solared benchmark --json`.\n")
     assert not (tmp_path / "scores").exists()
 
 
 def test_errors_say_what_to_do(solared, simulated_dataset, tmp_path):
     forecast = ("plot", "forecast", "--model", "average", "--dataset", simulated_dataset)
     assert solared(*forecast, "--ar", 90007, "--output", tmp_path / "forecast.pdf")[::2] == (
-        2, f"solared: --output is {tmp_path}/forecast.pdf; name a PNG file, such as {tmp_path}/forecast.png.\n",
+        2,
+        f"solared: --output is {tmp_path}/forecast.pdf, which is not a PNG file. Name one such as "
+        f"{tmp_path}/forecast.png.\n",
     )  # fmt: skip
     code, _, errors = solared(*forecast, "--ar", 5, "--output", tmp_path / "forecast.png")
     assert (code, "has no region AR5; it has 90001, 90002" in errors) == (2, True)
 
     (tmp_path / "file").touch()
     code, _, errors = solared("plot", "dataset", "--dataset", simulated_dataset, "--output", tmp_path / "file")
-    assert (code, errors) == (2, f"solared: {tmp_path}/file is a file; name a folder for --output.\n")
+    assert (code, errors) == (2, f"solared: {tmp_path}/file is a file. Name a folder for --output.\n")
     code, _, errors = solared("plot", "dataset", "--dataset", tmp_path / "nowhere", "--output", tmp_path / "eda")
     assert (code, "There is no SOLARED dataset at" in errors) == (2, True)
 

@@ -259,7 +259,7 @@ def test_sources_never_mix(sequence, simulated_published, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--source", "published", "--workers", "7"), "--workers is of no use for published files; leave it out"),
+        (("--source", "published", "--workers", "7"), "--workers has no effect on published files. Leave it out"),
         (("--cadence", "1d"), "Unknown cadence '1d'; choose one of 1h, 12min."),
         (("--correction", "some"), "Unknown correction 'some'; choose one of latitude_background, none."),
         (("--workers", "0"), "0 workers can do nothing; give --workers 1 or more."),

@@ -209,7 +209,7 @@ def test_one_file_that_is_not_there_is_told_and_left_out(jsoc, command, tmp_path
     jsoc.gone = 2  # in the first export, and in that ordered anew
     code, out, _ = command()
     assert code == 0
-    assert "JSOC left 1 frames out of its exports" in out
+    assert "JSOC did not deliver 1 frames" in out
     assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[0]})
 
 

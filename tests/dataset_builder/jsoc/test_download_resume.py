@@ -122,7 +122,7 @@ def test_frames_that_an_export_lacks_are_told_and_ordered_again(jsoc, command, t
     jsoc.undelivered = set(lacking)
     code, out, _ = command()
     assert code == 0
-    assert "JSOC left 2 frames out of its exports; run again" in out
+    assert "JSOC did not deliver 2 frames. Run the command again" in out
     assert names(tmp_path / "raw") == all_files(set(HELD) - lacking)
     jsoc.undelivered.clear()
     jsoc.orders.clear()

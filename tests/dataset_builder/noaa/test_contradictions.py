@@ -262,7 +262,7 @@ def test_the_command_tells_and_the_download_reads_what_it_wrote(srs, tmp_path, c
         main(["select", "--srs", str(srs), "--output", str(catalog)])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert f"1 regions whose reports contradict themselves, see the column notes of {catalog}" in printed
+    assert f"1 regions have contradictory reports, see the column notes of {catalog}" in printed
     assert "AR11701, 2013-04-02: Lo 024 and longitude -4 contradict each other by 180 degrees; by the other" in printed
     (region,) = read_catalog(catalog)
     assert region.trajectory.carrington_longitude == 204

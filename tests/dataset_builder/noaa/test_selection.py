@@ -126,7 +126,7 @@ def test_real_reports_through_the_command(select, real):
     assert (region["noaa_longitude"], region["noaa_area"], region["noaa_hale_class"]) == (16, 760, "Beta-Gamma")
     assert (region["noaa_lifetime_days"], region["reports"]) == (6, 2)
     assert rows[12295]["reason"] == "; ".join((NO_DAY_BEFORE, FAR_FROM_CENTRE, SMALL, CUT_SHORT))
-    assert "12 reports of 12 days, 1996-01-06 to 2015-09-06; days without one: 7,172" in printed
+    assert "12 reports of 12 days, 1996-01-06 to 2015-09-06; without a report: 7,172" in printed
     assert "71 regions, 0 selected" in printed
 
 
@@ -191,7 +191,7 @@ def test_each_rule_at_its_edge(select, april):
     assert {number: row["selected"] for number, row in rows.items()} == {
         number: not reasons for number, reasons in REASONS.items()
     }
-    assert "13 reports of 13 days, 2013-04-01 to 2013-04-14; days without one: 1" in printed
+    assert "13 reports of 13 days, 2013-04-01 to 2013-04-14; without a report: 1" in printed
     assert "23 regions, 6 selected" in printed
     listed = [line for line in printed.splitlines() if line.startswith("│  117")]
     assert [int(line.split("│")[1]) for line in listed] == [11701, 11702, 11703, 11712, 11713, 11720]
@@ -401,4 +401,4 @@ def test_folders_without_reports_are_one_sentence(refused, tmp_path):
 
 
 def test_an_output_that_is_a_folder_is_refused(refused, april, tmp_path):
-    assert f"{tmp_path} is a folder; name the file to write" in refused(april, tmp_path)
+    assert f"{tmp_path} is a folder. Name a file for --output" in refused(april, tmp_path)
