@@ -44,7 +44,7 @@ from dataset_builder.fits import (
     format_time,
     interpolate_missing,
     keep_tiles,
-    read_image,
+    read_patch,
     read_planes,
     read_region_file,
     remove_latitude_background,
@@ -190,13 +190,9 @@ show(figure, "1_tracking")
 
 # %%
 def patch_at(slot):
-    """The patch in the dopplergram of a slot, of which only the rows needed are read; None where it is missing."""
+    """Return the patch in the dopplergram of a slot, or None if the dopplergram is missing."""
     frame = observed["dopplergram"].frames.get(slot)
-    if frame is None:
-        return None
-    pixels, header = read_image(frame.file, lambda header: mapper.rows(Pointing.from_header(header)))
-    pointing = Pointing.from_header(header)
-    return mapper.map(pixels, pointing, mapper.rows(pointing).start)
+    return None if frame is None else read_patch(frame.file, mapper)
 
 
 start = slot_of(eight_hours.times[0])

@@ -1,8 +1,8 @@
-"""FITS files of HMI in, timelines out: tracking, acoustic power and tile means, on Dask.
+"""From FITS files of HMI to timelines: tracking, acoustic power and tile means, on Dask.
 
-Pure functions of arrays: `tracking`, `interpolation`, `acoustic_power`, `tiles`. What files hold, when and how good:
-`observations`, `times`, `quality`, `region_file`. Which steps follow: `plan`; all of it for some steps: `reduction`;
-many runs at once: `cluster`; the source that a build takes: `source`.
+Pure functions of arrays: `tracking`, `interpolation`, `acoustic_power` and `sliding_power`, `tiles`. Reading files and
+judging what they hold: `headers`, `pixels`, `observations`, `times`, `quality`, `region_file`. Planning the steps of a
+region: `plan`; computing them: `reduction`; on many processes: `cluster`. The source of a build: `source`.
 """
 
 from typing import TYPE_CHECKING
@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from .acoustic_power import BAND_EDGES_MHZ as BAND_EDGES_MHZ
-    from .acoustic_power import SlidingBandPower as SlidingBandPower
     from .acoustic_power import band_power as band_power
+    from .band_transform import BAND_EDGES_MHZ as BAND_EDGES_MHZ
+    from .headers import find_files as find_files
+    from .headers import scan_files as scan_files
     from .interpolation import interpolate_missing as interpolate_missing
     from .observations import collect as collect
-    from .observations import find_files as find_files
-    from .observations import read_image as read_image
-    from .observations import read_planes as read_planes
-    from .observations import scan_files as scan_files
+    from .pixels import read_patch as read_patch
+    from .pixels import read_planes as read_planes
+    from .plan import ReductionSettings as ReductionSettings
     from .region_file import OBSERVABLES as OBSERVABLES
     from .region_file import RegionFile as RegionFile
     from .region_file import read_region_file as read_region_file
     from .region_file import write_region_file as write_region_file
+    from .sliding_power import SlidingBandPower as SlidingBandPower
     from .source import FitsSource as FitsSource
     from .tiles import keep_tiles as keep_tiles
     from .tiles import remove_latitude_background as remove_latitude_background
@@ -37,10 +38,15 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "acoustic_power": ["BAND_EDGES_MHZ", "SlidingBandPower", "band_power"],
+        "acoustic_power": ["band_power"],
+        "band_transform": ["BAND_EDGES_MHZ"],
+        "headers": ["find_files", "scan_files"],
         "interpolation": ["interpolate_missing"],
-        "observations": ["collect", "find_files", "read_image", "read_planes", "scan_files"],
+        "observations": ["collect"],
+        "pixels": ["read_patch", "read_planes"],
+        "plan": ["ReductionSettings"],
         "region_file": ["OBSERVABLES", "RegionFile", "read_region_file", "write_region_file"],
+        "sliding_power": ["SlidingBandPower"],
         "source": ["FitsSource"],
         "tiles": ["keep_tiles", "remove_latitude_background", "tile_means"],
         "times": ["WINDOW_FRAMES", "format_time", "slot_of"],

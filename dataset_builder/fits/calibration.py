@@ -1,9 +1,10 @@
 """The step in the longitudes of HMI's headers in November 2020.
 
 CRLN_OBS, the Carrington longitude of the observer, was 0.081894 degrees too large until then: 1.4 pixels of a patch of
-0.06 degrees a pixel. Science data from 29 November 2020 on have it right, and so has what was processed anew; bit 28
-of CALVER64 says which (JSOC wiki, CalibrationVersions and ObserverLocationCorrection; P. Scherrer, notes on SDO as
-observer coordinates, 30 November 2020). A patch that is tracked over the step jumps to the west by so much.
+0.06 degrees a pixel. Science data from 29 November 2020 on have the right longitude, and so have data that were
+processed again; bit 28 of CALVER64 tells which (JSOC wiki, CalibrationVersions and ObserverLocationCorrection; P.
+Scherrer, notes on SDO as observer coordinates, 30 November 2020). A patch that is tracked over the step jumps to the
+west by that amount.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ _FIRST_CORRECTED = np.datetime64("2020-11-29T00:00:00", "ms")
 
 
 def is_corrected(header: Mapping) -> bool | None:
-    """Whether CALVER64 says that CRLN_OBS is right, or None if the header does not say.
+    """Return whether CALVER64 says that CRLN_OBS is right, or None if the header does not say.
 
     >>> is_corrected({"CALVER64": 0x10001112}), is_corrected({"CALVER64": 4370}), is_corrected({"CALVER64": -1})
     (True, False, None)
@@ -26,20 +27,20 @@ def is_corrected(header: Mapping) -> bool | None:
         version = int(str(header.get("CALVER64")), 0)
     except ValueError:
         return None
-    # All bits of a field are set where its value is missing.
+    # If the value of a field is missing, all bits of the field are set.
     return None if version % 2**32 >> 28 == 15 else bool(version & _CORRECTED)
 
 
 def longitude_changes(times: np.ndarray, corrected: Sequence[bool | None]) -> dict | None:
-    """Where the longitudes of some frames change from wrong to right or back, to be told in the manifest.
+    """Return where the longitudes of consecutive frames change from wrong to right or back, for the manifest.
 
     Args:
         times: (frames,) naive TAI, ascending.
-        corrected: of each frame, what `is_corrected` says of its header.
+        corrected: the result of `is_corrected` for each frame.
 
     Returns:
-        None if there is no change; else the size of the step, the times of the frames from which on the longitudes are
-        others, and whether CALVER64 says so in all headers or the date alone.
+        None if there is no change; else the size of the step, the times of the first frames after each change, and
+        whether CALVER64 in all headers tells the change, or only the date.
 
     >>> longitude_changes(np.array(["2020-11-28", "2020-11-29"], "M8[ms]"), [None, None])["known_from"]
     'date'

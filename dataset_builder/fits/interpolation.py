@@ -1,4 +1,4 @@
-"""What is missing of a stream of patches, filled in pixel by pixel between its neighbours in time."""
+"""Interpolation of missing pixels in a stream of patches, between neighbours in time."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,35 +8,35 @@ import numpy as np
 from dataset_builder.fits.times import WINDOW_FRAMES
 from solared_hf.errors import SolaredError
 
-# An eclipse takes up to 72 minutes, 96 frames. Each interpolated frame takes about its share of the power.
+# An eclipse takes up to 72 minutes, 96 frames. A window loses about the share of its power that is interpolated.
 MOST_MISSING = WINDOW_FRAMES // 5
 
 _NEVER = np.iinfo(np.int32).min
 
 
 class NothingObserved(SolaredError):
-    """There is no patch to begin with."""
+    """Raised if a stream holds no patch at all."""
 
 
 def interpolate_missing(
     patches: Iterable[np.ndarray | None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Fill what is missing of a stream of patches, pixel by pixel, linearly in time.
+    """Interpolate missing pixels in a stream of patches, linearly in time.
 
-    A pixel is filled in between its last value and its next if at most `MOST_MISSING` frames lack it. Otherwise it
-    stays NaN: a window with that many missing frames has no power, so that a window never needs both ends of a longer
-    gap. What a slot becomes depends on the `MOST_MISSING` slots before it and after it, and on nothing else.
+    A pixel is interpolated between its last value and its next value if at most `MOST_MISSING` frames lack the pixel.
+    In a longer gap the pixel stays NaN: a window that lacks so many frames has no power, and no window needs both ends
+    of a longer gap. The result for a slot depends only on the `MOST_MISSING` slots before it and after it.
 
     Args:
-        patches: (rows, columns) float32 each, any unit, one a 45 s slot, with NaN where a pixel is missing, or None
-            where the whole frame is missing or bad.
+        patches: (rows, columns) float32 each, any unit, one patch per 45 s slot, with NaN for missing pixels, or None
+            if the whole frame is missing or bad.
 
     Yields:
-        For each slot the patch, not to be changed in place, and which of its pixels were missing, (rows, columns)
-        bool, or None if all were observed. Up to `MOST_MISSING` patches are held back until their gaps end.
+        For each slot, the patch, which must not be changed in place, and a (rows, columns) bool mask of the pixels
+        that were missing, or None if all were observed. Up to `MOST_MISSING` patches are held until their gaps end.
 
     Raises:
-        NothingObserved: There is no patch at all.
+        NothingObserved: If every patch is None.
 
     >>> patches = [np.array([[10.0, 1.0]]), np.array([[np.nan, 2.0]]), np.array([[20.0, 3.0]])]
     >>> [(patch.tolist(), missing is not None) for patch, missing in interpolate_missing(patches)]
@@ -57,30 +57,31 @@ def interpolate_missing(
         yield from gaps.rest()
     elif leading:
         raise NothingObserved(
-            f"All {leading} frames are missing or bad, so there is nothing to interpolate; download others."
+            f"All {leading} frames are missing or bad, so nothing can be interpolated. Download other frames."
         )
 
 
 class _Gaps:
-    """The patches that wait for the ends of their gaps, and when each pixel was seen last."""
+    """The patches whose gaps are still open, and when each pixel was last observed."""
 
     def __init__(self, shape: tuple[int, ...]):
         self._slot = -1
         self._waiting: deque[tuple[np.ndarray, np.ndarray | None]] = deque()
-        # NaN where a pixel was never seen, or too long ago. Of the slot before those that wait.
+        # The patch before those that wait: NaN if a pixel was never observed, or too long ago.
         self._before = np.full(shape, np.nan, np.float32)
-        self._none, self._nothing = np.ones(shape, dtype=bool), self._before
-        # By pixel, while patches wait: the slot in which it was seen last, and its value there.
+        self._all_missing, self._nothing = np.ones(shape, dtype=bool), self._before
+        # For each pixel, while patches wait: the slot in which it was last observed, and the value there.
         self._seen, self._value = np.full(shape, _NEVER, np.int32), self._before.copy()
 
     def take(self, patch: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Take in the next slot and give those whose gaps have ended."""
+        """Add the next slot, and yield the patches whose gaps have ended."""
         self._slot += 1
+        missing: np.ndarray | None
         if patch is None:
-            patch, missing = self._nothing, self._none
+            patch, missing = self._nothing, self._all_missing
         else:
-            missing = patch != patch  # NaN differs from itself
-            missing = missing if missing.any() else None
+            is_nan = patch != patch  # only NaN differs from itself
+            missing = is_nan if is_nan.any() else None
         if not self._waiting:
             if missing is None or not (missing & (self._before == self._before)).any():
                 self._before = patch
@@ -96,13 +97,13 @@ class _Gaps:
             self._fill(np.flatnonzero(ending), patch)
         np.copyto(self._value, patch, where=observed)
         np.copyto(self._seen, self._slot, where=observed)
-        # A copy, because it may be filled later.
+        # A copy, because the patch may be filled in later.
         self._waiting.append((patch if missing is None else patch.copy(), missing))
         open_since = self._seen[(self._seen < self._slot) & (self._seen > earliest)]
         yield from self._release(self._slot - int(open_since.min()) if open_since.size else 0)
 
     def rest(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Give what still waits when the stream has ended."""
+        """Yield the patches that still wait at the end of the stream."""
         return self._release(0)
 
     def _release(self, kept: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -112,7 +113,7 @@ class _Gaps:
             yield patch, missing
 
     def _fill(self, pixels: np.ndarray, patch: np.ndarray) -> None:
-        """Fill some pixels, whose gaps end with `patch`, in the patches that wait."""
+        """Interpolate, in the patches that wait, some pixels whose gaps end with `patch`."""
         seen, value = self._seen.ravel()[pixels], self._value.ravel()[pixels]
         rise = (patch.ravel()[pixels] - value) / (self._slot - seen).astype(np.float32)
         first = self._slot - len(self._waiting)

@@ -1,7 +1,7 @@
-"""FITS files, opened so that damage in a file is told from an environment that does not let it be read.
+"""Opening FITS files so that a damaged file can be told from an environment that cannot read a file.
 
 A damaged file is a fact of the data. A file that cannot be read just now, because of the storage, the memory or the
-mount of a worker, is not: `Unreachable` is raised, and nothing is recorded.
+mounts of a worker, is not: `Unreachable` is raised, and nothing is recorded.
 """
 
 import gzip
@@ -20,17 +20,17 @@ from solared_hf.errors import SolaredError
 
 
 class Unreachable(SolaredError):
-    """A file cannot be read for a reason that does not lie in the file."""
+    """Raised if a file cannot be read for a reason that lies outside the file."""
 
 
 class OpenedFile(io.RawIOBase):
-    """The bytes of a file. What the system refuses is remembered: decoders may make any other error of it, or none.
+    """The bytes of a file, with a record of the system's errors, because decoders may hide or replace them.
 
     Attributes:
         refused: the last error of the system, or None.
-        size: of the file, in bytes.
-        zipped: whether the file is compressed with gzip, which its first bytes tell.
-        stream: the bytes to decode, unzipped where that is needed.
+        size: size of the file in bytes.
+        zipped: whether the first bytes say that the file is compressed with gzip.
+        stream: the bytes to decode, after unzipping.
     """
 
     def __init__(self, path: Path):
@@ -38,24 +38,24 @@ class OpenedFile(io.RawIOBase):
         self.refused: OSError | None = None
         self.size = os.fstat(self._file.fileno()).st_size
         self.zipped = False
-        self.stream: io.BufferedIOBase = io.BufferedReader(self)
+        self.stream: io.BufferedReader | gzip.GzipFile = io.BufferedReader(self)
 
     def unzip(self) -> None:
-        """Look at the first bytes, and unzip the stream where they tell that it is zipped."""
+        """Unzip the stream if the first bytes say that it is zipped."""
         self.zipped = self.stream.peek(2)[:2] == b"\x1f\x8b"
         if self.zipped:
             self.stream = gzip.GzipFile(fileobj=self.stream)
 
     def check(self) -> None:
-        """Read a zipped file to its end, where its checksum is: damaged bytes can unzip to other values.
+        """Read a zipped file to the checksum at the end, because damaged bytes may unzip to wrong values.
 
         Raises:
-            OSError, EOFError: the file is damaged.
+            OSError, EOFError: If the file is damaged.
         """
         while self.zipped and self.stream.read(2**20):
             pass
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer) -> int | None:
         try:
             return self._file.readinto(buffer)
         except OSError as error:
@@ -79,17 +79,18 @@ class OpenedFile(io.RawIOBase):
 
 @contextmanager
 def open_fits(path: Path, **options) -> Iterator[tuple[fits.HDUList, OpenedFile]]:
-    """The HDUs of a FITS file, and the file.
+    """Open a FITS file and give the HDUs and the `OpenedFile`.
 
-    astropy's warnings of nonstandard keywords and truncated files are left out: what matters is checked.
+    astropy's warnings of nonstandard keywords and truncated files are silenced, because the callers check what
+    matters.
 
     Args:
         path: the file.
-        options: of `astropy.io.fits.open`.
+        options: passed to `astropy.io.fits.open`.
 
     Raises:
-        Unreachable: the file cannot be read here and now, whatever astropy says of it.
-        Exception: whatever astropy raises for a damaged file.
+        Unreachable: If the file cannot be read here and now, whatever error astropy made of that.
+        Exception: Any error that astropy raises for a damaged file.
     """
     opened = None
     try:
@@ -102,17 +103,19 @@ def open_fits(path: Path, **options) -> Iterator[tuple[fits.HDUList, OpenedFile]
     except MemoryError as error:
         raise unreachable(path, error) from error
     except Exception as error:
-        if opened is not None and opened.refused is None:
+        if opened is None:
+            raise unreachable(path, error) from error
+        if opened.refused is None:
             raise
-        raise unreachable(path, error if opened is None else opened.refused) from error
-    if opened.refused is not None:  # and no decoder minded
+        raise unreachable(path, opened.refused) from error
+    if opened.refused is not None:  # although the decoder raised nothing
         raise unreachable(path, opened.refused)
 
 
 def unreachable(path: Path, error: Exception) -> Unreachable:
-    """What to raise when the system does not let `path` be read."""
+    """Return the error to raise if the system does not let `path` be read."""
     reason = "not enough memory" if isinstance(error, MemoryError) else getattr(error, "strerror", None) or error
     return Unreachable(
-        f"{path} cannot be read on {socket.gethostname()} ({reason}); see that the storage is there, that all workers "
-        "see it under this path and may read it, and run the same command again"
+        f"{path} cannot be read on {socket.gethostname()} ({reason}). Check that the storage is mounted and that all "
+        "workers may read it under this path, then run the same command again"
     )

@@ -1,8 +1,8 @@
-"""Which steps a region has, and the segments that compute them: planned from what its files' headers say.
+"""Plans the steps of a region, and the segments that compute them, from the headers of the region's files.
 
-Sliding windows begin at whole multiples of the cadence in TAI and lie between the first frame and the last: nothing is
-extrapolated. Cubes keep their own times, as far as those are a cadence apart. A timeline begins and ends with a window
-that has enough frames; in between, a step without is NaN.
+Sliding windows begin at whole multiples of the cadence in TAI and lie between the first and the last frame: nothing is
+extrapolated. Cubes keep their own times, if these are whole cadences apart. A timeline begins and ends with a window
+that has enough frames; in between, a step without enough frames is NaN.
 """
 
 from collections import Counter
@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from dataset_builder.fits.calibration import longitude_changes
-from dataset_builder.fits.observations import CUBE, IMAGE, Frame, Observations
+from dataset_builder.fits.headers import CUBE, IMAGE
+from dataset_builder.fits.observations import Frame, Observations
 from dataset_builder.fits.reduction import MOST_MISSING, ReducedSegment, Segment
 from dataset_builder.fits.region_file import OBSERVABLES, RegionFile
 from dataset_builder.fits.times import CADENCES, HALF_WINDOW, SLOT_SECONDS, WINDOW_FRAMES, slot_time
@@ -20,14 +21,14 @@ from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
 from solared_hf.schema import CHANNELS, POWER_CHANNELS
 
-# A segment of sliding windows begins with 7 h of frames that the one before has read too: 12 % of 60 h. Cubes overlap
-# anyway, and each is 671 MB.
+# A segment of sliding windows begins with 7 h of frames that the segment before has read too: 12 % of 60 h. Cubes
+# overlap anyway, and each cube is 671 MB.
 _SEGMENT_SLOTS = 60 * 3600 // SLOT_SECONDS
 _CUBES_IN_SEGMENT = 10
-# If the nearest frame of flux or intensity cannot be decoded, the next may be.
+# If the nearest frame of flux or intensity cannot be decoded, the next nearest may be.
 _CANDIDATES = 3
 _MIDDLE = (WINDOW_FRAMES - 1) / 2
-# Degrees between where patches lie by their headers and by region.json: about a tile.
+# Largest distance in degrees, about a tile, between where a header and region.json put a patch.
 _LARGEST_OFFSET = 3.0
 
 
@@ -38,7 +39,7 @@ class ReductionSettings:
     Args:
         cadence: one of `CADENCES`.
         correction: one of `reduction.CORRECTIONS`.
-        patch_pixels, degrees_per_pixel: of the patch that is cut out of images of the Sun.
+        patch_pixels, degrees_per_pixel: size and scale of the patch that is cut out of images of the Sun.
     """
 
     cadence: str = "1h"
@@ -54,14 +55,14 @@ class ReductionSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """A region's steps.
+    """The steps of a region.
 
     Args:
-        region: what `region.json` says, or None.
-        observations: by observable.
+        region: the content of `region.json`, or None.
+        observations: observations by observable.
         starts: (steps,) slot of the first frame of each step's window.
-        segments: what computes them, in order.
-        settings: as they were given.
+        segments: the segments that compute the steps, in order.
+        settings: how the region is reduced.
     """
 
     region: RegionFile | None
@@ -72,16 +73,17 @@ class Plan:
 
 
 def plan_region(region: RegionFile | None, observations: dict[str, Observations], settings: ReductionSettings) -> Plan:
-    """Plan a region.
+    """Plan the steps of a region and the segments that compute them.
 
     Args:
-        region: what its `region.json` says, or None where there is none.
-        observations: by observable, each of `region_file.OBSERVABLES`.
-        settings: how it is to be reduced.
+        region: the content of `region.json`, or None if the file does not exist.
+        observations: observations of each of `region_file.OBSERVABLES`.
+        settings: how to reduce the region.
 
     Raises:
-        SolaredError: there are too few frames for a single step, images of the Sun without a `region.json`, or
-            patches that lie elsewhere than it says, or in another map than those of another observable.
+        SolaredError: If there are too few frames for a single step, images of the Sun without a `region.json`, or
+            patches that lie elsewhere than `region.json` says or in another map than the patches of another
+            observable.
     """
     _check_patches(region, observations)
     velocity = observations["dopplergram"]
@@ -90,7 +92,7 @@ def plan_region(region: RegionFile | None, observations: dict[str, Observations]
         observations = {**observations, "dopplergram": velocity}
     if region is None and any(observed.form == IMAGE for observed in observations.values()):
         raise SolaredError(
-            "there are images of the Sun and no region.json that says where the region is; write one with "
+            "there are images of the Sun, but no region.json that says where the region is. Write region.json with "
             "ar_number, carrington_longitude and latitude in degrees, and t0_tai"
         )
     slots = np.fromiter(velocity.frames, dtype=np.int64)
@@ -99,7 +101,7 @@ def plan_region(region: RegionFile | None, observations: dict[str, Observations]
     if not len(enough):
         raise SolaredError(
             f"no window of {WINDOW_FRAMES} frames has at most {MOST_MISSING} missing ({len(slots)} usable "
-            "dopplergrams); add observations until there are some 8 h without a long gap"
+            "dopplergrams). Add observations until there are some 8 h without a long gap"
         )
     steps = slice(enough[0], enough[-1] + 1)
     starts, missing = starts[steps], missing[steps]
@@ -116,7 +118,7 @@ def _check_patches(region: RegionFile | None, observations: dict[str, Observatio
     if len(maps) > 1:
         found = ", ".join(f"{observable} in {axes}" for axes, observable in maps.items())
         raise SolaredError(
-            f"the patches are in different maps ({found}), so that their tiles differ; track them alike"
+            f"the patches are in different maps ({found}), so their tiles differ. Track them all in the same map"
         )
     if region is None:
         return
@@ -126,21 +128,21 @@ def _check_patches(region: RegionFile | None, observations: dict[str, Observatio
             if frame.file.centre is None:
                 continue
             longitude, latitude = frame.file.centre
-            time = slot_time(frame.file.slots.start) + (HALF_WINDOW if observed.form == CUBE else 0)
+            time = slot_time(frame.file.slots.start) + (HALF_WINDOW if observed.form == CUBE else np.timedelta64(0))
             expected = trajectory.longitude(time)
             east_west = ((longitude - expected + 180) % 360 - 180) * np.cos(np.radians(latitude))
             if np.hypot(east_west, latitude - trajectory.latitude) > _LARGEST_OFFSET:
                 raise SolaredError(
                     f"{observable}/{frame.file.path.name} shows Carrington longitude {longitude:.1f} and latitude "
-                    f"{latitude:.1f}, where region.json puts the region at {expected:.1f} and "
-                    f"{trajectory.latitude:.1f}; correct region.json, or put the patches of this region there"
+                    f"{latitude:.1f}, but region.json puts the region at {expected:.1f} and "
+                    f"{trajectory.latitude:.1f}. Correct region.json, or put the patches of this region there"
                 )
 
 
 def _window_starts(
     velocity: Observations, slots: np.ndarray, settings: ReductionSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Starts of the windows between the first and the last frame, and how many frames each misses."""
+    """Return the starts of the windows between the first and the last frame, and how many frames each lacks."""
     first, last, cadence = slots[0], slots[-1], settings.cadence_slots
     starts = np.arange(-(-first // cadence) * cadence, last - WINDOW_FRAMES + 2, cadence)
     seen = np.searchsorted(slots, starts + WINDOW_FRAMES) - np.searchsorted(slots, starts)
@@ -148,14 +150,14 @@ def _window_starts(
 
 
 def _on_cadence(cubes: Observations, cadence: int) -> Observations:
-    """The cubes that begin a whole number of cadences apart, a slot more or less as a rounded MIDTIME may have it.
+    """Return the cubes that begin whole cadences apart, give or take a slot, because MIDTIME may be rounded.
 
-    The others, such as those between the hours, are set aside. The commonest phase is that of the steps.
+    Other cubes, such as those between the hours, are set aside. The steps have the commonest phase.
     """
     slots = np.array(sorted({*cubes.frames, *cubes.reasons}))
     phases = np.arange(cadence)
     offsets = (slots[:, np.newaxis] - phases + cadence // 2) % cadence - cadence // 2
-    # Those that are off by nothing count most.
+    # Cubes exactly on a phase break ties between phases.
     phase = phases[np.argmax((abs(offsets) <= 1).sum(axis=0) + (offsets == 0).mean(axis=0) / 2)]
     start_of = {slot: slot - offset for slot, offset in zip(slots.tolist(), offsets[:, phase].tolist(), strict=True)}
     kept = {slot: start for slot, start in start_of.items() if abs(slot - start) <= 1}
@@ -171,7 +173,7 @@ def _on_cadence(cubes: Observations, cadence: int) -> Observations:
 def _cube_starts(
     velocity: Observations, slots: np.ndarray, settings: ReductionSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Starts of the cubes, usable or not."""
+    """Return the starts of the cubes, usable or not, and how many frames each lacks: none or all."""
     starts = np.array(sorted({*velocity.frames, *velocity.reasons}))
     return starts, np.where(np.isin(starts, slots), 0, WINDOW_FRAMES)
 
@@ -188,7 +190,7 @@ def _segment(
     if velocity.form == CUBE:
         needed = [slot for slot in starts.tolist() if slot in velocity.frames]
     elif missing.min() <= MOST_MISSING:
-        # Those beyond the ends stand by for the interpolation of what is missing there.
+        # With frames beyond both ends, between which missing frames at the ends are interpolated.
         begin, stop = starts[0] - MOST_MISSING, starts[-1] + WINDOW_FRAMES + MOST_MISSING
         needed = slots[(slots >= begin) & (slots < stop)].tolist()
     else:
@@ -210,9 +212,9 @@ def _segment(
 def _nearest(
     observed: Observations, middles: np.ndarray, settings: ReductionSettings
 ) -> tuple[tuple[Frame, ...], ...]:
-    """For each step, the frames nearest its middle, the nearest first, none further than half a cadence."""
+    """Return the frames nearest each step's middle, the nearest first, none further than half a cadence."""
     frames = observed.frames
-    if observed.form == CUBE:  # of a cube, the frame in its middle
+    if observed.form == CUBE:  # the middle frame of a cube
         plane = int(_MIDDLE)
         frames = {slot + plane: Frame(frame.file, plane) for slot, frame in frames.items()}
     slots = np.fromiter(frames, dtype=np.int64)
@@ -228,21 +230,28 @@ def _nearest(
 
 
 def assemble(ar_number: int, plan: Plan, reduced: Sequence[ReducedSegment]) -> tuple[Timeline, dict]:
-    """The region's timeline from its segments' results, and what the manifest says of its frames.
+    """Return the region's timeline from the results of the segments, and the facts of processing for the manifest.
 
     Args:
         ar_number: number of the region.
-        plan: what was to be computed.
-        reduced: what its segments gave, in their order.
+        plan: the plan of the region.
+        reduced: the results of the plan's segments, in order.
 
-    The second is JSON: `window` and `settings`; `frames` by observable, how many were used, set aside for which
-    reason, and have what worth a remark, such as a bit of QUALITY; `interpolated_frames`, by step, how many of the
-    window were filled in, and `patched_frames`, in how many others some pixels were; `longitude_changes`, by
-    observable, see `calibration`; `unobserved`, each step whose power, flux or intensity is NaN everywhere, and why;
-    `unreadable`, why files could not be used after all, with how many and the first; and the NOAA facts.
+    Returns:
+        The timeline, and a dict that is valid JSON:
+
+        - `window` and `settings`;
+        - `frames`, by observable: how many were used, how many were set aside for which reason, and remarks, such as
+          how many have a bit of QUALITY set;
+        - `interpolated_frames`, by step: how many frames of the window were interpolated; `patched_frames`: in how
+          many other frames some pixels were interpolated;
+        - `longitude_changes`, by observable, see `calibration`;
+        - `unobserved`: each step whose power, flux or intensity is NaN everywhere, and why;
+        - `unreadable`: why files could not be read, how many, and the first of them;
+        - the NOAA facts.
 
     Raises:
-        SolaredError: no step has power.
+        SolaredError: If no step has power.
     """
     values = np.concatenate([segment.values for segment in reduced])
     missing = np.concatenate([segment.missing for segment in reduced])
@@ -251,7 +260,7 @@ def assemble(ar_number: int, plan: Plan, reduced: Sequence[ReducedSegment]) -> t
     for segment in reduced:
         for name, reason in segment.unreadable.items():
             unreadable.setdefault(reason, set()).add(name)
-    # Frames can turn out to be empty or damaged when they are read, at the ends too.
+    # Frames may turn out to be empty or damaged when they are read, also at the ends.
     enough = np.flatnonzero(missing <= MOST_MISSING)
     if not len(enough):
         reason = max(unreadable, key=lambda reason: len(unreadable[reason]), default="the frames hold no values")
@@ -294,7 +303,7 @@ def _by_step(counts: np.ndarray) -> dict[str, int]:
 
 
 def _longitude_changes(plan: Plan, first: int, last: int) -> dict[str, dict]:
-    """Where the longitudes in the headers change within the windows that start from slot `first` to `last`."""
+    """Return where the longitudes in the headers change, in the windows that start from slot `first` to `last`."""
     changes = {}
     for observable, observed in plan.observations.items():
         frames = {slot: frame for slot, frame in observed.frames.items() if first <= slot < last + WINDOW_FRAMES}
@@ -304,7 +313,7 @@ def _longitude_changes(plan: Plan, first: int, last: int) -> dict[str, dict]:
 
 
 def _reasons(plan: Plan, start: int, missing: int, values: np.ndarray, found: dict[str, bool]) -> list[str]:
-    """Why power, flux or intensity of a step are NaN in every tile; none where each has a value."""
+    """Return why power, flux or intensity of a step is NaN in every tile; an empty list if each has a value."""
     reasons = []
     if missing > MOST_MISSING:
         velocity = plan.observations["dopplergram"]

@@ -1,24 +1,25 @@
-"""The keyword QUALITY of HMI's images: which frames are not to be used, and what is said of the others.
+"""The keyword QUALITY of HMI's images: which frames must not be used, and which bits the other frames have.
 
-The bits are those of level 1.5, the observables, as JSOC's QUALITY.txt of 24 May 2013 has them; the same bits of level
-1 mean other things. Near-real-time data carry bits that definitive data do not, such as 0x400: no list of cosmic rays.
+The bits are those of level 1.5, the observables, as listed in JSOC's QUALITY.txt of 24 May 2013; the same bits of
+level 1 mean other things. Near-real-time data carry bits that definitive data do not, such as 0x400: no list of cosmic
+rays.
 """
 
 from numbers import Integral, Real
 
-# What a frame is set aside for.
+# The bits for which a frame is set aside.
 _REJECTED = {0x80000000: "no image", 0x200: "eclipse", 0x20: "poor quality"}
 _BITS = 32
 
 
 def quality_word(quality: int | float | str) -> int:
-    """A QUALITY as the 32 bits that it stands for, 0 to 2^32 - 1.
+    """Return the 32 bits of a QUALITY as a number, 0 to 2^32 - 1.
 
-    FITS files hold it as a signed number, JSOC tells it as text. JSOC's `MISSING` is the number -2^31, so that it has
-    the highest bit, which says that there is no image.
+    FITS files store QUALITY as a signed number, JSOC sends it as text. JSOC's `MISSING` is the number -2^31, which has
+    the highest bit set: no image.
 
     Raises:
-        ValueError: It is no number of 32 bits, such as NaN.
+        ValueError: If QUALITY is not a number of 32 bits, such as NaN.
 
     >>> quality_word(-2147483648) == quality_word("0x80000000") == quality_word("MISSING") == 2**31
     True
@@ -31,14 +32,14 @@ def quality_word(quality: int | float | str) -> int:
     elif isinstance(quality, Integral | Real) and not isinstance(quality, bool) and quality == quality // 1:
         number = int(quality)
     else:
-        raise ValueError(f"{quality!r} is no whole number")
+        raise ValueError(f"{quality!r} is not a whole number")
     if not -(2 ** (_BITS - 1)) <= number < 2**_BITS:
         raise ValueError(f"{quality!r} has more than {_BITS} bits")
     return number % 2**_BITS
 
 
 def why_bad(word: int) -> str | None:
-    """Why an image with these bits is not used, or None if it is used.
+    """Return why an image with these bits must not be used, or None if it may be used.
 
     >>> why_bad(0x220), why_bad(0x400)
     ('eclipse, poor quality', None)
@@ -47,10 +48,10 @@ def why_bad(word: int) -> str | None:
 
 
 def is_bad(quality: int | float | str) -> bool:
-    """Whether a QUALITY says that there is no image, or none that is to be used: an eclipse, or poor quality.
+    """Return True if QUALITY says that there is no image, or that the image shows an eclipse or is of poor quality.
 
     Raises:
-        ValueError: It is no number of 32 bits.
+        ValueError: If QUALITY is not a number of 32 bits.
 
     >>> is_bad(-2147483648), is_bad("0x80000400"), is_bad(0x200), is_bad("1024"), is_bad(0)
     (True, True, True, False, False)
@@ -59,7 +60,7 @@ def is_bad(quality: int | float | str) -> bool:
 
 
 def bits_of(word: int) -> list[str]:
-    """The bits that are set, each as a number.
+    """Return the bits that are set, each as a hexadecimal number.
 
     >>> bits_of(0x10400)
     ['0x400', '0x10000']

@@ -1,16 +1,17 @@
-"""The layout of a folder of raw observations, and the file that says where a region is.
+"""The layout of a folder of raw observations, and `region.json`, which says where a region is.
 
-    RAW/AR<number>/region.json       where the region is, and what NOAA says of it
+    RAW/AR<number>/region.json       position of the region, and NOAA facts
     RAW/AR<number>/dopplergram/      velocity, m/s
     RAW/AR<number>/magnetogram/      line-of-sight field, G
     RAW/AR<number>/continuum/        continuum intensity, HMI DN
 
-The folders hold FITS files of any name; times, order and quality come from their headers.
+The folders hold FITS files of any name; times, order and quality are read from their headers.
 """
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +27,12 @@ REGION_FILE_NAME = "region.json"
 
 @dataclass(frozen=True)
 class RegionFile:
-    """What `region.json` says.
+    """The content of `region.json`.
 
     Args:
         ar_number: NOAA active region number.
         trajectory: where the centre of the patch is at any time.
-        noaa: the NOAA facts of the dataset's catalog, by column (see `schema.catalog_features`), as far as known;
+        noaa: known NOAA facts of the dataset's catalog, by column (see `schema.catalog_features`);
             `noaa_emergence_time` is ISO 8601, UTC.
     """
 
@@ -44,11 +45,11 @@ def write_region_file(folder: Path | str, region: RegionFile) -> None:
     """Write `region.json` into the region's folder.
 
     Args:
-        folder: of the region, `AR<number>`; made if it is not there.
-        region: what the file shall say.
+        folder: the region's folder, `AR<number>`; created if missing.
+        region: what to write.
 
     Raises:
-        SolaredError: the folder cannot be written.
+        SolaredError: If the folder cannot be written.
     """
     content = {
         "ar_number": region.ar_number,
@@ -61,10 +62,10 @@ def write_region_file(folder: Path | str, region: RegionFile) -> None:
 
 
 def read_region_file(folder: Path | str) -> RegionFile | None:
-    """What `region.json` in the region's folder says, or None where there is none.
+    """Return the content of `region.json` in the region's folder, or None if the file does not exist.
 
     Raises:
-        SolaredError: the file cannot be read or says something else.
+        SolaredError: If the file cannot be read, or its content is wrong.
     """
     path = Path(folder) / REGION_FILE_NAME
     try:
@@ -84,25 +85,27 @@ def read_region_file(folder: Path | str) -> RegionFile | None:
             _check_fact(name, value)
     except FileNotFoundError as error:
         if path.is_symlink():
-            raise SolaredError(f"{path} is a link to what is not there; mount its storage, or remove it.") from error
+            raise SolaredError(
+                f"{path} is a broken link. Mount the storage it points to, or remove the link."
+            ) from error
         return None
     except OSError as error:
         raise SolaredError(
-            f"{path} cannot be read ({error.strerror or error}); see that its storage is there and may be read."
+            f"{path} cannot be read ({error.strerror or error}). Check that the storage is mounted and may be read."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SolaredError(
-            f"{path} does not say where the region is ({error}); give it ar_number, carrington_longitude and latitude "
-            "in degrees, t0_tai in ISO 8601, and no more than NOAA facts by their names in the catalog."
+            f"{path} does not say where the region is ({error}). Give ar_number, carrington_longitude and latitude in "
+            "degrees, t0_tai in ISO 8601, and otherwise only NOAA facts, by their names in the catalog."
         ) from error
     return region
 
 
-def _check_fact(name: str, value: float | int | str) -> None:
-    """Refuse what the catalog could not hold; it is written last, after all that takes long.
+def _check_fact(name: str, value: Any) -> None:
+    """Refuse a value that the catalog cannot hold, because the catalog is written last, after hours of work.
 
     Raises:
-        ValueError: the value is none of its column.
+        ValueError: If the value does not fit the column.
     """
     column = NOAA_FACTS[name].pa_type
     if pa.types.is_timestamp(column):

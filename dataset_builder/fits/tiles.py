@@ -1,32 +1,32 @@
-"""From maps to tiles: means over a 9 x 9 grid, and the removal of the background that latitude leaves in them.
+"""From maps to tiles: means over a 9 x 9 grid, and removal of the background that depends on latitude.
 
-Pure functions of arrays; leading axes (bands, steps) pass through. Row 0 is south and column 0 east, as in FITS.
+Pure functions of arrays; leading axes (bands, steps) are kept. Row 0 is south and column 0 is east, as in FITS.
 """
 
 import numpy as np
 
 from solared_hf.schema import KEPT_TILES, NUM_PATCH_TILES, PATCH_COLUMNS, PATCH_ROWS
 
-# How much of each row's background is that of the northern row; the rest is that of the southern one. As published:
-# not i/8, though close to it.
+# The share of the northern row in the background of each row; the southern row has the rest. As published, and not
+# exactly i/8.
 _NORTHERN_SHARE = np.array([0, 2, 4, 6, 9, 12, 14, 16, 18]) / 18
 
 
 def tile_means(maps: np.ndarray, minimum_valid_fraction: float = 0.5) -> np.ndarray:
-    """Mean of each tile over its pixels that are not NaN (arXiv 2402.08890).
+    """Return the mean of each tile over the pixels that are not NaN (arXiv 2402.08890).
 
-    The patch is cut from its south-east corner into tiles of `size // 9` pixels a side; what is left over in the north
-    and west is not used: 8 of 512 pixels, as published. Take the absolute value of a magnetogram before, not after.
+    The patch is cut from the south-east corner into tiles of `size // 9` pixels a side. What is left over in the north
+    and west is not used: 8 of 512 pixels, as published. Take the absolute value of a magnetogram before the mean.
 
     Args:
         maps: (..., rows, columns), any unit, at least 9 pixels a side.
-        minimum_valid_fraction: a tile with a smaller share of valid pixels is NaN.
+        minimum_valid_fraction: a tile with a smaller fraction of valid pixels is NaN.
 
     Returns:
         (..., 81) float64, row by row from the south-east.
 
     Raises:
-        ValueError: the maps are smaller than the grid, or the fraction is not between 0 and 1.
+        ValueError: If the maps are smaller than the grid, or the fraction is not between 0 and 1.
 
     >>> tile_means(np.arange(81.0).reshape(9, 9))[:3]
     array([0., 1., 2.])
@@ -34,7 +34,7 @@ def tile_means(maps: np.ndarray, minimum_valid_fraction: float = 0.5) -> np.ndar
     maps = np.asarray(maps)
     if maps.ndim < 2 or maps.shape[-2] < PATCH_ROWS or maps.shape[-1] < PATCH_COLUMNS:
         raise ValueError(
-            f"Maps of shape {maps.shape} cannot be cut into {PATCH_ROWS} x {PATCH_COLUMNS} tiles; give patches of at "
+            f"Maps of shape {maps.shape} cannot be cut into {PATCH_ROWS} x {PATCH_COLUMNS} tiles. Give patches of at "
             "least 9 pixels a side."
         )
     if not 0 < minimum_valid_fraction <= 1:
@@ -51,10 +51,10 @@ def tile_means(maps: np.ndarray, minimum_valid_fraction: float = 0.5) -> np.ndar
 
 
 def remove_latitude_background(tiles: np.ndarray) -> np.ndarray:
-    """Take away, column by column, the background between the southern and the northern row.
+    """Subtract from each column the background between the southern and the northern row.
 
     `y_ij = x_ij - (1 - w_i) x_0j - w_i x_8j` with w = (0, 2, 4, 6, 9, 12, 14, 16, 18)/18 (the published processing,
-    arXiv 2402.08890). Rows 0 and 8 become exactly 0; a column whose row 0 or 8 is NaN becomes NaN.
+    arXiv 2402.08890). Rows 0 and 8 become exactly 0. A column whose row 0 or 8 is NaN becomes NaN.
 
     Args:
         tiles: (..., 81), any unit.
@@ -63,7 +63,7 @@ def remove_latitude_background(tiles: np.ndarray) -> np.ndarray:
         (..., 81) float64, the same unit.
 
     Raises:
-        ValueError: the last axis is not 81 long.
+        ValueError: If the last axis does not have length 81.
 
     >>> rows = np.repeat(np.arange(9.0), 9)  # grows from south to north
     >>> remove_latitude_background(10 * rows).reshape(9, 9)[:, 0].round(1)
@@ -76,10 +76,10 @@ def remove_latitude_background(tiles: np.ndarray) -> np.ndarray:
 
 
 def keep_tiles(tiles: np.ndarray) -> np.ndarray:
-    """The 63 tiles of rows 1 to 7, (..., 81) -> (..., 63); rows 0 and 8 carry the background alone.
+    """Return the 63 tiles of rows 1 to 7, (..., 81) -> (..., 63); rows 0 and 8 hold only background.
 
     Raises:
-        ValueError: the last axis is not 81 long.
+        ValueError: If the last axis does not have length 81.
 
     >>> keep_tiles(np.arange(81.0))[[0, -1]]
     array([ 9., 71.])

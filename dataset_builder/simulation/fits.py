@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from dataset_builder.fits.acoustic_power import CADENCE_S
+from dataset_builder.fits.band_transform import CADENCE_S
 from dataset_builder.fits.region_file import OBSERVABLES, RegionFile, write_region_file
 from dataset_builder.fits.times import WINDOW_FRAMES, format_time
 from dataset_builder.simulation.observations import (

@@ -30,7 +30,7 @@ import numpy as np
 import scipy.fft
 import scipy.special
 
-from dataset_builder.fits.acoustic_power import CADENCE_S
+from dataset_builder.fits.band_transform import CADENCE_S
 from dataset_builder.fits.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.fits.times import HALF_WINDOW, WINDOW_FRAMES
 from dataset_builder.fits.tracking import Trajectory

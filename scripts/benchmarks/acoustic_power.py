@@ -16,7 +16,7 @@ import torch
 from scipy.fft import rfft
 
 from dataset_builder.fits import WINDOW_FRAMES, SlidingBandPower, band_power
-from dataset_builder.fits.acoustic_power import CADENCE_S
+from dataset_builder.fits.band_transform import CADENCE_S
 
 BANDS = ((58, 86), (87, 115), (116, 144), (144, 172))
 SIDE = 512

@@ -48,8 +48,7 @@ def build(
             raise SolaredError(f"--{given[0]} has no effect on published files. Leave it out, or use --source fits.")
         opened = PublishedSource(input)
     else:
-        from dataset_builder.fits.plan import ReductionSettings
-        from dataset_builder.fits.source import FitsSource
+        from dataset_builder.fits import FitsSource, ReductionSettings
 
         patience = {} if worker_timeout is None else {"worker_timeout_s": worker_timeout}
         opened = FitsSource(input, ReductionSettings(**settings), workers=workers, scheduler=scheduler, **patience)

@@ -14,7 +14,7 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def reference(cube: np.ndarray) -> np.ndarray:
-    """One pixel after the other: difference, Fourier sum, power, trapezoids."""
+    """Return the band power of a cube, computed pixel by pixel: difference, Fourier sum, power, trapezoids."""
     result = np.empty((4, *cube.shape[1:]))
     for row, column in np.ndindex(*cube.shape[1:]):
         power = power_of_bins(cube[:, row, column])
@@ -31,13 +31,13 @@ def power_of_bins(velocity: np.ndarray, cadence: float = CADENCE) -> np.ndarray:
 
 
 def references(stream: np.ndarray, step: int) -> np.ndarray:
-    """Every window of the stream on its own, (windows, 4, rows, columns)."""
+    """Return the power of every window of the stream, each computed alone, (windows, 4, rows, columns)."""
     starts = range(0, len(stream) - WINDOW_FRAMES + 1, step)
     return np.array([reference(stream[start : start + WINDOW_FRAMES]) for start in starts])
 
 
 def observations(frames: int, rows: int = 3, columns: int = 4, seed: int = 0) -> np.ndarray:
-    """Five-minute waves and granulation on top of rotation and the satellite's motion, m/s, float32."""
+    """Return five-minute waves and granulation on top of rotation and the satellite's motion, m/s, float32."""
     random = np.random.default_rng(seed)
     time = np.arange(frames)[:, None, None] * CADENCE
     waves = sum(
@@ -80,14 +80,14 @@ def test_every_window_of_a_stream_equals_the_reference(step, device):
 
 
 @pytest.mark.parametrize("step", [1, 16, 80, 250, 640, 700])
-def test_it_does_not_matter_how_a_stream_is_split(step):
+def test_how_a_stream_is_split_does_not_change_the_power(step):
     stream = observations(2400, rows=1, columns=3)
     whole = SlidingBandPower(step).push(stream)
     for counts in ([1, 638, 1, 1, 7, 80, 1672], [640] + 22 * [80], [16] * 150, [2399, 1]):
         assert_equal_power(push_in_parts(SlidingBandPower(step), stream, counts), whole)
 
 
-def test_a_push_gives_the_windows_that_it_completes():
+def test_a_push_returns_the_windows_that_it_completes():
     stream = observations(900, rows=1, columns=2)
     sliding = SlidingBandPower(50)
     parts = np.split(stream, np.cumsum([1, 638, 1, 49, 1, 170]))
@@ -117,7 +117,7 @@ def test_the_same_pushes_give_the_same_power_on_any_number_of_threads():
         assert_equal_power(windows, results[0][1])
 
 
-def test_more_pixels_than_are_worked_on_at_once():
+def test_more_pixels_than_one_chunk_holds():
     cube = observations(WINDOW_FRAMES + 160)
     wide = np.tile(cube, (1, 7, 100))[:, :20]
     expected = np.tile(references(cube, 80), (1, 1, 7, 100))[:, :, :20]
@@ -125,7 +125,7 @@ def test_more_pixels_than_are_worked_on_at_once():
     assert_equal_power(push_in_parts(SlidingBandPower(80), wide, [WINDOW_FRAMES, 80, 80]), expected)
 
 
-def test_many_steps_do_not_drift_even_where_the_oscillations_fade():
+def test_many_steps_do_not_drift_when_the_oscillations_fade():
     step, windows = 16, 130
     stream = observations(WINDOW_FRAMES + (windows - 1) * step, rows=1, columns=3)
     fading = np.geomspace(1, 0.1, len(stream))[:, None, None]
@@ -134,8 +134,8 @@ def test_many_steps_do_not_drift_even_where_the_oscillations_fade():
     assert_equal_power(power, references(stream, step))
 
 
-def test_a_wave_is_found_in_its_band_with_its_power():
-    """|F|^2 of the difference of A sin(2 pi f t) is (639 A sin(pi f dt))^2 at its own frequency."""
+def test_the_power_of_a_wave_lies_in_the_band_of_its_frequency():
+    """|F|^2 of the difference of A sin(2 pi f t) is (639 A sin(pi f dt))^2 at the frequency f."""
     power = band_power(wave_at_bin(100, amplitude=50.0) + 2000)[:, 0, 0]
     expected = CADENCE / WINDOW_FRAMES * (639 * 50.0 * np.sin(np.pi * 100 / 639)) ** 2
     assert power[1] == pytest.approx(expected, rel=1e-3)
@@ -146,14 +146,14 @@ def wave_at_bin(number: int, amplitude: float) -> np.ndarray:
     return (amplitude * np.sin(2 * np.pi * number / 639 * np.arange(WINDOW_FRAMES)))[:, None, None]
 
 
-def test_rotation_and_a_moving_satellite_leak_less_than_a_ten_thousandth():
+def test_rotation_and_satellite_motion_leak_less_than_a_ten_thousandth():
     time = np.arange(WINDOW_FRAMES)[:, None, None] * CADENCE
     phases = np.linspace(0, 2 * np.pi, 12).reshape(1, 3, 4)
     motion = 2000 + 3000 * np.sin(2 * np.pi * time / 86164 + phases)
     assert (band_power(motion) < 9e-5 * band_power(observations(WINDOW_FRAMES))).all()
 
 
-def test_exact_frequencies_give_each_bin_to_the_one_band_that_holds_it():
+def test_exact_frequencies_count_each_bin_in_exactly_one_band():
     cube = observations(WINDOW_FRAMES, rows=1, columns=1)
     power = power_of_bins(cube[:, 0, 0])
     exact = band_power(cube, exact_frequencies=True)[:, 0, 0]
@@ -165,8 +165,8 @@ def test_exact_frequencies_give_each_bin_to_the_one_band_that_holds_it():
     assert exact.sum() == pytest.approx(power[58:173].sum(), rel=1e-5)
 
 
-def test_a_wave_between_two_bands_is_only_whole_with_exact_frequencies():
-    """At 3 and 4 mHz the published bands have half the power of their end bins, at 5 mHz they share one bin."""
+def test_a_wave_at_a_band_edge_has_its_full_power_only_with_exact_frequencies():
+    """At 3 and 4 mHz the published bands count half the power of their end bins; at 5 mHz two bands share a bin."""
     for number, published in ((86, [0.5, 0, 0, 0]), (87, [0, 0.5, 0, 0]), (144, [0, 0, 0.5, 0.5])):
         wave = wave_at_bin(number, amplitude=50.0)
         peak = power_of_bins(wave[:, 0, 0])[number]
@@ -201,7 +201,7 @@ def test_bands_follow_the_cadence():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("frame", [0, 638, 639, 640, 700, 799])
-def test_a_bad_pixel_is_nan_for_exactly_the_windows_that_hold_its_frame(frame, bad):
+def test_a_bad_pixel_is_nan_in_exactly_the_windows_that_contain_its_frame(frame, bad):
     stream = observations(WINDOW_FRAMES + 8 * 100, rows=2)
     expected = references(stream, 100)
     stream[frame, 1, 2] = bad
@@ -223,8 +223,8 @@ def test_a_bad_pixel_is_nan_for_exactly_the_windows_that_hold_its_frame(frame, b
 
 @pytest.mark.parametrize("step", [16, 80, 300])
 @pytest.mark.parametrize("size", [7, 80, 1000])
-def test_repeated_values_stand_for_what_is_missing_at_an_end_of_a_window(step, size):
-    """A pixel that is not seen from frame 700 to 900, in windows of which that is one end."""
+def test_missing_frames_at_an_end_of_a_window_count_as_the_repeated_last_value(step, size):
+    """One pixel is missing from frame 700 to 900, in windows that begin or end there."""
     stream = 200 * np.random.default_rng(5).standard_normal((1700, 3, 3), dtype=np.float32)
     gone, back = stream.copy(), stream.copy()
     gone[700:, 1, 2], back[:900, 1, 2] = stream[699, 1, 2], stream[900, 1, 2]
@@ -234,7 +234,7 @@ def test_repeated_values_stand_for_what_is_missing_at_an_end_of_a_window(step, s
     power = np.concatenate([sliding.push(stream[first : first + size]) for first in range(0, len(stream), size)])
     for window, maps in enumerate(power):
         frames = slice(window * step, window * step + WINDOW_FRAMES)
-        if 900 - WINDOW_FRAMES <= frames.start < 700:  # both ends: nobody asks for these
+        if 900 - WINDOW_FRAMES <= frames.start < 700:  # missing in the middle: the result is not defined
             continue
         expected = band_power((gone if frames.start < 700 else back)[frames])
         expected[:, 0, 0] = 0
@@ -244,8 +244,8 @@ def test_repeated_values_stand_for_what_is_missing_at_an_end_of_a_window(step, s
 
 @pytest.mark.parametrize("step", [16, 80])
 @pytest.mark.parametrize("size", [7, 80, 300, 3000])
-def test_a_window_does_not_depend_on_what_was_pushed_before_it(step, size):
-    """A number that stands for nothing would leave its rounding in the sums, for as long as 40 windows."""
+def test_a_window_does_not_depend_on_values_pushed_before_it(step, size):
+    """The rounding of an absurdly large value would stay in the sums for up to 40 windows."""
     stream = observations(1600, rows=2)
     spoilt = stream.copy()
     spoilt[100, 0, 0], spoilt[101:103, 0, 1], spoilt[130, 1, 1], spoilt[140, 1, 0] = 1e20, -1e30, -2e9, np.nan
@@ -261,7 +261,7 @@ def test_a_window_does_not_depend_on_what_was_pushed_before_it(step, size):
     assert clean.all()
 
 
-def test_pixels_without_data_stay_nan_beside_others():
+def test_pixels_without_data_stay_nan_and_leave_other_pixels_alone():
     stream = observations(WINDOW_FRAMES + 300)
     expected = references(stream, 50)
     stream[:, 0, 0] = np.nan
@@ -270,7 +270,7 @@ def test_pixels_without_data_stay_nan_beside_others():
     assert_equal_power(power[..., 1:, 1:], expected[..., 1:, 1:])
 
 
-def test_frames_of_other_types_and_layouts_are_taken(recwarn):
+def test_frames_of_other_types_and_layouts_are_accepted(recwarn):
     cube = observations(WINDOW_FRAMES + 1).round()
     read_only = cube.copy()
     read_only.flags.writeable = False
@@ -293,7 +293,7 @@ def test_frames_may_be_overwritten_after_a_push():
     assert_equal_power(np.concatenate(results), references(stream, 80))
 
 
-def test_wrong_shapes_and_steps_are_refused():
+def test_wrong_shapes_and_steps_raise():
     with pytest.raises(ValueError, match=r"shape \(640, rows, columns\), but got \(639, 2, 2\)"):
         band_power(np.zeros((639, 2, 2)))
     with pytest.raises(ValueError, match=r"got \(640,\)"):
@@ -304,5 +304,5 @@ def test_wrong_shapes_and_steps_are_refused():
         sliding.push(np.zeros((5, 3, 2)))
     with pytest.raises(ValueError, match="one or more frames"):
         sliding.push(np.zeros((0, 2, 2)))
-    with pytest.raises(ValueError, match="one or more frames, not 0"):
+    with pytest.raises(ValueError, match="step=0 must be at least 1 frame"):
         SlidingBandPower(0)

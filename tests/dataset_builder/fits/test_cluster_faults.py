@@ -1,4 +1,4 @@
-"""Nothing that befalls workers or their scheduler makes a build wait for ever, and what is finished is kept."""
+"""No fault of workers or of their scheduler makes a build wait for ever, and finished regions are kept."""
 
 import os
 import signal
@@ -23,13 +23,13 @@ from dataset_builder.simulation import write_observations
 from solared_hf import SolaredError
 from tests.processes import kill
 
-# The second region is not finished before the test says so.
+# The second region is not finished before the test opens the gate.
 FIRST, SECOND = 90001, 90007
 
 # A healthy scheduler of a busy machine may be silent for some seconds.
 BUSY_S = 15
 
-# Run by workers first: the second region waits at the gate.
+# Workers run this first: the second region waits at the gate.
 GATED = """
 import os, time
 from dataset_builder.fits import source as fits_source
@@ -56,7 +56,7 @@ if __name__ == "__main__":
         sys.stdin.readline()
 """
 
-# What every process of Python runs first. Those that Dask starts do as the file `fault` says, as long as there is one.
+# Every Python process runs this first. Processes that Dask starts obey the file `fault`, as long as it exists.
 SITE_CUSTOMIZE = """
 import os, sys, time
 fault = os.path.join(os.path.dirname(__file__), "fault")
@@ -91,7 +91,7 @@ def preload(tmp_path) -> Path:
 
 @pytest.fixture
 def gate(preload, tmp_path) -> Iterator[Path]:
-    """A file that has to be there before workers of this process go on with the second region."""
+    """Give the path of a file for which the workers wait before they compute the second region."""
     with dask.config.set({"distributed.worker.preload": [str(preload)]}):
         yield tmp_path / "gate"
         (tmp_path / "gate").touch()
@@ -104,23 +104,23 @@ def wait_until(condition: Callable[[], bool], build: Future | None = None) -> No
 
 
 def worker_processes() -> set[psutil.Process]:
-    """The processes that Dask started from this one."""
+    """Return the processes that Dask started from this process."""
     found = set()
     for child in psutil.Process().children():
         try:
             if "--multiprocessing-fork" in child.cmdline():
                 found.add(child)
-        except psutil.Error:  # ended in this moment
+        except psutil.Error:  # the process has just ended
             continue
     return found
 
 
 def cut_connections(workers: set[psutil.Process]) -> int:
-    """Cut every connection of this process with these; how many there were."""
+    """Cut every connection of this process with the workers, and return how many there were."""
     theirs = {link.laddr for worker in workers for link in worker.net_connections("tcp")}
     count = 0
     for link in psutil.Process().net_connections("tcp"):
-        # The connection may end meanwhile, and its number become that of another one.
+        # The connection may end meanwhile, and another connection may get its number.
         with suppress(OSError), socket.socket(fileno=os.dup(link.fd)) as connection:
             if connection.getpeername() in theirs:
                 connection.shutdown(socket.SHUT_RDWR)
@@ -129,7 +129,7 @@ def cut_connections(workers: set[psutil.Process]) -> int:
 
 
 def in_thread(function: Callable, *arguments) -> Future:
-    """What a function gives in a thread that keeps no process from ending."""
+    """Run a function in a daemon thread and return the future of the result."""
     future = Future()
 
     def work():
@@ -144,7 +144,7 @@ def in_thread(function: Callable, *arguments) -> Future:
 
 @contextmanager
 def building(raw: Path, output: Path, **options) -> Iterator[tuple[Future, set[psutil.Process]]]:
-    """A build in a thread, of which the first region is finished, and its worker processes."""
+    """Give a build in a thread, after the first region is finished, and its worker processes."""
     others = worker_processes()
     build = in_thread(build_dataset, FitsSource(raw, **options), output)
     wait_until(lambda: list(output.rglob("*.parquet")), build)
@@ -153,7 +153,7 @@ def building(raw: Path, output: Path, **options) -> Iterator[tuple[Future, set[p
 
 @contextmanager
 def scheduler_process(preload: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Address and process of a scheduler that is somebody else's and has one worker."""
+    """Give the address and the process of an independent scheduler with one worker."""
     command = [sys.executable, "-c", SCHEDULER, str(preload)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -164,7 +164,7 @@ def scheduler_process(preload: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 
 @pytest.fixture
 def fault(tmp_path, monkeypatch) -> Path:
-    """A file that keeps processes of Dask from starting while it is there: they hang, or end if it says "exit"."""
+    """Return the path of a file that, while it exists, makes new Dask processes hang, or end if it says "exit"."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
@@ -176,7 +176,7 @@ def fault(tmp_path, monkeypatch) -> Path:
 def test_lost_workers_of_this_machine_are_replaced(
     raw, healthy, gate, tmp_path, assert_same_dataset, monkeypatch, count, blow
 ):
-    monkeypatch.setattr(clusters, "_LOOKS_STOPPED", 2)
+    monkeypatch.setattr(clusters, "_CHECKS_STOPPED", 2)
     with building(raw, tmp_path / "out", workers=count) as (build, workers):
         assert len(workers) == count
         if blow is cut_connections:
@@ -190,10 +190,10 @@ def test_lost_workers_of_this_machine_are_replaced(
     assert_same_dataset(tmp_path / "out", healthy)
 
 
-def test_a_worker_that_its_nanny_could_not_start_again(
+def test_a_worker_that_its_nanny_cannot_restart_is_replaced(
     raw, healthy, gate, tmp_path, assert_same_dataset, monkeypatch, fault
 ):
-    monkeypatch.setattr(clusters, "_LOOKS_TO_START_AGAIN", 2)
+    monkeypatch.setattr(clusters, "_CHECKS_TO_START_AGAIN", 2)
     with building(raw, tmp_path / "out", workers=1) as (build, workers):
         others = worker_processes() - workers
         fault.write_text("exit")
@@ -207,40 +207,40 @@ def test_a_worker_that_its_nanny_could_not_start_again(
     assert_same_dataset(tmp_path / "out", healthy)
 
 
-def test_workers_of_this_machine_that_never_come_back(raw, gate, tmp_path, shards, monkeypatch, fault):
+def test_a_build_ends_if_workers_of_this_machine_never_come_back(raw, gate, tmp_path, shards, monkeypatch, fault):
     monkeypatch.setattr(clusters, "_SECONDS_TO_CLOSE", 1)
     with building(raw, tmp_path / "out", workers=1, worker_timeout_s=BUSY_S) as (build, workers):
         others = worker_processes() - workers
         fault.touch()
         for worker in workers:
             worker.kill()
-        with pytest.raises(SolaredError, match=r"are gone, and no new ones came within 15 s; .* Finished regions"):
+        with pytest.raises(SolaredError, match=r"are gone, and no new ones came within 15 s\. .* Finished regions"):
             build.result()
     assert [Path(name).stem for name in shards(tmp_path / "out")] == [f"AR{FIRST}"]
     wait_until(lambda: worker_processes() <= others)
 
 
-def test_processes_that_do_not_start(raw, tmp_path, monkeypatch, solared, fault):
+def test_a_build_ends_if_processes_do_not_start(raw, tmp_path, monkeypatch, solared, fault):
     monkeypatch.setattr(clusters, "_SECONDS_TO_START", 3)
     fault.touch()
     others = worker_processes()
     arguments = ("--source", "fits", "--input", raw, "--output", tmp_path / "out", "--workers", 2)
     code, _, errors = solared("build", *arguments)
     assert code == 2
-    assert "The processes of the build did not start within 3 s; run" in errors.splitlines()[-1]
+    assert "The processes of the build did not start within 3 s. Run" in errors.splitlines()[-1]
     wait_until(lambda: worker_processes() <= others)
 
 
-def test_a_scheduler_without_workers(raw, tmp_path, solared):
+def test_a_build_ends_if_a_scheduler_has_no_workers(raw, tmp_path, solared):
     with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
         arguments = ("--input", raw, "--output", tmp_path / "out", "--scheduler", empty.scheduler_address)
         code, _, errors = solared("build", "--source", "fits", *arguments, "--worker-timeout", 2)
     assert code == 2
     assert "waiting for workers, 2 s at most" in errors
-    assert f"{empty.scheduler_address} has had no worker for 2 s; start workers" in errors.splitlines()[-1]
+    assert f"{empty.scheduler_address} has had no worker for 2 s. Start workers" in errors.splitlines()[-1]
 
 
-def test_workers_that_come_late_are_waited_for(raw, healthy, tmp_path, assert_same_dataset):
+def test_a_build_waits_for_late_workers(raw, healthy, tmp_path, assert_same_dataset):
     with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as late:
         build = in_thread(build_dataset, FitsSource(raw, scheduler=late.scheduler_address), tmp_path / "out")
         wait_until(lambda: late.scheduler.unrunnable or late.scheduler.queued, build)
@@ -252,12 +252,12 @@ def test_workers_that_come_late_are_waited_for(raw, healthy, tmp_path, assert_sa
 @pytest.mark.parametrize(
     ("blow", "message"),
     [
-        ("workers", "has had no worker for 15 s; start workers"),
-        ("SIGKILL", r"The connection to the Dask scheduler at .* was lost; see"),
-        ("SIGSTOP", r"The Dask scheduler at .* has not answered for 15 s; see"),
+        ("workers", "has had no worker for 15 s. Start workers"),
+        ("SIGKILL", r"The connection to the Dask scheduler at .* was lost. Check"),
+        ("SIGSTOP", r"The Dask scheduler at .* has not answered for 15 s. Check"),
     ],
 )
-def test_a_scheduler_that_is_lost(
+def test_a_build_ends_if_the_scheduler_is_lost(
     raw, healthy, preload, tmp_path, assert_same_dataset, shards, cluster, blow, message
 ):
     output = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""What the environment does to a build is told and done again; only damage in the files is a fact of the data."""
+"""Faults of the environment are reported and the region is built again; only damaged files are facts of the data."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ from solared_hf import SolaredError
 GOOD, BAD = 90001, 90007
 HEADER_BYTES = 5760
 
-# Run in the worker first: reads of one region's pixels fail as the file FAULT says, while there is one.
+# The worker runs this first: while the file FAULT exists, reads of one region's pixels fail as it says.
 FAULTY = """
 import errno, io, os
 
@@ -48,7 +48,7 @@ def preload(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def build(preload) -> Callable:
-    """Builds a dataset in a worker whose reads can be made to fail."""
+    """Return a function that builds a dataset in a worker whose reads can be made to fail."""
     with LocalCluster(n_workers=1, dashboard_address=":0", preload=[str(preload)]) as cluster:
         yield lambda raw, output: build_dataset(FitsSource(raw, scheduler=cluster.scheduler_address), output)
 
@@ -69,19 +69,19 @@ def healthy(observations, build, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def raw(observations, tmp_path) -> Path:
-    """A copy of the observations, which tests spoil."""
+    """Return a copy of the observations that tests may damage."""
     shutil.copytree(observations, tmp_path / "raw")
     return tmp_path / "raw"
 
 
-def fails_and_is_done_again(
-    build: Callable, raw: Path, output: Path, message: str, mend: Callable, shards: Callable
+def fails_and_is_built_again(
+    build: Callable, raw: Path, output: Path, message: str, repair: Callable, shards: Callable
 ) -> None:
     with pytest.raises(SolaredError, match=rf"1 of 2 regions could not be built(.|\n)*{message}") as caught:
         build(raw, output)
     assert "download" not in str(caught.value)
     assert [Path(name).stem for name in shards(output)] == [f"AR{GOOD}"]
-    mend()
+    repair()
     report = build(raw, output)
     assert (report.written, report.kept) == (1, 1)
 
@@ -100,16 +100,16 @@ def test_reads_that_fail(build, preload, observations, healthy, tmp_path, tree, 
     file = preload.with_name("fault")
     file.write_text(fault)
     try:
-        message = rf"AR{BAD}.*fits cannot be read on .* \({message}\); see that the storage is there"
+        message = rf"AR{BAD}.*fits cannot be read on .* \({message}\). Check that the storage is mounted"
         output = tmp_path / "out"
-        fails_and_is_done_again(build, observations, output, message, lambda: file.unlink(missing_ok=True), shards)
+        fails_and_is_built_again(build, observations, output, message, lambda: file.unlink(missing_ok=True), shards)
     finally:
         file.unlink(missing_ok=True)
     assert tree(output) == tree(healthy)
 
 
-def test_a_device_that_gives_errors(build, raw, healthy, tmp_path, tree, shards):
-    """Linux answers EIO when a process's memory is read where there is none."""
+def test_input_output_errors_of_a_device(build, raw, healthy, tmp_path, tree, shards):
+    """Linux answers EIO if an unmapped address of a process's memory is read."""
     if not Path("/proc/self/mem").exists():
         pytest.skip("there is no /proc/self/mem here")
     path = sorted((raw / f"AR{BAD}" / "continuum").iterdir())[0]
@@ -117,12 +117,12 @@ def test_a_device_that_gives_errors(build, raw, healthy, tmp_path, tree, shards)
     path.unlink()
     path.symlink_to("/proc/self/mem")
 
-    def mend():
+    def repair():
         path.unlink()
         path.write_bytes(content)
 
     message = rf"{path.name} cannot be read on .* \(Input/output error\)"
-    fails_and_is_done_again(build, raw, tmp_path / "out", message, mend, shards)
+    fails_and_is_built_again(build, raw, tmp_path / "out", message, repair, shards)
     assert tree(tmp_path / "out") == tree(healthy)
 
 
@@ -131,26 +131,26 @@ def test_storage_that_is_not_mounted(build, raw, healthy, tmp_path, tree, shards
     region = raw / f"AR{BAD}"
     path, message = {
         "a file": (sorted((region / "dopplergram").iterdir())[0], "cannot be read on .*No such file or directory"),
-        "a folder": (region / "magnetogram", "magnetogram is a link to what is not there; mount its storage"),
+        "a folder": (region / "magnetogram", "magnetogram is a broken link. Mount the storage"),
         "a region": (region, rf"no usable FITS file in .*AR{BAD}/dopplergram"),
-        "region.json": (region / REGION_FILE_NAME, "region.json is a link to what is not there; mount its storage"),
+        "region.json": (region / REGION_FILE_NAME, "region.json is a broken link. Mount the storage"),
     }[what]
     storage = tmp_path / "storage"
     path.rename(storage)
     path.symlink_to(tmp_path / "mount")
-    fails_and_is_done_again(build, raw, tmp_path / "out", message, lambda: storage.rename(tmp_path / "mount"), shards)
+    fails_and_is_built_again(build, raw, tmp_path / "out", message, lambda: storage.rename(tmp_path / "mount"), shards)
     assert tree(tmp_path / "out") == tree(healthy)
 
 
-def test_a_damaged_file_is_data_until_it_is_replaced(build, raw, tmp_path, tree):
-    """The whole file has the same name, size and header, so that nothing but its pixels tells it from the damaged."""
+def test_a_damaged_file_is_built_again_until_it_is_replaced(build, raw, tmp_path, tree):
+    """The repaired file has the same name, size and header as the damaged file, and differs only in the pixels."""
     for path in sorted((raw / f"AR{BAD}" / "continuum").iterdir()):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     build(raw, tmp_path / "healthy")
     zipped = sorted((raw / f"AR{BAD}" / "continuum").iterdir())[0]
     content = zipped.read_bytes()
-    # The checksum, before the size at the end. Nothing else would tell.
+    # The gzip checksum, just before the size at the end, is the only sign of the damage.
     zipped.write_bytes(content[:-8] + bytes(4) + content[-4:])
     assert build(raw, tmp_path / "out").written == 2
     (facts,) = [

@@ -1,4 +1,4 @@
-"""What a build from FITS files survives: killed workers, a killed build, bad frames, a full disk."""
+"""A build from FITS files survives killed workers, being killed, bad frames and a full disk."""
 
 import json
 import os
@@ -27,7 +27,7 @@ COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "fits")
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """Three regions of two days, enough for a build to be interrupted."""
+    """Return observations of three regions over two days, long enough to interrupt a build."""
     folder = tmp_path_factory.mktemp("raw")
     write_observations(folder, REGIONS, steps=48)
     return folder
@@ -42,7 +42,7 @@ def uninterrupted(raw, cluster, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def twelve_steps(tmp_path_factory) -> Path:
-    """Folder of a region of twelve steps, with a file for each frame."""
+    """Return the folder of a region of twelve steps, with a file for each frame."""
     folder = tmp_path_factory.mktemp("frames")
     write_observations(folder, (90001,), steps=12, form="frames")
     return folder / "AR90001"
@@ -50,7 +50,7 @@ def twelve_steps(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def two_steps(twelve_steps, tmp_path) -> Path:
-    """The first two steps of them; tests spoil it."""
+    """Return a copy of the first two of the twelve steps; tests may damage it."""
     folder = tmp_path / "frames" / "AR90001"
     for observable, count in (("dopplergram", 720), ("magnetogram", 2), ("continuum", 2)):
         (folder / observable).mkdir(parents=True)
@@ -84,7 +84,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_a_killed_worker_costs_a_retry(raw, uninterrupted, cluster, tmp_path, assert_same_dataset):
+def test_the_work_of_a_killed_worker_is_repeated(raw, uninterrupted, cluster, tmp_path, assert_same_dataset):
     reports = []
     source = FitsSource(raw, scheduler=cluster)
     build = threading.Thread(target=lambda: reports.append(build_dataset(source, tmp_path / "out")), daemon=True)
@@ -99,7 +99,7 @@ def test_a_killed_worker_costs_a_retry(raw, uninterrupted, cluster, tmp_path, as
     assert_same_dataset(tmp_path / "out", uninterrupted)
 
 
-def test_a_killed_build_goes_on_with_what_is_left(raw, uninterrupted, cluster, tmp_path, assert_same_dataset, shards):
+def test_a_killed_build_resumes(raw, uninterrupted, cluster, tmp_path, assert_same_dataset, shards):
     output = tmp_path / "out"
     build = command(raw, output, "--workers", "1")
     wait_until(lambda: shards(output))
@@ -109,7 +109,7 @@ def test_a_killed_build_goes_on_with_what_is_left(raw, uninterrupted, cluster, t
     finished = len(shards(output))
     assert 0 < finished < len(REGIONS)
     assert workers
-    # Nobody is left who could still write, or eat the machine.
+    # No process is left that could still write or use the machine.
     wait_until(lambda: not any(running(pid) for pid in workers))
     rerun = command(raw, output, "--scheduler", cluster)
     printed, _ = finish(rerun)
@@ -118,7 +118,7 @@ def test_a_killed_build_goes_on_with_what_is_left(raw, uninterrupted, cluster, t
     assert_same_dataset(output, uninterrupted)
 
 
-def test_a_script_whose_statements_every_process_would_repeat_is_told_how_to_write_them(twelve_steps, tmp_path, tree):
+def test_a_script_without_a_main_guard_is_told_to_add_one(twelve_steps, tmp_path, tree):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
@@ -132,7 +132,7 @@ def test_a_script_whose_statements_every_process_would_repeat_is_told_how_to_wri
     assert tree(tmp_path / "out") == {}
 
 
-def test_a_second_build_on_one_output_refuses(raw, cluster, tmp_path):
+def test_a_second_build_of_the_same_output_raises(raw, cluster, tmp_path):
     output = tmp_path / "out"
     first = threading.Thread(target=build_dataset, args=(FitsSource(raw, scheduler=cluster), output), daemon=True)
     first.start()
@@ -143,8 +143,8 @@ def test_a_second_build_on_one_output_refuses(raw, cluster, tmp_path):
     assert (output / "README.md").is_file()
 
 
-def test_a_full_disk_stops_the_build_with_a_sentence(raw, cluster, tmp_path, tree):
-    """`ulimit -f` counts blocks of 1024 bytes; a shard of 48 steps has some 70 of them."""
+def test_a_full_disk_ends_the_build_with_an_error(raw, cluster, tmp_path, tree):
+    """`ulimit -f` counts blocks of 1024 bytes; a shard of 48 steps has some 70 blocks."""
     arguments = (*COMMAND, "--input", str(raw), "--output", str(tmp_path / "out"), "--scheduler", cluster)
     result = run(["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *arguments])
     assert result.returncode == 2
@@ -158,7 +158,7 @@ def manifest_of(dataset: Path) -> dict:
 
 
 def rewrite(path: Path, pixels: np.ndarray) -> None:
-    """Give a file other pixels, as floats."""
+    """Replace the pixels of a file, as floats."""
     header = fits.getheader(path)
     for keyword in ("BSCALE", "BZERO", "BLANK"):
         header.remove(keyword, ignore_missing=True)
@@ -166,7 +166,7 @@ def rewrite(path: Path, pixels: np.ndarray) -> None:
 
 
 def spoil(frames: Path) -> dict[str, int]:
-    """Do everything to the velocity frames that may befall them; how many are set aside, by reason."""
+    """Damage the velocity frames in every known way, and return how many are set aside, by reason."""
     files = sorted((frames / "dopplergram").iterdir())
     present = [path for path in files if fits.getheader(path)["QUALITY"] >= 0]
     bad = len(files) - len(present)
@@ -176,7 +176,7 @@ def spoil(frames: Path) -> dict[str, int]:
     gone.unlink()
     rewrite(empty, np.full((27, 27), np.nan))
     shutil.copy(again, again.with_name("copy.fits"))
-    # A frame whose clock is an hour off claims the time of another.
+    # A frame with a wrong time claims the time of another frame.
     with fits.open(early, mode="update", do_not_scale_image_data=True) as hdus:
         for keyword in ("T_REC", "T_OBS"):
             hdus[0].header[keyword] = fits.getheader(doubled)[keyword]
@@ -186,7 +186,7 @@ def spoil(frames: Path) -> dict[str, int]:
     for path, quality in ((eclipsed, 0x200), (poor, 0x20)):
         rewrite(path, np.full((27, 27), 9000.0))
         fits.setval(path, "QUALITY", value=quality)
-    # Names are no order.
+    # The order of the names says nothing.
     for number, path in enumerate(sorted((frames / "dopplergram").iterdir())):
         path.rename(path.with_name(f"{(number * 7919) % 10007:05d}_{path.name}"))
     (frames / "dopplergram" / "page.fits").write_text("<html>Service unavailable</html>")
@@ -195,14 +195,14 @@ def spoil(frames: Path) -> dict[str, int]:
         "18 x 18 pixels instead of 27 x 27": 1,
         "the same frame again": 1,
         "frames that differ claim one time": 2,
-        "the file is no readable FITS": 1,
+        "the file cannot be read as FITS": 1,
         "QUALITY marks it as bad: eclipse": 1,
         "QUALITY marks it as bad: poor quality": 1,
         **({"QUALITY marks it as bad: no image": bad} if bad else {}),
     }
 
 
-def test_bad_frames_are_counted_interpolated_and_do_no_harm(two_steps, cluster, tmp_path):
+def test_bad_frames_are_counted_and_interpolated(two_steps, cluster, tmp_path):
     build_dataset(FitsSource(two_steps.parent, scheduler=cluster), tmp_path / "clean")
     missing = manifest_of(tmp_path / "clean")["interpolated_frames"]
     set_aside = spoil(two_steps)
@@ -212,13 +212,13 @@ def test_bad_frames_are_counted_interpolated_and_do_no_harm(two_steps, cluster, 
     assert facts["unobserved"] == []
     # Truncated, misshapen, gone, empty, early, doubled and eclipsed: seven slots in the window of the first step.
     assert facts["interpolated_frames"]["0"] == missing.get("0", 0) + 7
-    # The speckled one, of which a pixel was filled in.
+    # The speckled frame, in which a pixel was interpolated.
     assert facts["patched_frames"] == {"0": 1, "1": 1}
     clean, spoiled = (open_dataset(tmp_path / name).region(90001) for name in ("clean", "spoiled"))
     scale = clean.values.std(axis=(0, 2))[:, np.newaxis]
     difference = abs((spoiled.values - clean.values) / scale)
     assert difference.mean() < 0.3
-    # The tile of the speckled pixel has eight left.
+    # The tile of the speckled pixel has eight other pixels.
     assert difference.max() < 3
     np.testing.assert_allclose(spoiled.values[:, 4:], clean.values[:, 4:], rtol=1e-5, atol=1e-3)
 
@@ -235,7 +235,7 @@ def test_too_many_missing_frames_make_a_step_nan_with_its_reason(two_steps, twel
     build_dataset(FitsSource(longer.parent, scheduler=cluster), tmp_path / "out")
     region, facts = open_dataset(tmp_path / "out").region(90001), manifest_of(tmp_path / "out")
     steps = [entry["step"] for entry in facts["unobserved"]]
-    # Windows of 640 frames that hold more than 128 of the 200.
+    # These windows of 640 frames contain more than 128 of the 200 deleted frames.
     assert steps == list(range(3, 10))
     assert np.isnan(region.values[steps, :4]).all()
     assert not np.isnan(np.delete(region.values, steps, axis=0)).any()
@@ -243,7 +243,7 @@ def test_too_many_missing_frames_make_a_step_nan_with_its_reason(two_steps, twel
     assert facts["nan_steps"] == len(steps)
 
 
-def test_a_cube_that_is_cut_or_misshapen_is_a_nan_step(cluster, tmp_path):
+def test_a_truncated_or_misshapen_cube_is_a_nan_step(cluster, tmp_path):
     write_observations(tmp_path / "raw", (90001,), steps=5, form="cubes")
     cubes = sorted((tmp_path / "raw" / "AR90001" / "dopplergram").iterdir())
     cubes[1].write_bytes(cubes[1].read_bytes()[:-6000])
@@ -257,5 +257,5 @@ def test_a_cube_that_is_cut_or_misshapen_is_a_nan_step(cluster, tmp_path):
         ["640 of 640 velocity frames are missing; 1: the file is truncated"],
         ["640 of 640 velocity frames are missing; 1: 639 frames instead of 640"],
     ]
-    # A cube that is not there is a step that is not there.
+    # A missing cube is a missing step.
     assert facts["missing_steps"] == 1

@@ -1,4 +1,4 @@
-"""What the headers of FITS files say of their pixels: quality, units, and what stands for what was not observed."""
+"""What the headers of FITS files say about the pixels: quality, units, axes, and unobserved pixels."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from dataset_builder.fits import collect, find_files, read_planes, scan_files, slot_of
-from dataset_builder.fits.observations import CUBE, IMAGE, PATCHES
+from dataset_builder.fits.headers import CUBE, IMAGE, PATCHES
 from dataset_builder.fits.times import slot_time
 
 FIRST = slot_of(np.datetime64("2013-04-15T11:00:00"))
@@ -20,14 +20,14 @@ def text(slot: int) -> str:
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a tracked patch whose header has some other keywords; None leaves one out."""
+    """Return a function that writes a tracked patch with changed keywords; None leaves a keyword out."""
 
     def write(slot: int = FIRST, pixels=VALUES, compressed: bool = False, **keywords) -> Path:
-        # Floats without loss: what stands for nothing would be rounded away.
+        # Floats without loss, because BLANK would be rounded.
         options = {} if pixels.dtype.kind in "iu" else {"compression_type": "GZIP_2", "quantize_level": 0}
         hdus = [fits.PrimaryHDU(), fits.CompImageHDU(pixels, **options)] if compressed else [fits.PrimaryHDU(pixels)]
         cards = {"T_REC": text(slot), "CTYPE1": "CRLN-ARC", "CTYPE2": "CRLT-ARC"} | keywords
-        # Afterwards, for the HDU would take away the scale of integers that are stored already.
+        # Afterwards, because the HDU would drop the scale of integers.
         hdus[-1].header.update({key: value for key, value in cards.items() if value is not None})
         fits.HDUList(hdus).writeto(tmp_path / f"{slot}.fits", overwrite=True, output_verify="ignore")
         return tmp_path / f"{slot}.fits"
@@ -56,11 +56,11 @@ def pixels(path: Path) -> np.ndarray:
         (512.0, "QUALITY marks it as bad: eclipse"),
         ("0x220", "QUALITY marks it as bad: eclipse, poor quality"),
         (0x20, "QUALITY marks it as bad: poor quality"),
-        ("nan", "QUALITY says nothing: invalid literal for int() with base 10: 'nan'"),
-        ("", "QUALITY says nothing: invalid literal for int() with base 10: ''"),
-        (True, "QUALITY says nothing: True is no whole number"),
-        (0.5, "QUALITY says nothing: 0.5 is no whole number"),
-        (2**40, "QUALITY says nothing: 1099511627776 has more than 32 bits"),
+        ("nan", "QUALITY cannot be read: invalid literal for int() with base 10: 'nan'"),
+        ("", "QUALITY cannot be read: invalid literal for int() with base 10: ''"),
+        (True, "QUALITY cannot be read: True is not a whole number"),
+        (0.5, "QUALITY cannot be read: 0.5 is not a whole number"),
+        (2**40, "QUALITY cannot be read: 1099511627776 has more than 32 bits"),
         (0, None),
         ("0", None),
         (0x10400, None),
@@ -68,7 +68,7 @@ def pixels(path: Path) -> np.ndarray:
         (None, None),
     ],
 )
-def test_quality_sets_frames_aside_and_says_why(write, tmp_path, quality, why):
+def test_bad_quality_sets_frames_aside_with_the_reason(write, tmp_path, quality, why):
     write(FIRST + 7)
     assert problem(write(QUALITY=quality)) == why
     observed = collect(tmp_path, scan_files(find_files(tmp_path)))
@@ -76,7 +76,7 @@ def test_quality_sets_frames_aside_and_says_why(write, tmp_path, quality, why):
     assert observed.reasons == ({FIRST: why} if why else {})
 
 
-def test_bits_of_frames_that_are_used_are_counted(write, tmp_path):
+def test_quality_bits_of_used_frames_are_counted(write, tmp_path):
     for slot, quality in enumerate((0, 0x400, 0x10400, None, 0x600, "0x400", None)):
         write(FIRST + slot, QUALITY=quality, BUNIT=None if slot == 0 else "m/s")
     write(FIRST + 10, np.zeros((5, 9, 9), np.float32), QUALITY=0x8000, BUNIT="m/s")
@@ -120,18 +120,18 @@ def test_pixels_are_converted_to_the_unit_of_their_observable(write, tmp_path, u
     write(FIRST + 1, BUNIT=other)
     observed = collect(tmp_path, scan_files(find_files(tmp_path)), other)
     assert list(observed.frames) == [FIRST, FIRST + 1][bool(wanted) :]
-    reason = {f"it is in {wanted} by BUNIT, where {other} is needed": 1} if wanted else {}
+    reason = {f"its BUNIT is {wanted} instead of {other}": 1} if wanted else {}
     assert observed.rejected == reason
 
 
 @pytest.mark.parametrize("unit", ["none", "MM/S", "m", "ct", "g", "counts / pixel", "m/s^2"])
-def test_units_that_say_something_else_are_refused(write, unit):
+def test_other_units_are_refused(write, unit):
     assert problem(write(BUNIT=unit)) == (
-        f"BUNIT is {unit!r}, which is neither a unit of velocity nor of magnetic flux density nor DN"
+        f"BUNIT is {unit!r}, which is not a unit of velocity, magnetic flux density or DN"
     )
 
 
-def test_frames_in_different_units_are_one_timeline(write, tmp_path):
+def test_frames_in_different_units_form_one_timeline(write, tmp_path):
     write(FIRST, VALUES, BUNIT="m/s")
     write(FIRST + 1, 100 * VALUES, BUNIT="cm/s")
     frames = collect(tmp_path, scan_files(find_files(tmp_path)), "m/s").frames
@@ -164,9 +164,9 @@ def test_the_same_numbers_on_another_scale_are_another_frame(write, tmp_path):
         ("float32", {"BLANK": -32768, "BUNIT": "cm/s"}),
     ],
 )
-def test_blank_pixels_are_not_observed_whatever_kind_they_are(write, kind, keywords, compressed):
+def test_blank_pixels_of_any_type_are_not_observed(write, kind, keywords, compressed):
     if compressed and isinstance(keywords["BLANK"], str):
-        keywords = {**keywords, "BLANK": int(keywords["BLANK"])}  # astropy could not write it
+        keywords = {**keywords, "BLANK": int(keywords["BLANK"])}  # astropy cannot write text here
     stored = VALUES.astype(kind)
     stored[2, 3:5] = -32768
     read = pixels(write(pixels=stored, compressed=compressed, **keywords))
@@ -189,13 +189,13 @@ def test_blank_of_unsigned_and_of_compressed_integers(write):
 @pytest.mark.parametrize(
     ("keywords", "why"),
     [
-        ({"BLANK": "MISSING"}, "BLANK is 'MISSING', so that it is unknown which pixels were observed"),
+        ({"BLANK": "MISSING"}, "BLANK is 'MISSING', so it is unknown which pixels were observed"),
         ({"BSCALE": 0.0}, "BSCALE is 0.0"),
         ({"BSCALE": "half"}, "BSCALE is 'half'"),
-        ({"CDELT3": "fast"}, "CDELT3 is no multiple of 45 s"),
+        ({"CDELT3": "fast"}, "CDELT3 is not a multiple of 45 s"),
     ],
 )
-def test_scales_that_say_nothing_are_refused(write, keywords, why):
+def test_unreadable_scales_are_refused(write, keywords, why):
     assert problem(write(pixels=np.ones((2, 9, 9), np.int16), **keywords)) == why
 
 
@@ -215,12 +215,12 @@ def test_scales_that_say_nothing_are_refused(write, keywords, why):
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
-def test_the_kind_of_a_file_is_what_its_axes_say(write, axes, form, compressed):
+def test_the_axes_tell_the_form_of_a_file(write, axes, form, compressed):
     (file,) = scan_files([write(CTYPE1=axes[0], CTYPE2=axes[1], compressed=compressed)])
     assert (file.problem, file.form) == (None, form)
 
 
-SAYS_NOTHING = (
+UNKNOWN_AXES = (
     r"CTYPE1 is {!r} and CTYPE2 {!r}, which does not say whether this is an image of the Sun or a tracked patch"
 )
 
@@ -241,8 +241,8 @@ SAYS_NOTHING = (
         *[("solar_x", "solar_x"), ("RA---TAN", "DEC--TAN"), ("HPLN-TAN-SIP", "HPLT-TAN-SIP")],
     ],
 )
-def test_axes_that_say_nothing_are_refused(write, axes):
-    assert problem(write(CTYPE1=axes[0], CTYPE2=axes[1])) == SAYS_NOTHING.format(*axes)
+def test_unknown_axes_are_refused(write, axes):
+    assert problem(write(CTYPE1=axes[0], CTYPE2=axes[1])) == UNKNOWN_AXES.format(*axes)
 
 
 @pytest.mark.parametrize(("axis", "projection"), [("HP", "SIN"), ("HP", "ARC"), ("CR", "XYZ"), ("HG", "COE")])
@@ -252,10 +252,10 @@ def test_unknown_projections_are_refused(write, axis, projection):
 
 
 @pytest.mark.parametrize("keywords", [{"CDELT1": -0.06}, {"CDELT2": -0.06}, {"CROTA2": 180.0}, {"swapped": True}])
-def test_maps_that_lie_otherwise_are_refused(write, keywords):
+def test_maps_that_are_not_upright_are_refused(write, keywords):
     if "swapped" in keywords:
         keywords = {"CTYPE1": "CRLT-ARC", "CTYPE2": "CRLN-ARC"}
-    assert problem(write(**keywords)) == "it is not a map with the west to the right and the north up"
+    assert problem(write(**keywords)) == "it is not a map with west to the right and north up"
 
 
 def test_maps_in_other_projections_do_not_mix(write, tmp_path):
@@ -266,7 +266,7 @@ def test_maps_in_other_projections_do_not_mix(write, tmp_path):
     assert (observed.axes, observed.rejected) == ("CRLN-ARC", {"a map in CRLN-CEA instead of CRLN-ARC": 1})
 
 
-def test_cubes_say_what_they_are_by_midtime(write):
+def test_midtime_marks_a_cube(write):
     cube = np.zeros((640, 9, 9), np.int16)
     keywords = {"pixels": cube, "MIDTIME": "2013.04.15_14:59:37.500_TAI"}
     for axes in ((None, None), ("CRLN-ARC", "CRLT-ARC")):

@@ -1,4 +1,4 @@
-"""Missing pixels of a stream of patches are lines between their neighbours in time."""
+"""Interpolation of missing pixels in a stream of patches, linearly in time."""
 
 import weakref
 from itertools import pairwise
@@ -22,7 +22,7 @@ def filled(*values: float | None) -> tuple[list[float], list[bool]]:
 
 
 def by_pixel(values: np.ndarray) -> np.ndarray:
-    """The rule, for the values of one pixel in all slots."""
+    """Return the values of one pixel in all slots, interpolated by the documented rule."""
     values = values.copy()
     there = np.flatnonzero(~np.isnan(values))
     for before, after in pairwise(there):
@@ -31,7 +31,7 @@ def by_pixel(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def test_missing_patches_are_filled_linearly_and_marked():
+def test_missing_patches_are_interpolated_and_marked():
     assert filled(1, 2) == ([1, 2], [False, False])
     assert filled(1, None, 3, None, None, None, 11) == (
         [1, 2, 3, 5, 7, 9, 11],
@@ -39,21 +39,21 @@ def test_missing_patches_are_filled_linearly_and_marked():
     )
 
 
-def test_at_the_ends_nothing_is_made_up():
+def test_missing_patches_at_the_ends_stay_nan():
     nan = pytest.approx(np.nan, nan_ok=True)
     assert filled(None, None, 5, 6, None) == ([nan, nan, 5, 6, nan], [True, True, False, False, True])
 
 
 @pytest.mark.parametrize(("missing", "is_filled"), [(MOST_MISSING, True), (MOST_MISSING + 1, False)])
-def test_a_gap_that_no_window_can_hold_stays(missing, is_filled):
+def test_a_gap_too_long_for_any_window_stays_nan(missing, is_filled):
     values, marks = filled(0, *[None] * missing, missing + 1, 500)
     assert np.isfinite(values[1:-2]).all() == is_filled
     assert np.isfinite(values[1:-2]).any() == is_filled
     assert marks == [False, *[True] * missing, False, False]
 
 
-def test_each_pixel_is_filled_between_its_own_neighbours():
-    """Lone pixels, whole frames, rows that are cut, pixels that come and go, and one that is never seen."""
+def test_each_pixel_is_interpolated_between_its_own_neighbours():
+    """Lone pixels, whole frames, missing rows, pixels that come and go, and a pixel that is never observed."""
     random = np.random.default_rng(0)
     frames = random.normal(size=(900, 4, 5)).astype(np.float32)
     frames[random.uniform(size=frames.shape) < 0.02] = np.nan
@@ -69,12 +69,12 @@ def test_each_pixel_is_filled_between_its_own_neighbours():
     np.testing.assert_allclose(np.stack(patches), expected, rtol=1e-5, atol=1e-5)
     for frame, mask in zip(frames, missing, strict=True):
         assert np.array_equal(np.isnan(frame), np.zeros((4, 5), bool) if mask is None else mask)
-    # What was given is as it was.
+    # The given patches are not changed.
     for frame, patch in zip(frames, given, strict=True):
         np.testing.assert_array_equal(frame, np.nan if patch is None else patch)
 
 
-def test_what_a_slot_becomes_depends_on_the_slots_around_it_alone():
+def test_a_slot_depends_only_on_the_slots_around_it():
     random = np.random.default_rng(1)
     frames = random.normal(size=(700, 3, 3)).astype(np.float32)
     frames[random.uniform(size=frames.shape) < 0.3] = np.nan
@@ -86,13 +86,13 @@ def test_what_a_slot_becomes_depends_on_the_slots_around_it_alone():
         np.testing.assert_allclose(part[MOST_MISSING], whole[first], rtol=1e-6)
 
 
-def test_a_stream_without_any_frame_is_refused_and_an_empty_one_is_empty():
+def test_a_stream_without_patches_raises_and_an_empty_stream_is_empty():
     with pytest.raises(NothingObserved, match="All 3 frames are missing or bad"):
         list(interpolate_missing([None] * 3))
     assert list(interpolate_missing([])) == []
 
 
-def test_memory_is_bounded_however_long_a_gap_is():
+def test_memory_is_bounded_in_gaps_of_any_length():
     given = []
 
     def stream():

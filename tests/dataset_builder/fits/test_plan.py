@@ -1,4 +1,4 @@
-"""Which steps a region has: planned from the slots of its frames, without a pixel being read."""
+"""The steps of a region, planned from the slots of the frames, without reading a pixel."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dataset_builder.fits import WINDOW_FRAMES, slot_of
-from dataset_builder.fits.observations import CUBE, IMAGE, PATCHES, Frame, ObservationFile, Observations
+from dataset_builder.fits.headers import CUBE, IMAGE, PATCHES, ObservationFile
+from dataset_builder.fits.observations import Frame, Observations
 from dataset_builder.fits.plan import ReductionSettings, assemble, plan_region
 from dataset_builder.fits.reduction import MOST_MISSING, ReducedSegment
 from dataset_builder.fits.times import slot_time
@@ -44,34 +45,34 @@ def test_twelve_minutes():
     assert np.diff(planned.starts).tolist() == [16] * 5
 
 
-def test_a_gap_is_nan_inside_and_no_step_at_the_ends():
+def test_a_gap_gives_nan_steps_inside_and_no_steps_at_the_ends():
     whole = set(range(FIRST, FIRST + 30 * HOUR))
     gap = set(range(FIRST + 15 * HOUR, FIRST + 15 * HOUR + MOST_MISSING + 1))
     assert steps(plan(observed(whole - gap)).starts) == list(range(23))
-    # One frame less missing, and the windows at the end may reach over the gap.
+    # If one frame fewer is missing, the windows at the ends may reach over the gap.
     early_gap = set(range(FIRST + 1, FIRST + 1 + MOST_MISSING))
     assert steps(plan(observed(whole - early_gap)).starts) == list(range(23))
     early_gap.add(FIRST + 1 + MOST_MISSING)
     assert steps(plan(observed(whole - early_gap)).starts) == list(range(1, 23))
 
 
-def test_frames_astray_make_no_steps_from_nothing():
+def test_stray_frames_far_away_add_no_steps():
     stray = [FIRST - 10_000 * HOUR, FIRST + 10_000 * HOUR]
     planned = plan(observed([*range(FIRST, FIRST + 30 * HOUR), *stray]))
-    # What is missing of one hour at either end may be filled in, as in any gap.
+    # The hour that is missing at either end may be interpolated, as in any gap.
     assert steps(planned.starts) == list(range(-1, 24))
     assert sorted(planned.segments[0].velocity) == list(range(FIRST, FIRST + 30 * HOUR))
 
 
-def test_too_few_frames_are_refused():
+def test_too_few_frames_raise():
     with pytest.raises(SolaredError, match=r"no window of 640 frames has at most 128 missing \(639 usable dop"):
         plan(observed(range(FIRST, FIRST + WINDOW_FRAMES - 1)))
     with pytest.raises(SolaredError, match="at most 128 missing"):
         plan(observed(range(FIRST, FIRST + 10 * WINDOW_FRAMES, 2)))
 
 
-def test_images_of_the_sun_need_to_know_where_the_region_is():
-    with pytest.raises(SolaredError, match=r"no region.json that says where the region is; write one"):
+def test_images_of_the_sun_need_a_region_file():
+    with pytest.raises(SolaredError, match=r"no region.json that says where the region is. Write region.json"):
         plan(observed(range(FIRST, FIRST + WINDOW_FRAMES), form=IMAGE))
 
 
@@ -82,7 +83,7 @@ def test_segments_carry_their_frames_and_some_beyond_their_ends():
     assert sorted(planned.segments[1].velocity) == list(range(begin, stop))
 
 
-def test_a_segment_without_enough_frames_reads_none():
+def test_a_segment_without_enough_frames_reads_nothing():
     slots = set(range(FIRST, FIRST + 200 * HOUR)) - set(range(FIRST + 61 * HOUR, FIRST + 130 * HOUR))
     planned = plan(observed(slots))
     assert len(planned.segments[0].velocity) == 61 * HOUR
@@ -92,26 +93,26 @@ def test_a_segment_without_enough_frames_reads_none():
 def test_flux_and_intensity_come_from_the_nearest_frames_of_at_most_half_a_cadence():
     field = observed([FIRST + 319 - 40, FIRST + 320, FIRST + 321, FIRST + 319, FIRST + 80 + 320 + 40])
     planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + HOUR)), field)
-    # Slots 319 and 320 are equally near to the middle: the earlier is taken.
+    # Slots 319 and 320 are equally near the middle: the earlier slot comes first.
     names = [[int(frame.file.path.stem) - FIRST for frame in frames] for frames in planned.segments[0].field]
     assert names == [[319, 320, 321], []]
 
 
-def test_cubes_are_steps_of_their_own():
+def test_each_cube_is_a_step():
     velocity = observed(FIRST + 16 * np.array([0, 5, 6, 15, 20]), CUBE, reasons={FIRST + 2 * HOUR: "truncated"})
     field = observed([FIRST, FIRST + HOUR], CUBE)
     planned = plan(velocity, field)
-    assert steps(planned.starts) == [0, 1, 2, 3, 4]  # the third cannot be used
+    assert steps(planned.starts) == [0, 1, 2, 3, 4]  # the third cube cannot be used
     assert sorted(planned.segments[0].velocity) == [FIRST, FIRST + HOUR, FIRST + 3 * HOUR, FIRST + 4 * HOUR]
     assert [len(frames) for frames in planned.segments[0].field] == [1, 1, 0, 0, 0]
     assert planned.segments[0].field[0][0].plane == 319
-    # The one between the hours is set aside, and counted.
+    # The cube between the hours is set aside and counted.
     assert planned.observations["dopplergram"].rejected == {"it lies between the steps": 1}
 
 
 @pytest.mark.parametrize("rounded", [0, 2])
-def test_cubes_whose_time_was_rounded_belong_to_their_steps(rounded):
-    """A MIDTIME of 01:00:00 for 00:59:37.5 lies a slot off; the first cube says nothing of the others."""
+def test_cubes_with_a_rounded_time_belong_to_their_steps(rounded):
+    """A MIDTIME of 01:00:00 for 00:59:37.5 is a slot off, in the first cube or in another."""
     slots = FIRST + 7 + HOUR * np.arange(4)
     slots[rounded] += 1
     planned = plan(observed(slots, CUBE))
@@ -120,7 +121,7 @@ def test_cubes_whose_time_was_rounded_belong_to_their_steps(rounded):
     assert planned.observations["dopplergram"].rejected == {}
 
 
-def test_what_a_timeline_says_of_its_frames():
+def test_the_facts_of_processing_describe_the_frames():
     velocity = observed(
         range(FIRST, FIRST + WINDOW_FRAMES + 2 * HOUR), reasons={FIRST + 100: "QUALITY marks it as bad"}
     )
@@ -128,7 +129,7 @@ def test_what_a_timeline_says_of_its_frames():
     values = np.ones((3, 6, 63), np.float32)
     values[1, :4] = np.nan
     values[2, 4] = np.nan
-    values[0, :, ::9] = np.nan  # beyond the limb is not worth a word
+    values[0, :, ::9] = np.nan  # tiles beyond the limb are not reported
     unreadable = {"b.fits": "cut", "a.fits": "cut", "c.fits": "no time"}
     reduced = ReducedSegment(values, np.array([3, 200, 0]), np.array([0, 0, 9]), unreadable)
     timeline, processing = assemble(90001, planned, [reduced])
@@ -146,7 +147,7 @@ def test_what_a_timeline_says_of_its_frames():
     ]
 
 
-def test_steps_without_frames_at_the_ends_are_left_out():
+def test_steps_without_frames_at_the_ends_are_dropped():
     planned = plan(observed(range(FIRST, FIRST + WINDOW_FRAMES + 3 * HOUR)))
     values = np.ones((4, 6, 63), np.float32)
     none = np.zeros(4, int)

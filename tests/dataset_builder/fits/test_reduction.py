@@ -10,17 +10,22 @@ from astropy.io import fits
 from dataset_builder.fits import (
     OBSERVABLES,
     WINDOW_FRAMES,
+    PatchMapper,
+    Pointing,
+    ReductionSettings,
     band_power,
     collect,
     find_files,
     keep_tiles,
+    read_patch,
     remove_latitude_background,
     scan_files,
     tile_means,
 )
 from dataset_builder.fits import plan as planning
-from dataset_builder.fits.plan import ReductionSettings, plan_region
+from dataset_builder.fits.plan import plan_region
 from dataset_builder.fits.reduction import MOST_MISSING, ReducedSegment, reduce_segment
+from dataset_builder.simulation import fits_files, simulate_observations
 from tests.processes import run
 
 HOUR = 80
@@ -34,7 +39,7 @@ def velocity() -> np.ndarray:
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes planes as a file of one observable that begins some slots after the start."""
+    """Return a function that writes planes as a file of one observable, beginning some slots after the start."""
 
     def write(observable: str, pixels: np.ndarray, slot: int = 0, spacing: float = 45.0) -> Path:
         time = np.datetime64("2013-04-15T11:00:00") + slot * np.timedelta64(45, "s")
@@ -50,7 +55,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def fields(write):
-    """Magnetogram and continuum near the middle of each window: planes whose pixels hold the hour."""
+    """Write a magnetogram and a continuum image near the middle of each window, whose pixels hold the hour."""
     pixels = np.ones((HOURS, 9, 9)) * np.arange(HOURS)[:, np.newaxis, np.newaxis]
     write("magnetogram", np.where(np.arange(9) % 2, pixels, -pixels), spacing=3600.0)
     write("continuum", pixels, spacing=3600.0)
@@ -62,7 +67,7 @@ def reduce(folder: Path, correction: str = "none") -> list[ReducedSegment]:
     return [reduce_segment(segment) for segment in plan.segments]
 
 
-def test_a_step_is_its_window_and_the_nearest_field(write, fields, velocity, tmp_path):
+def test_a_step_comes_from_its_window_and_the_nearest_field(write, fields, velocity, tmp_path):
     write("dopplergram", velocity)
     (reduced,) = reduce(tmp_path)
     assert reduced.values.shape == (HOURS - 7, 6, 63)
@@ -77,7 +82,7 @@ def test_a_step_is_its_window_and_the_nearest_field(write, fields, velocity, tmp
     np.testing.assert_allclose(corrected.values[0, :4], expected, atol=1e-5 * power.max())
 
 
-def test_missing_frames_are_lines_between_their_neighbours(write, fields, velocity, tmp_path):
+def test_missing_frames_are_interpolated_linearly(write, fields, velocity, tmp_path):
     filled = velocity.copy()
     for first, stop in ((100, 101), (630, 700)):
         before, after = filled[first - 1], filled[stop]
@@ -93,15 +98,15 @@ def test_missing_frames_are_lines_between_their_neighbours(write, fields, veloci
 
 
 def spoil(velocity: np.ndarray) -> None:
-    """Everything that a stream of patches may lack, on both sides of wherever a segment may begin or end."""
+    """Remove pixels in every way that a stream may lack them, on both sides of each possible end of a segment."""
     random = np.random.default_rng(1)
     velocity[random.uniform(size=velocity.shape) < 0.01] = np.nan
     velocity[random.uniform(size=len(velocity)) < 0.01] = np.nan
     velocity[155:169] = velocity[630:700] = np.nan
-    for hour in range(HOURS):  # frames that were cut on their way, one or some in a row
+    for hour in range(HOURS):  # frames that were truncated, one or several in a row
         velocity[hour * HOUR - hour % 4 : hour * HOUR + hour % 3, hour % 9 :] = np.nan
     velocity[:5, 0] = velocity[-3:, 1] = np.nan
-    velocity[500:900, 2, 3] = velocity[300:430, 4:6, 4] = np.nan  # longer than what is filled
+    velocity[500:900, 2, 3] = velocity[300:430, 4:6, 4] = np.nan  # too long to be interpolated
     velocity[:, 8, 8] = velocity[:700, 7, 8] = velocity[700:, 6, 8] = np.nan
 
 
@@ -130,7 +135,7 @@ def test_steps_do_not_depend_on_how_a_region_is_cut(write, fields, velocity, tmp
         np.testing.assert_allclose(values, whole.values, rtol=1e-4)
 
 
-def test_a_file_that_rots_after_the_scan_is_missing_and_named(write, fields, velocity, tmp_path):
+def test_a_file_that_is_damaged_after_the_scan_counts_as_missing_and_is_named(write, fields, velocity, tmp_path):
     for hour in range(HOURS):
         write("dopplergram", velocity[hour * HOUR : (hour + 1) * HOUR], hour * HOUR)
     write("continuum", np.full((1, 9, 9), 77.0), 4 * HOUR)
@@ -170,7 +175,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("lost", LOSSES.values(), ids=LOSSES)
-def test_to_lose_pixels_costs_no_more_than_to_lose_the_frames(write, fields, velocity, tmp_path, lost):
+def test_losing_pixels_costs_no_more_than_losing_the_frames(write, fields, velocity, tmp_path, lost):
     if lost == LOSSES["different rows in turn"]:
         velocity[301, 4:] = np.nan
     clean = velocity.copy()
@@ -179,7 +184,7 @@ def test_to_lose_pixels_costs_no_more_than_to_lose_the_frames(write, fields, vel
     (reduced,) = reduce(tmp_path, "latitude_background")
     assert np.isfinite(reduced.values).all()
     assert reduced.missing.tolist() == [0] * (HOURS - 7)
-    # What was not lost is as it was.
+    # The other pixels keep their values.
     write("dopplergram", clean)
     (untouched,) = reduce(tmp_path)
     write("dopplergram", velocity)
@@ -189,19 +194,19 @@ def test_to_lose_pixels_costs_no_more_than_to_lose_the_frames(write, fields, vel
     assert (reduced.values[:, :4, ~same] / untouched.values[:, :4, ~same]).min() > 0.5
 
 
-def test_frames_of_which_pixels_were_filled_in_are_counted(write, fields, velocity, tmp_path):
+def test_frames_with_interpolated_pixels_are_counted(write, fields, velocity, tmp_path):
     velocity[300, 4:] = np.nan
     velocity[301] = np.nan
     velocity[302, 0, 0] = np.nan
-    velocity[:, 8, 8] = np.nan  # never seen: nothing to fill in
+    velocity[:, 8, 8] = np.nan  # never observed, so nothing is interpolated
     write("dopplergram", velocity)
     (reduced,) = reduce(tmp_path)
     assert reduced.missing.tolist() == [1, 1, 1, 1, 0, 0, 0]
     assert reduced.patched.tolist() == [2, 2, 2, 2, 0, 0, 0]
 
 
-def test_pixels_that_stay_away_are_not_observed_and_no_frame_is_missing(write, fields, tmp_path):
-    """Beyond the limb or the image: a tile is the mean of its other pixels, as long as these are half of it."""
+def test_pixels_that_are_never_observed_do_not_make_a_frame_missing(write, fields, tmp_path):
+    """Beyond the limb or the image, a tile is the mean of the other pixels, if they are at least half of the tile."""
     velocity = np.random.default_rng(0).normal(0, 200, (HOURS * HOUR, 18, 18)).astype(np.float32)
     whole = keep_tiles(tile_means(band_power(velocity[-WINDOW_FRAMES:])))
     velocity[300:, :, :2] = velocity[:, ::2, 16] = velocity[:, :, 17] = np.nan
@@ -217,8 +222,8 @@ def test_pixels_that_stay_away_are_not_observed_and_no_frame_is_missing(write, f
     np.testing.assert_allclose(half[0], half[1], rtol=0.5)
 
 
-def test_a_pixel_that_leaves_within_a_window_counts_as_missing_frames(write, fields, velocity, tmp_path):
-    """As if the frames had ended there; the windows that lack more than a fifth of it do without."""
+def test_a_pixel_that_disappears_within_a_window_counts_as_missing_frames(write, fields, velocity, tmp_path):
+    """The pixel counts as if the frames had ended there; it is NaN in windows that lack more than a fifth of it."""
     leaves = WINDOW_FRAMES - MOST_MISSING + HOUR
     velocity[leaves:, 4, 4] = np.nan
     write("dopplergram", velocity)
@@ -235,11 +240,11 @@ def test_flux_and_intensity_take_each_pixel_from_the_nearest_frame_that_has_it(w
     write("dopplergram", velocity[:WINDOW_FRAMES])
     nearest = np.full((9, 9), 1.0)
     nearest[4:] = np.nan
-    next_one = np.full((9, 9), 2.0)
-    next_one[4, 4] = next_one[0] = np.nan
+    second = np.full((9, 9), 2.0)
+    second[4, 4] = second[0] = np.nan
     last = np.full((9, 9), 3.0)
     for observable in OBSERVABLES[1:]:
-        for slot, pixels in ((320, nearest), (322, next_one), (326, last)):
+        for slot, pixels in ((320, nearest), (322, second), (326, last)):
             write(observable, pixels, slot)
     (reduced,) = reduce(tmp_path)
     for channel in (4, 5):
@@ -249,13 +254,27 @@ def test_flux_and_intensity_take_each_pixel_from_the_nearest_frame_that_has_it(w
         assert np.delete(tiles[3:].ravel(), 4).tolist() == [2.0] * 35
 
 
+def test_the_patch_of_an_image_is_the_patch_of_its_rows(tmp_path):
+    observations = simulate_observations(90001, steps=1, pixels=9)
+    mapper = PatchMapper(observations.trajectory, size=27, degrees_per_pixel=1.12)
+    for observable in ("dopplergram", "magnetogram"):  # stored as it is, and compressed
+        name, content = next(fits_files(observations, observable, "full_disk"))
+        path = tmp_path / name
+        path.write_bytes(content)
+        patch = read_patch(scan_files([path])[0], mapper)
+        with fits.open(path) as hdus:
+            expected = mapper.map(hdus[-1].data, Pointing.from_header(hdus[-1].header))
+        np.testing.assert_array_equal(patch, expected)
+        assert np.isfinite(patch).any()
+
+
 @pytest.mark.parametrize("missing", [{0: 5}, {639: 1, 0: 1}, {100: 128}, {100: 30, 300: 90}])
-def test_cubes_are_filled_pixel_by_pixel(tmp_path, write, missing):
+def test_cubes_are_interpolated_pixel_by_pixel(tmp_path, write, missing):
     cube = np.random.default_rng(0).normal(0, 200, (WINDOW_FRAMES, 9, 9)).astype(np.float32)
     clean = keep_tiles(tile_means(band_power(cube)))
     for first, count in missing.items():
         cube[first : first + count, 2:4, 2:8] = np.nan
-    cube[::4, 6, 6] = np.nan  # too many, though none in a row
+    cube[::4, 6, 6] = np.nan  # too many, although never two in a row
     path = write("dopplergram", cube)
     fits.setval(path, "MIDTIME", value="2013.04.15_14:59:37.500_TAI")
     for observable in OBSERVABLES[1:]:
@@ -277,7 +296,8 @@ import numpy as np
 from astropy.io import fits
 from pathlib import Path
 from dataset_builder.fits import reduction
-from dataset_builder.fits.observations import CUBE, Frame
+from dataset_builder.fits.headers import CUBE
+from dataset_builder.fits.observations import Frame
 from dataset_builder.fits import scan_files
 path = Path({str(tmp_path / "cube.fits")!r})
 frame = Frame(scan_files([path])[0], 0)

@@ -1,4 +1,4 @@
-"""FITS files in, timelines out: what was put into the simulated Sun comes back through the whole pipeline."""
+"""From FITS files to timelines: the whole pipeline finds what was put into the simulated Sun."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from dataset_builder import FitsSource, build_dataset
 from dataset_builder.fits import (
     OBSERVABLES,
     WINDOW_FRAMES,
+    ReductionSettings,
     RegionFile,
     band_power,
     interpolate_missing,
@@ -21,7 +22,6 @@ from dataset_builder.fits import (
     tile_means,
     write_region_file,
 )
-from dataset_builder.fits.plan import ReductionSettings
 from dataset_builder.simulation import (
     emergence,
     expected_timeline,
@@ -42,7 +42,7 @@ POWER_3_4, FLUX, INTENSITY = (
 
 @pytest.fixture(scope="module")
 def build(cluster):
-    """Builds a dataset from FITS files on the tests' cluster; gives the report."""
+    """Return a function that builds a dataset from FITS files on the tests' cluster and returns the report."""
 
     def build(raw: Path, output: Path, *arguments, **settings):
         return build_dataset(FitsSource(raw, ReductionSettings(*arguments, **settings), scheduler=cluster), output)
@@ -52,7 +52,7 @@ def build(cluster):
 
 @pytest.fixture(scope="module")
 def sequence(build, tmp_path_factory) -> Path:
-    """Two regions of four steps from sequences of patches; `raw` and `dataset` beside each other."""
+    """Return a folder with `raw`, sequences of patches of two regions over four steps, and the built `dataset`."""
     folder = tmp_path_factory.mktemp("sequence")
     write_observations(folder / "raw", (90001, 90009), steps=STEPS)
     build(folder / "raw", folder / "dataset")
@@ -64,12 +64,12 @@ def manifest_of(dataset: Path) -> dict:
     return {region["ar_number"]: region for region in manifest["regions"]}
 
 
-def test_known_power_flux_darkening_and_emergence_come_back(build, tmp_path):
+def test_the_pipeline_finds_the_simulated_power_flux_darkening_and_onset(build, tmp_path):
     """The whole timeline of a region: 19,760 frames of 27 x 27 pixels.
 
-    What is left of a step is noise, in power 2 to 5e6, a fiftieth of the change that the field makes in 3-4 mHz, so
-    that the mean over the 50 steps and more of an emerged tile is known to better than 1 % there, and to some 3 % in
-    4-5 mHz.
+    The residual of a step is noise: in power 2 to 5e6, a fiftieth of the change that the field causes in 3-4 mHz. The
+    mean over the 50 or more steps of an emerged tile is therefore known to better than 1 % in 3-4 mHz, and to some 3 %
+    in 4-5 mHz.
     """
     number = 90001
     write_observations(tmp_path / "raw", (number,))
@@ -83,13 +83,13 @@ def test_known_power_flux_darkening_and_emergence_come_back(build, tmp_path):
     for channel, share in ((POWER_3_4, 0.02), (POWER_3_4 + 1, 0.03), (FLUX, 0.02), (INTENSITY, 0.02)):
         measured, truth = (values[emerged, channel, bipole.tile].mean() for values in (region.values, expected))
         assert measured == pytest.approx(truth, rel=share), CHANNELS[channel]
-    # Every tile and step at once: what is left is noise, the same where nothing emerges.
+    # Over all tiles and steps, the residual is noise, as large as where nothing emerges.
     for index in range(len(CHANNELS)):
         residual = region.values[:, index] - expected[:, index]
         quiet = residual[: int(bipole.onset_hours) - 10]
         assert abs(residual.mean()) < 0.1 * quiet.std()
         assert residual.std() < 1.3 * quiet.std()
-    # Power falls before the intensity does, and the flux begins to grow when it was told to.
+    # Power falls before the intensity does, and the flux begins to grow at the simulated onset.
     hours = (region.times - region.times[0]) / np.timedelta64(1, "h")
     flux, power, intensity = (region.values[:, channel, bipole.tile] for channel in (FLUX, POWER_3_4, INTENSITY))
     seen = hours[np.argmax(flux > 5)]
@@ -109,20 +109,20 @@ def test_every_form_gives_the_same_timeline(sequence, build, tmp_path, form):
     np.testing.assert_array_equal(region.times, expected.times)
     scale = np.nanstd(expected.values, axis=(0, 2))[:, np.newaxis]
     difference = (region.values - expected.values) / scale
-    # Cubes hold floats, the others scaled integers; and a frame missing at the end of a cube has but one neighbour.
+    # Cubes hold floats, other files scaled integers; a missing frame at the end of a cube has only one neighbour.
     assert abs(difference).max() < (0.05 if form == "cubes" else 2e-3)
 
 
 def test_images_of_the_sun_are_tracked(build, tmp_path):
-    """Two steps of images of 256 pixels, some Rice-compressed; the region is 60 degrees from the middle of the disk.
+    """Track two steps of images of 256 pixels, some Rice-compressed, of a region 60 degrees from the disk centre.
 
-    There a tile has some two by four pixels of the image, and interpolation takes a part of what varies that fast.
+    At that distance a tile covers some two by four pixels of the image, and interpolation damps such fast variations.
     """
     observations = simulate_observations(90001, steps=2, pixels=9)
     for observable in OBSERVABLES:
         for name, content in islice(fits_files(observations, observable, "full_disk"), WINDOW_FRAMES + 16):
             write_atomically(tmp_path / "raw" / "AR90001" / observable / name, content)
-    with pytest.raises(SolaredError, match=r"AR90001: there are images of the Sun and no region.json that says where"):
+    with pytest.raises(SolaredError, match=r"AR90001: there are images of the Sun, but no region.json that"):
         build(tmp_path / "raw", tmp_path / "dataset")
     write_region_file(tmp_path / "raw" / "AR90001", RegionFile(90001, observations.trajectory))
     patch = {"patch_pixels": 54, "degrees_per_pixel": 30.72 / 54}
@@ -147,18 +147,18 @@ def test_twelve_minutes_give_the_hours_and_four_steps_between(sequence, build, t
     assert len(region) == 5 * (STEPS - 1) + 1
     np.testing.assert_array_equal(region.times[::5], hourly.times)
     np.testing.assert_allclose(region.values[::5, :4], hourly.values[:, :4], rtol=1e-4, atol=1e3)
-    # Field and intensity were observed hourly: six minutes from a window's middle there is none.
+    # Field and intensity are observed hourly: within six minutes of a window's middle there is no frame.
     assert np.isnan(region.values[1:5, 4:]).all()
     unobserved = manifest_of(tmp_path / "dataset")[90001]["unobserved"]
     assert "no magnetogram at all within 6 minutes of the middle" in unobserved[0]["reasons"]
 
 
-def test_without_correction_the_background_stays(sequence, build, tmp_path):
+def test_without_correction_the_background_remains(sequence, build, tmp_path):
     build(sequence / "raw", tmp_path / "dataset", correction="none")
     assert open_dataset(tmp_path / "dataset").region(90001).values[:, INTENSITY].min() > 10_000
 
 
-def test_settings_never_mix(sequence, build, tmp_path):
+def test_regions_of_different_settings_are_not_mixed(sequence, build, tmp_path):
     dataset = tmp_path / "dataset"
     shutil.copytree(sequence / "dataset", dataset)
     (tmp_path / "one").mkdir()
@@ -170,13 +170,13 @@ def test_settings_never_mix(sequence, build, tmp_path):
     assert "latitude background removed" not in (dataset / "README.md").read_text()
 
 
-def test_rerun_keeps_and_changed_observations_are_reduced_again(
+def test_a_rerun_keeps_regions_and_builds_changed_regions_again(
     sequence, build, tmp_path, assert_same_dataset, times_of
 ):
     raw, dataset = tmp_path / "raw", tmp_path / "dataset"
     shutil.copytree(sequence / "raw", raw)
     assert build(raw, dataset).written == 2
-    # The same files elsewhere give the same dataset.
+    # The same files in another folder give the same dataset.
     assert_same_dataset(dataset, sequence / "dataset")
     before = times_of(dataset)
     report = build(raw, dataset)
@@ -194,13 +194,13 @@ def test_rerun_keeps_and_changed_observations_are_reduced_again(
     assert build(raw, dataset, "12min").written == 2
 
 
-def test_the_card_says_where_it_comes_from(sequence):
+def test_the_card_states_the_source(sequence):
     card = (sequence / "dataset" / "README.md").read_text()
     assert "**Simulated data.**" in card
     assert "| AR90001 | 880 | 0 |" in card
 
 
-def test_real_numbers_are_no_simulation(sequence, build, tmp_path):
+def test_regions_with_real_numbers_are_not_described_as_simulated(sequence, build, tmp_path):
     shutil.copytree(sequence / "raw" / "AR90001", tmp_path / "raw" / "AR13500")
     (tmp_path / "raw" / "AR13500" / "region.json").unlink()
     build(tmp_path / "raw", tmp_path / "dataset")
@@ -235,7 +235,7 @@ def test_a_missing_observable_is_named(sequence, build, tmp_path, missing):
 
 def test_a_region_file_of_another_region(sequence, build, tmp_path):
     shutil.copytree(sequence / "raw" / "AR90001", tmp_path / "raw" / "AR90002")
-    with pytest.raises(SolaredError, match=r"AR90002 describes AR90001 in region.json; correct one of them"):
+    with pytest.raises(SolaredError, match=r"AR90002 describes AR90001 in region.json. Correct the folder"):
         build(tmp_path / "raw", tmp_path / "dataset")
     path = tmp_path / "raw" / "AR90002" / "region.json"
     correct = {**json.loads(path.read_text()), "ar_number": 90002}
@@ -248,7 +248,7 @@ def test_a_region_file_of_another_region(sequence, build, tmp_path):
         build(tmp_path / "raw", tmp_path / "dataset")
 
 
-def test_sources_never_mix(sequence, simulated_published, tmp_path):
+def test_regions_of_different_sources_are_not_mixed(sequence, simulated_published, tmp_path):
     from dataset_builder.published import PublishedSource
 
     shutil.copytree(sequence / "dataset", tmp_path / "dataset")
@@ -260,15 +260,15 @@ def test_sources_never_mix(sequence, simulated_published, tmp_path):
     ("arguments", "message"),
     [
         (("--source", "published", "--workers", "7"), "--workers has no effect on published files. Leave it out"),
-        (("--cadence", "1d"), "Unknown cadence '1d'; choose one of 1h, 12min."),
-        (("--correction", "some"), "Unknown correction 'some'; choose one of latitude_background, none."),
-        (("--workers", "0"), "0 workers can do nothing; give --workers 1 or more."),
-        (("--workers", "2", "--scheduler", "tcp://localhost:1"), "give --workers or --scheduler, not both."),
+        (("--cadence", "1d"), "Unknown cadence '1d'. Choose one of 1h, 12min."),
+        (("--correction", "some"), "Unknown correction 'some'. Choose one of latitude_background, none."),
+        (("--workers", "0"), "A build cannot run on 0 workers. Give --workers 1 or more."),
+        (("--workers", "2", "--scheduler", "tcp://localhost:1"), "Give --workers or --scheduler, not both."),
         (("--scheduler", "nonsense://localhost:1"), "There is no Dask scheduler at nonsense://localhost:1"),
         (("--scheduler", "tcp://127.0.0.1:1"), "There is no Dask scheduler at tcp://127.0.0.1:1"),
     ],
 )
-def test_unusable_arguments(sequence, tmp_path, capsys, monkeypatch, arguments, message):
+def test_unusable_arguments_raise(sequence, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.setattr("dataset_builder.fits.cluster._SECONDS_TO_CONNECT", 1)
     folders = ("--input", str(sequence / "raw"), "--output", str(tmp_path / "out"))
     with pytest.raises(SystemExit) as stopped:

@@ -1,4 +1,4 @@
-"""Tiles: which pixels they hold, what NaN does to them, and the published background."""
+"""Tiles: their pixels, the effect of NaN, and the published background."""
 
 import numpy as np
 import pytest
@@ -18,14 +18,14 @@ def test_means_of_56_pixels_from_the_south_east_corner():
     np.testing.assert_array_equal(tile_means(patch), tiles)
 
 
-def test_leading_axes_pass_through():
+def test_leading_axes_are_kept():
     maps = np.random.default_rng(0).normal(size=(2, 4, 18, 27))
     tiles = tile_means(maps)
     assert tiles.shape == (2, 4, 81)
     np.testing.assert_allclose(tiles[1, 3], tile_means(maps[1, 3]), rtol=0, atol=1e-12)
 
 
-def test_nan_pixels_are_passed_over_down_to_the_minimum():
+def test_nan_pixels_are_left_out_of_the_mean_down_to_the_minimum():
     patch = np.ones((18, 18))
     patch[0, 0] = np.nan
     patch[0:2, 2:4] = [[np.nan, 5], [np.nan, 7]]
@@ -56,7 +56,7 @@ def test_the_background_has_the_published_weights():
     assert (corrected[:, 72:] == 0).all()
 
 
-def test_an_unobserved_row_makes_its_column_nan_and_no_other():
+def test_a_nan_in_the_first_row_makes_only_that_column_nan():
     tiles = np.ones(81)
     tiles[4] = np.nan
     corrected = remove_latitude_background(tiles).reshape(9, 9)
@@ -64,12 +64,12 @@ def test_an_unobserved_row_makes_its_column_nan_and_no_other():
     assert np.isfinite(np.delete(corrected, 4, axis=1)).all()
 
 
-def test_what_is_kept_is_what_was_published():
+def test_the_kept_tiles_are_the_published_tiles():
     assert keep_tiles(np.arange(81)).tolist() == list(range(9, 72))
     assert keep_tiles(np.zeros((5, 4, 81))).shape == (5, 4, 63)
 
 
-def test_wrong_shapes_are_refused():
+def test_wrong_shapes_raise():
     with pytest.raises(ValueError, match="at least 9 pixels a side"):
         tile_means(np.zeros((8, 512)))
     with pytest.raises(ValueError, match="must be above 0"):

@@ -1,4 +1,4 @@
-"""Times as HMI headers write them, and the 45 s slots."""
+"""Times in the notations of HMI headers, and the 45 s slots."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from solared_hf import SolaredError
         ("2016-12-31T23:59:60.5Z", "2017-01-01T00:00:36.5"),
     ],
 )
-def test_what_a_header_says_becomes_naive_tai(text, tai):
+def test_times_of_headers_become_naive_tai(text, tai):
     time = parse_time(text)
     assert time == np.datetime64(tai)
     assert time.dtype == np.dtype("datetime64[ms]")
@@ -38,7 +38,7 @@ def test_what_a_header_says_becomes_naive_tai(text, tai):
     "text",
     [
         "MISSING",
-        "-4712.01.01_11:59:28_TAI",  # How JSOC writes a missing time where it must be one.
+        "-4712.01.01_11:59:28_TAI",  # JSOC writes a missing time so if it must write a time.
         "2011.02.30_00:00:05_TAI",
         "2011.02.15_24:00:05_TAI",
         "2011.02.15_00:00:60_TAI",
@@ -53,7 +53,7 @@ def test_what_a_header_says_becomes_naive_tai(text, tai):
         20110215,
     ],
 )
-def test_what_is_no_time_is_refused_with_a_sentence(text):
+def test_other_texts_raise(text):
     with pytest.raises(SolaredError, match="is not a time; expected one such as 2011"):
         parse_time(text)
 
@@ -67,7 +67,7 @@ def test_what_is_no_time_is_refused_with_a_sentence(text):
         ("2013-04-15", 0, "2013.04.15_00:00:00_TAI"),
     ],
 )
-def test_a_time_is_written_as_it_is_read(tai, digits, text):
+def test_a_written_time_is_read_back(tai, digits, text):
     time = np.datetime64(tai, "ms")
     assert format_time(time, digits) == text
     assert parse_time(text) == time
@@ -81,7 +81,7 @@ def test_slots_are_counted_from_1993_and_whole_hours_are_slots():
     np.testing.assert_array_equal(slot_time(slot_of(hours)), hours)
 
 
-def test_a_time_falls_into_the_nearest_slot():
+def test_a_time_belongs_to_the_nearest_slot():
     slot = slot_of(np.datetime64("2013-04-15T11:00:00"))
     assert isinstance(slot, int)
     for milliseconds, expected in [

@@ -1,4 +1,4 @@
-"""Tracking: where the patch's pixels lie, against sunpy, astropy and reproject."""
+"""Tracking: the positions and values of the patch's pixels, compared with sunpy, astropy and reproject."""
 
 import astropy.units as u
 import numpy as np
@@ -20,7 +20,7 @@ AU = 149_597_870_691.0
 
 
 def full_disk(**changes) -> fits.Header:
-    """A header as JSOC gives it to a full-disk image, with changes; a keyword changed to None is left out."""
+    """Return the header of a full-disk image from JSOC, with changes; None leaves a keyword out."""
     cards = {
         "NAXIS": 2,
         "NAXIS1": 4096,
@@ -47,19 +47,19 @@ def full_disk(**changes) -> fits.Header:
 
 
 def small_disk(**changes) -> fits.Header:
-    """As `full_disk`, with a tenth of the pixels a side."""
+    """Return the header of `full_disk` with a tenth of the pixels a side."""
     smaller = {"NAXIS1": 400, "NAXIS2": 400, "CRPIX1": 201.3, "CRPIX2": 198.8, "CDELT1": 5.04, "CDELT2": 5.04}
     return full_disk(**(smaller | changes))
 
 
 def near(header: fits.Header, longitude: float, latitude: float, **options) -> PatchMapper:
-    """Of a patch whose centre is so far west of the observer's meridian at the header's time."""
+    """Return the mapper of a patch centred `longitude` west of the observer's meridian at the header's time."""
     time = Pointing.from_header(header).time
     return PatchMapper(Trajectory((header["CRLN_OBS"] + longitude) % 360, latitude, time), **options)
 
 
 def patch_wcs(mapper: PatchMapper, header: fits.Header, degrees_per_pixel: float = 0.06) -> WCS:
-    """The patch as FITS describes such a map."""
+    """Return the FITS description of the patch."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["CRLN-ARC", "CRLT-ARC"]
     wcs.wcs.cunit = ["deg", "deg"]
@@ -83,7 +83,7 @@ def on_the_sun(longitude, latitude, header: fits.Header) -> SkyCoord:
 
 
 def chain(mapper: PatchMapper, header: fits.Header, pixels: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Where sunpy and astropy see some pixels of the patch in the image."""
+    """Return where sunpy and astropy see some pixels of the patch in the image."""
     rows, columns = np.mgrid[: mapper.size, : mapper.size][:, pixels, pixels]
     longitude, latitude = patch_wcs(mapper, header).wcs_pix2world(columns.ravel(), rows.ravel(), 0)
     seen = WCS(header).world_to_pixel(on_the_sun(longitude, latitude, header))
@@ -107,7 +107,7 @@ def resampled() -> fits.Header:
     ],
 )
 @pytest.mark.parametrize("place", [(0.0, 0.0), (-30.0, 21.5), (38.0, -33.0)])
-def test_pixels_lie_where_sunpy_and_astropy_see_them(header, place):
+def test_pixels_lie_where_sunpy_and_astropy_put_them(header, place):
     mapper = near(header, *place)
     some = slice(None, None, 73)
     seen = mapper.pixel_coordinates(Pointing.from_header(header))
@@ -116,7 +116,7 @@ def test_pixels_lie_where_sunpy_and_astropy_see_them(header, place):
         np.testing.assert_allclose(ours[some, some], theirs, rtol=0, atol=1e-7)
 
 
-def test_the_radius_of_sunpy_would_be_visibly_off():
+def test_sunpys_radius_of_the_sun_would_shift_the_pixels():
     header = full_disk()
     mapper = near(header, 38.0, -33.0)
     right = np.array(mapper.pixel_coordinates(Pointing.from_header(header)))
@@ -132,13 +132,13 @@ def test_t_obs_is_the_time_of_the_geometry():
     mapper = near(header, 10.0, 15.0)
     a_day_later = Pointing.from_header(full_disk(T_OBS="2014.03.02_00:01:25_TAI"))
     assert a_day_later.time - Pointing.from_header(header).time == DAY
-    # It has fallen behind Carrington's rotation: to the east, which is right in an image turned by 180 degrees.
+    # The region falls behind Carrington's rotation, to the east, which is right in an image turned by 180 degrees.
     columns = [mapper.pixel_coordinates(p)[0][256, 256] for p in (Pointing.from_header(header), a_day_later)]
     assert 5 < columns[1] - columns[0] < 20
 
 
 @pytest.mark.parametrize("angle", [179.93, 12.0])
-def test_a_rotation_may_be_told_in_three_ways(angle):
+def test_a_rotation_may_be_stated_in_three_ways(angle):
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     turned = full_disk(CROTA2=angle, CDELT1=0.5, CDELT2=0.6)
     pc = {"PC1_1": cosine, "PC1_2": -sine * 0.6 / 0.5, "PC2_1": sine * 0.5 / 0.6, "PC2_2": cosine}
@@ -150,7 +150,7 @@ def test_a_rotation_may_be_told_in_three_ways(angle):
     np.testing.assert_allclose(np.ravel(Pointing.from_header(told).scale), expected, rtol=1e-12)
 
 
-def test_angles_may_be_told_in_other_units():
+def test_angles_may_be_stated_in_other_units():
     mapper = near(full_disk(), 10.0, 15.0)
     expected = mapper.pixel_coordinates(Pointing.from_header(full_disk(CRVAL1=31.5, CRVAL2=-72.25)))
     for unit, factor in (("deg", 1 / 3600), ("ARCSEC", 1), ("arcmin", 1 / 60), ("rad", np.radians(1 / 3600))):
@@ -168,7 +168,7 @@ def test_axes_may_be_spelled_in_other_ways(names):
 
 @pytest.mark.parametrize("rotation", ["CROTA", "PC", "CD"])
 def test_the_latitude_may_be_the_first_axis(rotation):
-    """Against astropy, of an image whose rows run to the west."""
+    """Compare with astropy an image whose rows run to the west."""
     header = full_disk(
         CTYPE1="HPLT-TAN", CTYPE2="HPLN-TAN", CRVAL1=31.5, CRVAL2=-12.25, CDELT1=0.4, CDELT2=0.6, CROTA2=None
     )
@@ -193,7 +193,7 @@ def test_a_header_may_be_a_plain_mapping():
         *("CDELT1", "CDELT2", "CROTA2", "DSUN_OBS", "CRLN_OBS", "CRLT_OBS"),
     ],
 )
-def test_a_keyword_that_is_missing_or_no_number_is_named(key):
+def test_a_keyword_that_is_missing_or_not_a_number_is_named(key):
     with pytest.raises(SolaredError, match=f"The header has no {key}, so"):
         Pointing.from_header(full_disk(**{key: None}))
     for value in ("nan", float("nan"), float("inf")):
@@ -211,22 +211,22 @@ def test_a_keyword_that_is_missing_or_no_number_is_named(key):
         ({"CTYPE2": None}, "CTYPE2 None, which does not say whether this is an image of the Sun"),
         (
             {"CTYPE1": "HPLN-SIN", "CTYPE2": "HPLT-SIN"},
-            "an unknown projection; only images of the Sun in TAN are known",
+            "an unknown projection. Use images of the Sun in TAN",
         ),
-        ({"CUNIT1": "m"}, "CUNIT is 'm', which is no unit of an angle"),
+        ({"CUNIT1": "m"}, "CUNIT is 'm', which is not a unit of angles"),
         ({"CUNIT1": "deg", "CUNIT2": "deg"}, "would have a radius of 0.5.* pixels by CDELT1 .* and CUNIT1 .'deg'."),
         ({"CDELT1": 0.504338 / 3600, "CDELT2": 0.504338 / 3600}, "would have a radius of 6.9.* pixels"),
         ({"RSUN_REF": 696_000.0}, "RSUN_REF is 696000, and 6.9e.08 to 7e.08 m are expected"),
         ({"RSUN_REF": 696_000.0, "DSUN_OBS": 148_205_511.5}, "RSUN_REF is 696000, and"),
         ({"DSUN_OBS": 148_205_511_547_720.0}, "DSUN_OBS is 1.48206e.14, and 1.4e.11 to 1.6e.11 m are expected"),
         ({"DSUN_OBS": 0.9907}, "inside the Sun"),
-        ({"RSUN_OBS": 0.26907}, "RSUN_OBS is 0.26907, and RSUN_REF and DSUN_OBS make it 968.7 arcsec"),
+        ({"RSUN_OBS": 0.26907}, "RSUN_OBS is 0.26907, but RSUN_REF and DSUN_OBS give 968.7 arcsec"),
         ({"CDELT2": 0.0}, "pixels of no size"),
         ({"DSUN_OBS": 148_205_511.5}, "inside the Sun"),
         ({"RSUN_REF": -1.0}, "inside the Sun"),
     ],
 )
-def test_a_header_that_cannot_be_is_refused_with_a_sentence(changes, message):
+def test_an_impossible_header_raises(changes, message):
     with pytest.raises(SolaredError, match=message):
         Pointing.from_header(full_disk(**changes))
 
@@ -239,7 +239,7 @@ def keys(distance: float) -> float:
 
 
 def plainly(image: np.ndarray, column: float, row: float) -> float:
-    """Cubic convolution at one point; NaN where a pixel of the 16 is NaN or outside."""
+    """Return the cubic convolution at one point; NaN if one of the 16 pixels is NaN or outside."""
     if np.isnan(column) or np.isnan(row):
         return np.nan
     total = 0.0
@@ -254,7 +254,7 @@ def plainly(image: np.ndarray, column: float, row: float) -> float:
 def test_values_are_the_cubic_convolution_of_16_pixels(dtype):
     header = small_disk(NAXIS1=65, CRPIX1=201.3 - 30)
     pointing = Pointing.from_header(header)
-    # Past both ends of the rows, beyond the limb in the west, and over a bad pixel.
+    # The patch runs past both ends of the rows, beyond the western limb, and over a bad pixel.
     mapper = near(header, 62.0, -20.0, size=40, degrees_per_pixel=1.6)
     image = np.random.default_rng(0).normal(0, 1000, pointing.shape).astype(dtype)
     columns, rows = mapper.pixel_coordinates(pointing)
@@ -275,7 +275,7 @@ def test_values_are_the_cubic_convolution_of_16_pixels(dtype):
     assert np.isnan(patch[20, 12]) == (image.dtype.kind == "f")
 
 
-def test_a_map_is_that_of_reproject():
+def test_a_map_equals_that_of_reproject():
     header = small_disk()
     pointing = Pointing.from_header(header)
     row, column = np.indices(pointing.shape)
@@ -293,14 +293,14 @@ def test_south_is_the_first_row_and_east_the_first_column():
     assert (longitude[0], latitude[0]) == pytest.approx((132.560135, 10))
     assert longitude[1] < longitude[0] - 15
     assert latitude[2] == pytest.approx(-6)
-    # At 180 degrees south is up and east is right in the image.
+    # With CROTA2 = 180 degrees, south is up and east is right in the image.
     columns, rows = mapper.pixel_coordinates(Pointing.from_header(header))
     assert columns[32, 0] > columns[32, 32] > columns[32, 64]
     assert rows[0, 32] > rows[32, 32] > rows[64, 32]
 
 
 @pytest.mark.parametrize("place", [(0.0, 10.0), (-30.0, -25.0), (80.0, 5.0), (5.0, 85.0)])
-def test_only_the_rows_that_are_told_are_needed(place):
+def test_map_needs_exactly_the_rows_that_rows_returns(place):
     header = small_disk()
     pointing = Pointing.from_header(header)
     mapper = near(header, *place, size=64, degrees_per_pixel=0.5)
@@ -310,7 +310,7 @@ def test_only_the_rows_that_are_told_are_needed(place):
     whole = mapper.map(image, pointing)
     assert np.isfinite(whole).any()
     np.testing.assert_allclose(mapper.map(image[rows], pointing, rows.start), whole, rtol=1e-5, atol=1e-5)
-    # And all of them are.
+    # Every one of these rows is needed.
     for fewer in (slice(rows.start + 1, rows.stop), slice(rows.start, rows.stop - 1)):
         patch = mapper.map(image[fewer], pointing, fewer.start)
         lost = np.isnan(patch) & np.isfinite(whole)
@@ -332,7 +332,7 @@ def test_a_patch_out_of_sight_or_out_of_the_image_needs_no_rows(longitude, colum
     assert np.isnan(mapper.map(image[rows], pointing, rows.start)).all()
 
 
-def test_the_limb_is_where_the_line_of_sight_touches_the_sun():
+def test_the_limb_is_where_the_line_of_sight_is_tangent_to_the_sun():
     header = full_disk()
     mapper = near(header, 76.0, 5.0)
     longitude, latitude = patch_wcs(mapper, header).wcs_pix2world(*np.indices((512, 512))[::-1].reshape(2, -1), 0)
@@ -359,7 +359,7 @@ def test_a_cutout_gives_the_patch_of_the_full_disk():
     np.testing.assert_allclose(patch, whole, rtol=0, atol=1e-5)
 
 
-def test_rows_that_are_not_of_the_image_are_refused():
+def test_rows_that_are_not_part_of_the_image_raise():
     pointing = Pointing.from_header(small_disk())
     mapper = near(small_disk(), 0.0, 0.0, size=8)
     for shape, first_row in [((400, 399), 0), ((401, 400), 0), ((10, 400), 391), ((10, 400), -1), ((1, 400, 400), 0)]:
@@ -367,14 +367,14 @@ def test_rows_that_are_not_of_the_image_are_refused():
             mapper.map(np.zeros(shape), pointing, first_row)
 
 
-def test_what_turns_with_the_sun_stays_in_the_patch_and_what_turns_otherwise_leaves_it():
-    """Spots that turn with their latitude, drawn with sunpy from an observer who moves, a day apart."""
+def test_spots_stay_in_the_patch_only_at_the_rotation_rate_of_their_latitude():
+    """Spots that rotate at the rate of their latitude, drawn with sunpy for a moving observer, a day apart."""
     latitude, north = 20.0, 28.0
     start = np.datetime64("2014-03-01T00:01:25")
     mapper = PatchMapper(Trajectory(120.0, latitude, start), size=96, degrees_per_pixel=0.3)
 
     def rate(degrees):
-        """Sidereal, of mtrack's formula, in degrees a day."""
+        """Return mtrack's sidereal rotation rate in degrees per day."""
         squared = np.sin(np.radians(degrees)) ** 2
         return np.degrees((2.836399 - 0.3441 * squared - 0.5037 * squared**2) * 1e-6) * 86_400
 
@@ -408,9 +408,9 @@ def test_what_turns_with_the_sun_stays_in_the_patch_and_what_turns_otherwise_lea
             spots[spot].append([(axis * patch).sum() / patch.sum() for axis in np.indices(patch.shape)])
     spots = {spot: np.array(centres) for spot, centres in spots.items()}
     np.testing.assert_allclose(spots[latitude], 47.5, rtol=0, atol=0.02)
-    # Carrington's own rate would leave it behind by more than a pixel.
+    # At Carrington's own rate the patch would miss the spot by more than a pixel.
     assert (carrington - rate(latitude)) * np.cos(np.radians(latitude)) / 0.3 > 1
-    # The patch moves as one: what lies further north falls back to the east, by the difference of the rates.
+    # The patch moves rigidly: a spot further north falls back to the east, by the difference of the rates.
     drift = spots[north][:, 1] - spots[north][0, 1]
     expected = (rate(north) - rate(latitude)) * np.cos(np.radians(north)) / 0.3 * np.array([0, 0.5, 1])
     assert expected[2] < -0.5
@@ -442,12 +442,12 @@ def test_a_trajectory_moves_at_the_rate_of_mtrack():
         ((10.0, 0.0, np.datetime64("NaT")), "no time t0"),
     ],
 )
-def test_a_trajectory_that_cannot_be_is_refused(arguments, message):
+def test_an_impossible_trajectory_raises(arguments, message):
     with pytest.raises(SolaredError, match=message):
         Trajectory(*arguments)
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": 2200}, {"degrees_per_pixel": float("nan")}])
-def test_a_patch_that_is_no_part_of_a_hemisphere_is_refused(options):
+def test_a_patch_that_does_not_fit_on_a_hemisphere_raises(options):
     with pytest.raises(SolaredError, match="does not fit on a hemisphere"):
         PatchMapper(Trajectory(0.0, 0.0, np.datetime64("2011-02-15")), **options)

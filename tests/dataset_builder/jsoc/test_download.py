@@ -23,7 +23,7 @@ from dataset_builder.fits import (
     read_region_file,
     scan_files,
 )
-from dataset_builder.fits.observations import IMAGE
+from dataset_builder.fits.headers import IMAGE
 from dataset_builder.jsoc.plan import cutout, read_catalog, region_slots
 from dataset_builder.jsoc.server import FRAMES_AN_EXPORT, PUBLIC_SERVER, RANGES_AN_EXPORT, Jsoc, chunks, record_set
 from tests.dataset_builder.jsoc.case import (
