@@ -2,7 +2,7 @@
 
 The input is 19,760 tracked dopplergrams of 512 x 512 pixels, scaled integers like those of HMI, one hour per file: 10
 GB in the temporary folder. The same hour of noise is repeated, which changes neither reading nor arithmetic. A step
-reads and scales its 80 frames (42 MB to 84 MB), and updates the sums of the sliding window (see acoustic_power.py). A
+reads and scales its 80 frames (42 MB to 84 MB), and updates the sums of the sliding window (see sliding_power.py). A
 segment of 60 steps also reads 7 h of frames that the previous segment reads.
 """
 

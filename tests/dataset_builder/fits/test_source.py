@@ -163,10 +163,10 @@ def test_regions_of_different_settings_are_not_mixed(sequence, build, tmp_path):
     shutil.copytree(sequence / "dataset", dataset)
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "AR90001").symlink_to(sequence / "raw" / "AR90001")
-    with pytest.raises(SolaredError, match=r"AR90009.parquet was built with correction latitude_background, and this"):
+    with pytest.raises(SolaredError, match=r"AR90009.parquet was built with correction latitude_background, but this"):
         build(tmp_path / "one", dataset, correction="none")
     build(sequence / "raw", dataset, correction="none")
-    assert "No background was taken away" in (dataset / "README.md").read_text()
+    assert "No background was subtracted" in (dataset / "README.md").read_text()
     assert "latitude background removed" not in (dataset / "README.md").read_text()
 
 
@@ -252,7 +252,7 @@ def test_regions_of_different_sources_are_not_mixed(sequence, simulated_publishe
     from dataset_builder.published import PublishedSource
 
     shutil.copytree(sequence / "dataset", tmp_path / "dataset")
-    with pytest.raises(SolaredError, match=r"was built with --source fits, and this is --source published; name ano"):
+    with pytest.raises(SolaredError, match=r"was built with --source fits, but this build has --source published"):
         build_dataset(PublishedSource(simulated_published), tmp_path / "dataset")
 
 
