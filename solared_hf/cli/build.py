@@ -2,11 +2,14 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from solared_hf.errors import SolaredError
+
+if TYPE_CHECKING:
+    from dataset_builder.sources import Source
 
 
 class SourceName(StrEnum):
@@ -37,8 +40,9 @@ def build(
     """Build a dataset folder that load_dataset reads. Run it again to do only the remaining work."""
     from dataset_builder.build import build_dataset
 
-    settings = {"cadence": cadence, "correction": correction}
+    settings: dict[str, Any] = {"cadence": cadence, "correction": correction}
     settings = {name: value for name, value in settings.items() if value is not None}
+    opened: Source
     if source is SourceName.published:
         from dataset_builder.published.source import PublishedSource
 

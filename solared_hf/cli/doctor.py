@@ -7,7 +7,8 @@ def doctor() -> None:
     """List what is installed and ready, what is wrong, and how to repair it; exit with 1 if anything is broken."""
     from solared_hf.doctor import CHECKS, examine
 
-    wrong, worth_knowing = [], []
+    wrong: list[str] = []
+    worth_knowing: list[str] = []
     for subject in CHECKS:
         print(subject, flush=True)
         findings = examine(subject)

@@ -11,7 +11,7 @@ from solared_hf.errors import SolaredError
 
 
 class Protocol(StrEnum):
-    split = "split"
+    split = "split"  # type: ignore[assignment]  # StrEnum allows a member with the name of a method of str
     published = "published"
 
 
@@ -28,23 +28,19 @@ def evaluate(
 ) -> None:
     """Score a model beside persistence and other baselines, or by the published protocol."""
     from solared_hf.data.loading import open_dataset
-    from solared_hf.evaluation.protocol_scores import score_by_published_protocol
-    from solared_hf.evaluation.split_scores import score_on_split
+    from solared_hf.evaluation.protocol_scores import ProtocolScores, score_by_published_protocol
+    from solared_hf.evaluation.split_scores import SplitScores, score_on_split
     from solared_hf.files import write_atomically
     from solared_hf.forecasters.base import load_forecaster
 
+    if protocol is Protocol.published and split is not None:
+        raise SolaredError("--split has no effect with --protocol published, which has its own regions. Leave it out.")
+    forecaster, opened = load_forecaster(model, model_revision), open_dataset(dataset, dataset_revision)
+    scores: ProtocolScores | SplitScores
     if protocol is Protocol.published:
-        if split is not None:
-            raise SolaredError(
-                "--split has no effect with --protocol published, which has its own regions. Leave it out."
-            )
-        scores = score_by_published_protocol(
-            load_forecaster(model, model_revision), open_dataset(dataset, dataset_revision)
-        )
+        scores = score_by_published_protocol(forecaster, opened)
     else:
-        scores = score_on_split(
-            load_forecaster(model, model_revision), open_dataset(dataset, dataset_revision), split or "test"
-        )
+        scores = score_on_split(forecaster, opened, split or "test")
     scores.print()
     if json_file is not None:
         write_atomically(json_file, scores.as_json())

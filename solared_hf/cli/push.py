@@ -1,6 +1,6 @@
 """`solared push`: push a dataset or model folder to the Hub in one commit."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +9,7 @@ import typer
 from solared_hf.errors import SolaredError
 
 if TYPE_CHECKING:
-    from solared_hf.hub.push import PushReport
+    from solared_hf.hub.push import Content, PushReport
 
 
 def push(
@@ -27,7 +27,7 @@ def push(
     if (folder / "config.json").is_file():
         from solared_hf.hub.model_folder import model_to_push
 
-        opened = nullcontext(model_to_push(folder, repo_id))
+        opened: AbstractContextManager[Content] = nullcontext(model_to_push(folder, repo_id))
     elif (folder / MANIFEST_NAME).is_file():
         from dataset_builder.dataset_folder import dataset_to_push
 

@@ -66,7 +66,7 @@ def quickstart(
     from solared_hf.training.run import train
 
     simulated = data is None
-    if not simulated:
+    if data is not None:
         # Check the input before an earlier quickstart is deleted.
         find_regions(data)
         if data.resolve().is_relative_to(output.resolve()):
@@ -74,11 +74,11 @@ def quickstart(
     _prepare(output)
     dataset, model = str(output / "dataset"), str(output / "model")
 
-    if simulated:
+    if data is None:
         _say(1, "Observing ten regions of a simulated Sun for ten days, and building the dataset from the FITS files")
-        data = output / "simulated_sun"
-        write_observations(data, tqdm(SIMULATED_REGIONS, desc="observing", unit="region", file=sys.stderr))
-        build_dataset(FitsSource(data), dataset, progress=True)
+        observations = output / "simulated_sun"
+        write_observations(observations, tqdm(SIMULATED_REGIONS, desc="observing", unit="region", file=sys.stderr))
+        build_dataset(FitsSource(observations), dataset, progress=True)
     else:
         _say(1, "Building the dataset")
         build_dataset(PublishedSource(data), dataset, progress=True)
