@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -57,6 +58,12 @@ class ModelArguments:
         if not isinstance(self.model_config, dict):
             raise SolaredError(f"model_config takes names and values, but got {self.model_config!r}.")
 
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of `model_config`, by name."""
+        assert isinstance(self.model_config, dict)
+        return self.model_config
+
 
 @dataclass
 class SolaredTrainingArguments(TrainingArguments):
@@ -66,7 +73,7 @@ class SolaredTrainingArguments(TrainingArguments):
         SolaredError: If an argument cannot work or has no effect, or if checkpoints would be pushed to the Hub.
     """
 
-    # Without it the Trainer finds no labels, and evaluation silently has neither loss nor metrics.
+    # Without `label_names` the Trainer finds no labels, and evaluation silently has neither loss nor metrics.
     label_names: list[str] | None = field(default_factory=LABEL_NAMES.copy)
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
@@ -93,11 +100,17 @@ class SolaredTrainingArguments(TrainingArguments):
             self.greater_is_better = GREATER_IS_BETTER[self.metric_for_best_model.removeprefix("eval_")]
         if self.push_to_hub and self.hub_strategy != "end":
             raise SolaredError(
-                f"hub_strategy {self.hub_strategy.value} would push checkpoints, which hold pickles; leave it out: "
-                "the finished model is pushed, and checkpoints stay in output_dir."
+                f"hub_strategy {self.hub_strategy.value} would push checkpoints, which hold pickles. Leave out "
+                "hub_strategy: the finished model is pushed, and checkpoints stay in output_dir."
             )
-        # torch warns at every epoch when it is asked to pin memory that no accelerator will read.
+        # torch warns at every epoch if memory is pinned without an accelerator.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+
+    @property
+    def output(self) -> Path:
+        """The folder `output_dir`."""
+        assert self.output_dir is not None
+        return Path(self.output_dir)
 
     def __getstate__(self) -> dict:
         # The Trainer pickles its arguments into every checkpoint, and a checkpoint must not hold a token.
@@ -109,7 +122,7 @@ Arguments = tuple[DataArguments, ModelArguments, SolaredTrainingArguments]
 
 class _Parser(HfArgumentParser):
     def error(self, message: str):
-        raise SolaredError(f"{message}; `solared train --help` lists the arguments.")
+        raise SolaredError(f"{message}. `solared train --help` lists the arguments.")
 
 
 def parse_arguments(command_line: Sequence[str]) -> Arguments:
@@ -125,11 +138,12 @@ def parse_arguments(command_line: Sequence[str]) -> Arguments:
     option = _Parser([], add_help=False, allow_abbrev=False)
     option.add_argument(
         "--config",
-        help=f"A recipe ({', '.join(recipe_names())}), or a YAML file with any of these arguments; the command line "
+        help=f"A recipe ({', '.join(recipe_names())}), or a YAML file with any of these arguments. The command line "
         "wins.",
     )
     config, rest = option.parse_known_args(list(command_line))
-    parser = _Parser((DataArguments, ModelArguments, SolaredTrainingArguments), prog="solared train", parents=[option])
+    kinds: Any = (DataArguments, ModelArguments, SolaredTrainingArguments)
+    parser = _Parser(kinds, prog="solared train", parents=[option])
     if config.config is not None:
         rest = [*_yaml_as_command_line(_recipe_file(config.config)), *rest]
     try:
@@ -142,7 +156,7 @@ def parse_arguments(command_line: Sequence[str]) -> Arguments:
         reason = " ".join(str(error).split())
         raise SolaredError(f"The training arguments do not fit together: {reason}") from error
     if unknown:
-        raise SolaredError(f"Unknown arguments: {' '.join(unknown)}; `solared train --help` lists the known ones.")
+        raise SolaredError(f"Unknown arguments: {' '.join(unknown)}. `solared train --help` lists the arguments.")
     return data, model, training
 
 
@@ -180,7 +194,7 @@ def _yaml_as_command_line(path: Path) -> list[str]:
     unknown = sorted(str(key) for key in content if key not in known)
     if unknown:
         raise SolaredError(
-            f"{path} has unknown keys: {', '.join(unknown)}; `solared train --help` lists the arguments."
+            f"{path} has unknown keys: {', '.join(unknown)}. `solared train --help` lists the arguments."
         )
     command_line = []
     for key, value in content.items():

@@ -1,32 +1,42 @@
-"""Going on with an interrupted run: which checkpoint, and whether it is the same run."""
+"""Resume an interrupted run: find the checkpoint, and check that it belongs to the same run."""
 
 import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig, TrainerState, TrainingArguments
+from transformers import AutoConfig, PreTrainedConfig, TrainerState
 
 from solared_hf.data.processing_solared import SolaredProcessor
 from solared_hf.errors import SolaredError
+from solared_hf.training.arguments import SolaredTrainingArguments
 from solared_hf.training.run_record import STATE_NAME
 
-# The Trainer writes it last, so a folder without it is what a kill left of a checkpoint.
+# The Trainer writes this file last, so a folder without it is half written.
 _LAST_FILE = STATE_NAME
-_SETTINGS = ("input_channels", "input_steps", "horizon_hours", "nan_policy", "cadence_minutes", "minimum", "maximum")
+_PROCESSOR_FIELDS = (
+    "input_channels",
+    "input_steps",
+    "horizon_hours",
+    "nan_policy",
+    "cadence_minutes",
+    "minimum",
+    "maximum",
+)
 
 
-def checkpoint_to_resume(training: TrainingArguments) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` means: a folder, or for `last` the last whole one, if any.
+def checkpoint_to_resume(training: SolaredTrainingArguments) -> str | None:
+    """Return the folder in `resume_from_checkpoint`, or for `last` the last complete checkpoint, if there is one.
 
     Raises:
-        SolaredError: there is no such checkpoint, or the output folder holds checkpoints and no word to resume.
+        SolaredError: If the checkpoint is missing, or the output folder holds checkpoints but the run is not resumed.
     """
-    wanted, output = training.resume_from_checkpoint, Path(training.output_dir)
+    wanted, output = training.resume_from_checkpoint, training.output
     if wanted is not None and wanted != "last":
         if not (Path(wanted) / _LAST_FILE).is_file():
             raise SolaredError(
-                f"There is no checkpoint {wanted}; name a whole checkpoint folder, or `last` for the last in {output}."
+                f"There is no checkpoint {wanted}. Give a complete checkpoint folder, or `last` for the last one in "
+                f"{output}."
             )
         return wanted
     numbered = {
@@ -35,28 +45,28 @@ def checkpoint_to_resume(training: TrainingArguments) -> str | None:
     if wanted is None:
         if numbered:
             raise SolaredError(
-                f"{output} holds the checkpoints of another run; add --resume_from_checkpoint last to go on with it, "
-                "or choose another --output_dir."
+                f"{output} holds the checkpoints of another run. Add --resume_from_checkpoint last to resume it, or "
+                "choose another --output_dir."
             )
         return None
     for _, path in sorted(numbered.items(), reverse=True):
         if (path / _LAST_FILE).is_file():
             return str(path)
-        print(f"{path} is only half written and is passed over.", file=sys.stderr)
+        print(f"{path} is only half written and is skipped.", file=sys.stderr)
     return None
 
 
 def check_same_run(checkpoint: str, config: PreTrainedConfig, processor: SolaredProcessor) -> None:
-    """Refuse to go on with a checkpoint of another model, or one that was trained on other data.
+    """Refuse a checkpoint of another model, or a checkpoint that was trained on other data.
 
     Raises:
-        SolaredError: the message names the first difference.
+        SolaredError: If there is a difference. The message names the first one.
     """
     earlier, earlier_config = SolaredProcessor.from_pretrained(checkpoint), AutoConfig.from_pretrained(checkpoint)
-    own_fields = {one.name for one in fields(config)} - {one.name for one in fields(PreTrainedConfig)}
+    own_fields = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
     compared = (
         (earlier_config, config, ("model_type", *sorted(own_fields))),
-        (earlier, processor, _SETTINGS),
+        (earlier, processor, _PROCESSOR_FIELDS),
     )
     differences = [
         (name, getattr(before, name, None), getattr(now, name))
@@ -64,37 +74,38 @@ def check_same_run(checkpoint: str, config: PreTrainedConfig, processor: Solared
         for name in names
         if getattr(before, name, None) != getattr(now, name)
     ]
-    # Other data may well have the same extremes, and the same data another name.
+    # Other data can have the same extremes, and the same data can have another name.
+    before_on, now_on = earlier.fitted_on or {}, processor.fitted_on or {}
     differences += [
-        (f"{name} of the dataset", earlier.fitted_on[name], processor.fitted_on[name])
+        (f"{name} of the dataset", before_on.get(name), now_on.get(name))
         for name in ("regions", "revision")
-        if earlier.fitted_on[name] != processor.fitted_on[name]
+        if before_on.get(name) != now_on.get(name)
     ]
     if differences:
         name, before, now = differences[0]
         raise SolaredError(
-            f"{checkpoint} was trained with {name} {before}, and this run has {now}; resume with the same model and "
+            f"{checkpoint} was trained with {name} {before}, and this run has {now}. Resume with the same model and "
             "data, or choose another --output_dir."
         )
 
 
-def check_can_go_on(checkpoint: str) -> None:
-    """Refuse a checkpoint without the state of the optimizer: the run would go on as if it had just begun.
+def check_has_optimizer(checkpoint: str) -> None:
+    """Refuse a checkpoint without the state of the optimizer, because the optimizer would begin anew.
 
     Raises:
-        SolaredError: there is only the model.
+        SolaredError: If the checkpoint holds only the model.
     """
     if not any(path.name.startswith(("optimizer", "global_step")) for path in Path(checkpoint).iterdir()):
         raise SolaredError(
-            f"{checkpoint} holds the model alone, as --save_only_model leaves it, so no run can go on from it. Train "
-            "again without that argument, in another --output_dir."
+            f"{checkpoint} was saved with --save_only_model, so a run cannot resume from it. Train again without that "
+            "argument, in another --output_dir."
         )
 
 
 def weights_to_keep(checkpoint: str, state: TrainerState, output: Path) -> str:
-    """Return the folder with the weights of a run that ended with this checkpoint: the best one's, or its own.
+    """Return the folder with the weights of a run that ended with this checkpoint: the best checkpoint, or this one.
 
-    `state` then says which.
+    `state.best_model_checkpoint` is updated.
     """
     best = Path(state.best_model_checkpoint or "")
     if not best.name or not best.is_dir():
@@ -104,5 +115,5 @@ def weights_to_keep(checkpoint: str, state: TrainerState, output: Path) -> str:
 
 
 def step_of(checkpoint: str | None) -> int | None:
-    """Return the step of a checkpoint's folder."""
+    """Return the step in the name of a checkpoint folder."""
     return None if checkpoint is None else int(checkpoint.rpartition("-")[2])

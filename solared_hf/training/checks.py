@@ -1,18 +1,23 @@
-"""Refuse training arguments that cannot work or would change nothing, before anything is trained."""
+"""Refuse training arguments that cannot work or have no effect, before the training starts."""
 
 import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import fields
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_xla_available
 
 from solared_hf.errors import SolaredError, reason_of
 from solared_hf.training.validation_metrics import GREATER_IS_BETTER
+
+if TYPE_CHECKING:
+    from solared_hf.training.arguments import SolaredTrainingArguments
 
 LABEL_NAMES = ["future_values"]
 
@@ -24,16 +29,16 @@ _AT_LEAST = {
     "dataloader_num_workers": 0,
 }
 _MORE_THAN_0 = ("logging_steps", "eval_steps", "save_steps")
-# Arguments about other data and models, which would be taken without a word, or end in a traceback.
+# Arguments for other data and models, which transformers would ignore silently, or which end in a traceback.
 _WITHOUT_EFFECT = {
-    "label_smoothing_factor": "it smooths the labels of classes, and our targets are intensities",
-    "neftune_noise_alpha": "it adds noise to embeddings of tokens, which our models do not have",
-    "use_cache": "it is about models that generate text",
+    "label_smoothing_factor": "it smooths class labels, and our targets are intensities",
+    "neftune_noise_alpha": "it adds noise to token embeddings, which our models do not have",
+    "use_cache": "it is for models that generate text",
     "use_liger_kernel": "its kernels are for language models",
     "length_column_name": "all windows have the same length",
-    "include_for_metrics": "our metrics need forecasts and targets alone",
-    "restore_callback_states_from_checkpoint": "a resumed run always goes on with what it had counted",
-    "do_predict": "`solared predict` and `solared evaluate` are the commands for it",
+    "include_for_metrics": "our metrics need only forecasts and targets",
+    "restore_callback_states_from_checkpoint": "a resumed run always continues its counters",
+    "do_predict": "`solared predict` and `solared evaluate` do that",
 }
 _NOT_FOR_SCHEDULES = {
     "lr_scheduler_kwargs": ("constant", "constant_with_warmup"),
@@ -42,16 +47,17 @@ _NOT_FOR_SCHEDULES = {
 _NEEDS = {"gradient_checkpointing_kwargs": "gradient_checkpointing", "fsdp_config": "fsdp"}
 
 
-def check_arguments(training: TrainingArguments) -> None:
-    """Refuse values that no run can have. Call it before `TrainingArguments.__post_init__` fills in what is derived.
+def check_arguments(training: "SolaredTrainingArguments") -> None:
+    """Refuse values that no run can have. Call it before `TrainingArguments.__post_init__` fills in derived values.
 
     Raises:
-        SolaredError: the message names the argument, its value and the cure.
+        SolaredError: If an argument is unusable. The message names the argument, its value and the remedy.
     """
     _check_numbers(training)
-    defaults = {one.name: one for one in fields(TrainingArguments)}
+    defaults = {field.name: field for field in fields(TrainingArguments)}
     for name, reason in _WITHOUT_EFFECT.items():
-        default = defaults[name].default if defaults[name].default is not MISSING else defaults[name].default_factory()
+        make_default = defaults[name].default_factory
+        default = make_default() if callable(make_default) else defaults[name].default
         if getattr(training, name) != default:
             raise SolaredError(f"{name} has no effect here, because {reason}. Leave it out.")
     for name, other in _NEEDS.items():
@@ -92,8 +98,8 @@ def _check_numbers(training: TrainingArguments) -> None:
         raise SolaredError(f"num_train_epochs is {training.num_train_epochs}. It must be more than 0.")
 
 
-def _check_metric(training: TrainingArguments) -> None:
-    """Refuse an unknown metric, a wrong direction, and what needs a metric when there is none."""
+def _check_metric(training: "SolaredTrainingArguments") -> None:
+    """Refuse an unknown metric, a wrong direction, and arguments that need a metric if there is no metric."""
     metric = training.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") not in GREATER_IS_BETTER:
         raise SolaredError(
@@ -107,12 +113,14 @@ def _check_metric(training: TrainingArguments) -> None:
             f"{'better' if greater_is_better else 'worse'}. Leave it out."
         )
     if training.prediction_loss_only and name != "loss":
-        raise SolaredError(f"With prediction_loss_only there is no {name}. Leave one of the two out.")
+        raise SolaredError(f"With prediction_loss_only there is no {name}. Leave out one of the two.")
     if metric is not None and training.eval_strategy == "no":
         raise SolaredError(f"metric_for_best_model {metric} has no effect without evaluation. Set eval_strategy.")
     if training.early_stopping_patience:
         if training.eval_strategy == "no":
-            raise SolaredError("early_stopping_patience counts evaluations, and there are none. Set eval_strategy.")
+            raise SolaredError(
+                "early_stopping_patience counts evaluations, but eval_strategy is no. Set eval_strategy."
+            )
         if metric is None and not training.load_best_model_at_end:
             raise SolaredError("early_stopping_patience needs metric_for_best_model. Name a metric, such as loss.")
     if training.save_strategy == "best" and metric is None and not training.load_best_model_at_end:
@@ -120,41 +128,43 @@ def _check_metric(training: TrainingArguments) -> None:
 
 
 def check_model(training: TrainingArguments, model: PreTrainedModel) -> None:
-    """Refuse what this machine or this family cannot do.
+    """Refuse arguments that this machine or this family does not support.
 
     Raises:
-        SolaredError: the message names the argument and the cure.
+        SolaredError: If an argument is unusable. The message names the argument and the remedy.
     """
     if training.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise SolaredError(
-            f"{model.config.model_type} cannot compute activations again. Leave gradient_checkpointing out."
+            f"{model.config.model_type} does not support gradient_checkpointing. Leave out gradient_checkpointing."
         )
     if training.gradient_checkpointing and training.gradient_checkpointing_kwargs:
-        # Options of transformers, which takes them out.
-        options = dict(training.gradient_checkpointing_kwargs)
+        # transformers uses two of the options itself, and does not pass them on.
+        options = dict(cast(dict, training.gradient_checkpointing_kwargs))
         options = {name: value for name, value in options.items() if name not in ("every_n_layers", "offload")}
         with arguments_explained():
             checkpoint(torch.neg, torch.zeros(1, requires_grad=True), **{"use_reentrant": True, **options})
     if training.fp16 and training.device.type == "cpu":
         raise SolaredError("fp16 has no effect on a CPU. Leave it out, or use bf16.")
-    config = training.accelerator_config
+    config = cast(AcceleratorConfig, training.accelerator_config)
     if training.world_size > 1 and not config.even_batches:
         raise SolaredError("Without even_batches, processes wait for each other for ever. Leave it out.")
     if training.optim_args:
         without = copy.copy(training)
         without.optim_args = None
         with arguments_explained():
-            optimizers = [Trainer.get_optimizer_cls_and_kwargs(one, model) for one in (training, without)]
+            optimizers = [Trainer.get_optimizer_cls_and_kwargs(given, model) for given in (training, without)]
         if optimizers[0] == optimizers[1]:
-            raise SolaredError(f"optim_args has no effect on the optimizer {training.optim.value}. Leave it out.")
+            raise SolaredError(
+                f"optim_args has no effect on the optimizer {training.to_dict()['optim']}. Leave it out."
+            )
 
 
 @contextmanager
 def arguments_explained() -> Iterator[None]:
-    """Turn an error of preparations, such as a package that is not installed, into a sentence.
+    """Turn an error in the preparations, such as a missing package, into a SolaredError.
 
     Raises:
-        SolaredError: something in the block failed.
+        SolaredError: If the block raises an error.
     """
     try:
         yield
@@ -165,7 +175,7 @@ def arguments_explained() -> Iterator[None]:
 
 
 def cannot_start(error: Exception) -> SolaredError:
-    """Return what to raise when an error ends the preparations of a training."""
+    """Return the error to raise when the preparations of a training fail."""
     return SolaredError(
         f"The training cannot start with these arguments: {reason_of(error)}. Correct or leave out the argument."
     )

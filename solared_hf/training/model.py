@@ -1,4 +1,4 @@
-"""The model and the processor that a training starts with."""
+"""Build the model and the processor that a training starts with."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -32,9 +32,9 @@ def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str,
         "input_steps": data.input_steps,
         "horizon_hours": data.horizon_hours,
     }
-    for field_name in (task | fitted).keys() & model.model_config.keys():
+    for field_name in (task.keys() | fitted.keys()) & model.config_fields.keys():
         raise SolaredError(
-            f"{field_name} is an argument of its own, or follows from the data; take it out of model_config."
+            f"{field_name} is a separate argument, or follows from the data. Remove {field_name} from model_config."
         )
     try:
         config = AutoConfig.for_model(model.model_type)
@@ -42,7 +42,7 @@ def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str,
         following = {name: fitted[name] for name in _field_names(config) if name in fitted}
         return AutoModelForTimeSeriesPrediction.from_config(type(config)(**{**task, **following, **given}))
     except (OSError, StrictDataclassError, ValueError) as error:
-        raise SolaredError(f"The model could not be made: {error}") from error
+        raise SolaredError(f"The model could not be built: {error}") from error
 
 
 def fit_processor(data: DataArguments, regions: list[Timeline], identity: DatasetIdentity) -> SolaredProcessor:
@@ -54,7 +54,7 @@ def fit_processor(data: DataArguments, regions: list[Timeline], identity: Datase
     cadences = {timeline.cadence for timeline in regions if len(timeline) > 1}
     if len(cadences) != 1:
         raise SolaredError(
-            f"The train split has steps every {' and '.join(map(str, sorted(cadences)))}; train on one cadence."
+            f"The train split has steps every {' and '.join(map(str, sorted(cadences)))}. Train on one cadence."
         )
     try:
         return SolaredProcessor.fit(
@@ -89,6 +89,7 @@ def fitted_fields(processor: SolaredProcessor, regions: list[Timeline]) -> dict[
         magnitudes.append(np.nanmedian(np.where(values == 0, np.nan, np.abs(values)), axis=(0, 2)))
     physical = np.stack([np.zeros(len(channels)), np.nanmedian(magnitudes, axis=0)])[..., None]
     zero, magnitude = processor.normalise(physical, processor.input_channels)[..., 0].astype(float)
+    assert processor.cadence_minutes is not None
     return {
         "step_hours": processor.cadence_minutes / 60,
         "input_zero": zero.tolist(),
@@ -99,11 +100,11 @@ def fitted_fields(processor: SolaredProcessor, regions: list[Timeline]) -> dict[
 def _known_fields(model: ModelArguments, config: PreTrainedConfig) -> dict:
     """Return the given configuration fields; a transformers configuration silently accepts unknown fields."""
     known = _field_names(config)
-    unknown = sorted(set(model.model_config) - known)
+    unknown = sorted(set(model.config_fields) - known)
     if unknown:
         own = sorted(known - _field_names(PreTrainedConfig))
-        raise SolaredError(f"{model.model_type} has no field {', '.join(unknown)}; its fields are {', '.join(own)}.")
-    return model.model_config
+        raise SolaredError(f"{model.model_type} has no field {', '.join(unknown)}. The fields are {', '.join(own)}.")
+    return model.config_fields
 
 
 def _field_names(config: PreTrainedConfig | type[PreTrainedConfig]) -> set[str]:

@@ -1,9 +1,9 @@
-"""What a finished training leaves in its folder: `metrics.json`, the learning curve, the card; and its push."""
+"""Write the results of a training: `metrics.json`, the learning curve and the card. Push the model."""
 
 import json
 from pathlib import Path
 
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainerState
 
 from solared_hf.errors import SolaredError
 from solared_hf.files import write_atomically
@@ -13,6 +13,7 @@ from solared_hf.hub.model_folder import model_to_push
 from solared_hf.hub.push import MAIN_BRANCH, make_repository, push
 from solared_hf.plotting.style import as_png
 from solared_hf.plotting.training import plot_training
+from solared_hf.training.arguments import SolaredTrainingArguments
 
 
 def metrics_of_finished_run(output: Path, state: TrainerState) -> dict | None:
@@ -23,7 +24,7 @@ def metrics_of_finished_run(output: Path, state: TrainerState) -> dict | None:
 
 
 def write_results(output: Path, metrics: dict) -> None:
-    """Write the learning curve, `metrics.json`, and then the card, which is made from the files of the folder."""
+    """Write the learning curve and `metrics.json`, and then the card, which is made from the files of the folder."""
     if any({"loss", "eval_loss"} & entry.keys() for entry in metrics["log"]):
         persistence = metrics["validation_baselines"]["persistence"]["rmse_dn"]
         curve = plot_training(metrics["log"], persistence, metrics["best_step"])
@@ -32,23 +33,23 @@ def write_results(output: Path, metrics: dict) -> None:
     write_atomically(output / CARD_NAME, model_card(output))
 
 
-def make_model_repository(training: TrainingArguments) -> str:
+def make_model_repository(training: SolaredTrainingArguments) -> str:
     """Create the repository for the model if it does not exist, and return its id.
 
     Raises:
-        SolaredError: If the user may not push there. Call it before the training, so that the user learns it then.
+        SolaredError: If the user may not push there. Call this before the training, so that the error comes early.
     """
-    name = training.hub_model_id or Path(training.output_dir).resolve().name
+    name = training.hub_model_id or training.output.resolve().name
     return make_repository(name, "model", private=training.hub_private_repo, token=training.hub_token)
 
 
-def push_model(training: TrainingArguments, repo_id: str) -> None:
+def push_model(training: SolaredTrainingArguments, repo_id: str) -> None:
     """Push the finished model, and print its address.
 
     Raises:
         SolaredError: If the push fails; the message tells how to push the finished model later.
     """
-    output, branch = Path(training.output_dir), training.hub_revision or MAIN_BRANCH
+    output, branch = training.output, training.hub_revision or MAIN_BRANCH
     try:
         report = push(model_to_push(output, repo_id), repo_id, branch=branch, token=training.hub_token)
     except SolaredError as error:

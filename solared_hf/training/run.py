@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
-from solared_hf.data.loading import open_dataset
+from solared_hf.data.loading import OpenedDataset, open_dataset
 from solared_hf.data.processing_solared import SolaredProcessor
 from solared_hf.data.windows import SolaredWindows, batch_of
 from solared_hf.errors import SolaredError
 from solared_hf.forecasters.baselines import BASELINES
-from solared_hf.training.arguments import Arguments
+from solared_hf.training.arguments import Arguments, DataArguments, ModelArguments, SolaredTrainingArguments
 from solared_hf.training.checkpoints import (
-    check_can_go_on,
+    check_has_optimizer,
     check_same_run,
     checkpoint_to_resume,
     step_of,
@@ -37,13 +38,13 @@ class StartingPoint:
 
     Attributes:
         checkpoint: Folder of the checkpoint that the run resumes from, or None for a fresh run.
-        state: The Trainer's state in that checkpoint.
+        state: The Trainer's state in that checkpoint, or a new state.
         is_done: True if nothing is left to train.
         record: The arguments of the run so far, and of this part.
     """
 
     checkpoint: str | None
-    state: TrainerState | None
+    state: TrainerState
     is_done: bool
     record: RunRecord
 
@@ -51,31 +52,27 @@ class StartingPoint:
 def train(arguments: Arguments) -> dict:
     """Train a model, keep the best checkpoint, and write model, processor, metrics and card to `output_dir`.
 
-    Every process of a distributed run calls it; the main process writes.
+    Every process of a distributed run must call this function. The main process writes.
 
     Args:
         arguments: The result of `parse_arguments`.
 
     Returns:
-        The content of `metrics.json`: errors on the validation split in normalised units and in DN, the same errors
-        of the baselines, the Trainer's log, and the facts of the run.
+        The content of `metrics.json`: errors of the model and of the baselines on the validation split, in normalised
+        units and in DN, the Trainer's log, and the facts of the run.
 
     Raises:
         SolaredError: If the dataset, the model or an argument cannot be used, or `output_dir` holds another run.
     """
     data, model_arguments, training = arguments
-    # The Trainer's own pushes would bring the model without its card, and pickles.
+    # The Trainer itself would push pickles, and the model without its card.
     pushes, training.push_to_hub = training.push_to_hub, False
     pushes = pushes and training.process_index == 0
-    output = Path(training.output_dir)
+    output = training.output
     start = _starting_point(training)
     set_seed(training.seed)
 
-    dataset = open_dataset(data.dataset, data.dataset_revision)
-    # Use the commit that the main process found, because the branch may move in the meantime.
-    revision = broadcast_object_list([dataset.revision])[0]
-    if dataset.revision != revision:
-        dataset = open_dataset(data.dataset, revision)
+    dataset = _open_same_dataset(data)
     splits = {split: dataset.timelines(split) for split in ("train", "validation")}
     processor = fit_processor(data, splits["train"], dataset.identity)
     model = build_model(model_arguments, data, fitted_fields(processor, splits["train"]))
@@ -83,14 +80,15 @@ def train(arguments: Arguments) -> dict:
         check_same_run(start.checkpoint, model.config, processor)
     if start.is_done:
         if (metrics := metrics_of_finished_run(output, start.state)) is not None:
-            print(f"The run in {training.output_dir} is finished; ask for more steps or epochs to train on.")
+            print(f"The run in {training.output_dir} is finished. Ask for more steps or epochs to continue it.")
             if pushes:
                 push_model(training, make_model_repository(training))
             return metrics
         # The run was interrupted after its last step.
+        assert start.checkpoint is not None
         model = type(model).from_pretrained(weights_to_keep(start.checkpoint, start.state, output))
 
-    # Only some families learn from the whole trajectory to the target.
+    # Some families learn from whole trajectories, and not only from the target.
     trajectory_steps = getattr(model.config, "forecast_steps", None)
     windows = {
         split: SolaredWindows(timelines, processor=processor, trajectory_steps=trajectory_steps)
@@ -105,30 +103,7 @@ def train(arguments: Arguments) -> dict:
     trainer = _make_trainer(model, training, windows, processor, validation_metrics, start.record)
     trained = _train_steps(trainer, start)
     evaluation = _save_and_evaluate(trainer, output)
-    keeps_best = training.load_best_model_at_end
-    metrics = {
-        "requested": {"max_steps": training.max_steps, "num_train_epochs": training.num_train_epochs},
-        "train": {
-            **trained,
-            "windows": len(windows["train"]),
-            "world_size": training.world_size,
-            "resumed": start.checkpoint is not None,
-        },
-        "best_step": step_of(trainer.state.best_model_checkpoint) if keeps_best else None,
-        "best_metric": training.metric_for_best_model if keeps_best else None,
-        "validation": evaluation,
-        "validation_baselines": {
-            name: validation_metrics.of_forecast(baseline().forecast(windows["validation"]))
-            for name, baseline in BASELINES.items()
-        },
-        "parameters": trainer.model.num_parameters(),
-        "model_config": model_arguments.model_config,
-        "hyperparameters": changed_arguments(training) | batch_size_found(training, trainer.state),
-        "earlier": start.record.earlier(),
-        "hardware": hardware(training),
-        "software": software(),
-        "log": trainer.state.log_history,
-    }
+    metrics = _metrics(trainer, start, model_arguments, windows, trained, evaluation)
     if trainer.is_world_process_zero():
         write_results(output, metrics)
         if repo_id is not None:
@@ -136,7 +111,7 @@ def train(arguments: Arguments) -> dict:
     return metrics
 
 
-def _starting_point(training: TrainingArguments) -> StartingPoint:
+def _starting_point(training: SolaredTrainingArguments) -> StartingPoint:
     """Return where the run starts.
 
     Raises:
@@ -145,17 +120,24 @@ def _starting_point(training: TrainingArguments) -> StartingPoint:
     checkpoint = checkpoint_to_resume(training)
     record = record_of(training, checkpoint)
     if checkpoint is None:
-        return StartingPoint(None, None, False, record)
+        return StartingPoint(None, TrainerState(), False, record)
     state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME))
     done = is_done(state, training)
     if not done:
-        check_can_go_on(checkpoint)
+        check_has_optimizer(checkpoint)
     return StartingPoint(checkpoint, state, done, record)
+
+
+def _open_same_dataset(data: DataArguments) -> OpenedDataset:
+    """Return the dataset at the commit that the main process found, because a branch may move in the meantime."""
+    dataset = open_dataset(data.dataset, data.dataset_revision)
+    revision = broadcast_object_list([dataset.revision])[0]
+    return dataset if dataset.revision == revision else open_dataset(data.dataset, revision)
 
 
 def _make_trainer(
     model: PreTrainedModel,
-    training: TrainingArguments,
+    training: SolaredTrainingArguments,
     windows: dict[str, SolaredWindows],
     processor: SolaredProcessor,
     validation_metrics: ValidationMetrics,
@@ -183,7 +165,7 @@ def _make_trainer(
 
 
 def _train_steps(trainer: Trainer, start: StartingPoint) -> dict:
-    """Train what is left to train, and return the Trainer's figures of it.
+    """Train the remaining steps, and return the Trainer's figures.
 
     Raises:
         SolaredError: If the training was stopped from outside before its last step.
@@ -200,7 +182,7 @@ def _train_steps(trainer: Trainer, start: StartingPoint) -> dict:
     if trainer.state.global_step < trainer.state.max_steps and not stopped_early:
         raise SolaredError(
             f"The training in {trainer.args.output_dir} was stopped at step {trainer.state.global_step} of "
-            f"{trainer.state.max_steps}. Add --resume_from_checkpoint last to go on with it."
+            f"{trainer.state.max_steps}. Add --resume_from_checkpoint last to resume it."
         )
     return trained
 
@@ -211,15 +193,52 @@ def _save_and_evaluate(trainer: Trainer, output: Path) -> dict:
     Raises:
         SolaredError: If the validation loss is not finite.
     """
-    # Saved before the evaluation, because `bf16_full_eval` rounds the weights of the model itself.
+    # Save before the evaluation, because `bf16_full_eval` rounds the weights of the model.
     trainer.save_model()
-    # `evaluate` and `predict` would report to a tracker, and open a second run after the first one closed.
+    # `evaluate` and `predict` would report to a tracker, and open a second run after the first run closed.
     loader = trainer.get_eval_dataloader()
     evaluation = trainer.evaluation_loop(loader, description="Validation", prediction_loss_only=False)
+    assert evaluation.metrics is not None
     loss = evaluation.metrics["eval_loss"]
     if not np.isfinite(loss):
         raise SolaredError(
-            f"The training in {output} has diverged: its validation loss is {loss}. Train again with a lower "
+            f"The training in {output} has diverged: the validation loss is {loss}. Train again with a lower "
             "--learning_rate, in another --output_dir."
         )
     return evaluation.metrics
+
+
+def _metrics(
+    trainer: Trainer,
+    start: StartingPoint,
+    model_arguments: ModelArguments,
+    windows: dict[str, SolaredWindows],
+    trained: dict,
+    evaluation: dict,
+) -> dict:
+    """Return the content of `metrics.json`. Every process of a distributed run must call this function."""
+    training = cast(SolaredTrainingArguments, trainer.args)
+    keeps_best = training.load_best_model_at_end
+    of_forecast = cast(ValidationMetrics, trainer.compute_metrics).of_forecast
+    return {
+        "requested": {"max_steps": training.max_steps, "num_train_epochs": training.num_train_epochs},
+        "train": {
+            **trained,
+            "windows": len(windows["train"]),
+            "world_size": training.world_size,
+            "resumed": start.checkpoint is not None,
+        },
+        "best_step": step_of(trainer.state.best_model_checkpoint) if keeps_best else None,
+        "best_metric": training.metric_for_best_model if keeps_best else None,
+        "validation": evaluation,
+        "validation_baselines": {
+            name: of_forecast(baseline().forecast(windows["validation"])) for name, baseline in BASELINES.items()
+        },
+        "parameters": cast(PreTrainedModel, trainer.model).num_parameters(),
+        "model_config": model_arguments.model_config,
+        "hyperparameters": changed_arguments(training) | batch_size_found(training, trainer.state),
+        "earlier": start.record.earlier(),
+        "hardware": hardware(training),
+        "software": software(),
+        "log": trainer.state.log_history,
+    }

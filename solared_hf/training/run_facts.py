@@ -1,4 +1,4 @@
-"""What a training run was: its settings, hardware and software, for `metrics.json` and the card made of it."""
+"""Facts of a training run for `metrics.json` and the card: arguments, hardware and software."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerState, TrainingArguments
 
-# Where a run happens and how it talks say nothing about the model, and the Hub's arguments may hold a secret.
+# Folders, devices and logging say nothing about the model, and arguments of the Hub may hold a secret.
 _NOT_HYPERPARAMETERS = {
     *("output_dir", "run_name", "report_to", "resume_from_checkpoint", "disable_tqdm", "use_cpu", "label_names"),
     *("logging_steps", "save_total_limit", "dataloader_pin_memory", "greater_is_better", "project", "push_to_hub"),
@@ -20,9 +20,9 @@ _PACKAGES = ("solared-hf", "torch", "transformers", "accelerate")
 
 
 def changed_arguments(training: TrainingArguments) -> dict:
-    """Training arguments that differ from the defaults of transformers, ready for JSON."""
-    # Made on the same machine, so that what is derived from the machine drops out. Without the last argument they
-    # would reset what accelerate knows of the processes.
+    """Return the training arguments that differ from the defaults of transformers, ready for JSON."""
+    # Defaults that follow from the machine are the same here. Without `use_configured_state`, building the arguments
+    # would reset the processes that accelerate knows.
     defaults = TrainingArguments(
         output_dir=training.output_dir,
         use_cpu=training.use_cpu,
@@ -39,16 +39,16 @@ def changed_arguments(training: TrainingArguments) -> dict:
 
 
 def batch_size_found(training: TrainingArguments, state: TrainerState) -> dict[str, int]:
-    """The batch size that `auto_find_batch_size` came to, which may be smaller than the argument."""
-    if not training.auto_find_batch_size:
+    """Return the batch size that `auto_find_batch_size` found, which may be smaller than the argument."""
+    if not training.auto_find_batch_size or state.train_batch_size is None:
         return {}
     return {"per_device_train_batch_size": state.train_batch_size // max(1, training.n_gpu)}
 
 
 def hardware(training: TrainingArguments) -> dict:
-    """`devices` (a name for each, of all processes), `processes`, and `cpus` of the main process's machine.
+    """Return the names of all `devices`, the number of `processes`, and the `cpus` of this machine.
 
-    Every process of a distributed run has to call it.
+    Every process of a distributed run must call this function.
     """
     return {
         "devices": gather_object(_device_names(training)),
@@ -58,14 +58,14 @@ def hardware(training: TrainingArguments) -> dict:
 
 
 def software() -> dict[str, str]:
-    """Versions of what trained the model."""
+    """Return the versions of Python and of the packages that trained the model."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def _device_names(training: TrainingArguments) -> list[str]:
-    """The devices of this process."""
+    """Return the names of the devices of this process."""
     if training.device.type != "cuda":
         return [f"{training.device.type} ({platform.machine()})"]
-    # One process that drives several devices counts them; one of many processes has its own.
+    # A single process may drive several devices. Each of many processes drives one device.
     devices = range(training.n_gpu) if training.n_gpu > 1 else [training.device]
     return [torch.cuda.get_device_name(device) for device in devices]

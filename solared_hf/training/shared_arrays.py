@@ -1,4 +1,4 @@
-"""One copy of the data for all processes of a node that train together, instead of one for each."""
+"""Keep one copy of the data for all training processes of a node, instead of one copy for each process."""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -14,55 +14,56 @@ from accelerate.utils import broadcast_object_list
 from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError
 
-_ALIGNMENT = 64  # bytes; more than any type of ours asks for
+_ALIGNMENT = 64  # bytes, more than any of our types needs
 
 
 def share_between_processes(windows: Iterable[SolaredWindows]) -> None:
-    """Put the arrays of windows, and their timelines' values, where all processes of the node read the same memory.
+    """Move the arrays of windows and the values of timelines into memory that all processes of the node share.
 
-    Every process of a distributed run calls it, with windows that are alike; its own arrays are free to go then. With
-    one process nothing happens. What a process writes into its arrays stays its own.
+    Every process of a distributed run must call this function with equal windows. It replaces the arrays of the
+    windows, so that the old arrays can be freed. With one process it does nothing. A process that writes into an array
+    changes only its own view.
 
     Raises:
-        SolaredError: the folder for temporary files has no room.
+        SolaredError: If the folder for temporary files has no room.
     """
     state = PartialState()
     if state.num_processes == 1:
         return
     windows = list(windows)
     arrays = []
-    for one in windows:
-        arrays += [one.values.numpy(), one.observed.numpy(), one.target.numpy()]
-        arrays += [region.timeline.values for region in one.regions]
+    for split in windows:
+        arrays += [split.values.numpy(), split.observed.numpy(), split.target.numpy()]
+        arrays += [region.timeline.values for region in split.regions]
     shared = iter(_in_one_file(arrays, state))
-    for one in windows:
-        one.values, one.observed, one.target = (torch.from_numpy(next(shared)) for _ in range(3))
-        one.regions = [
-            replace(region, timeline=replace(region.timeline, values=next(shared))) for region in one.regions
+    for split in windows:
+        split.values, split.observed, split.target = (torch.from_numpy(next(shared)) for _ in range(3))
+        split.regions = [
+            replace(region, timeline=replace(region.timeline, values=next(shared))) for region in split.regions
         ]
 
 
 def _in_one_file(arrays: Sequence[np.ndarray], state: PartialState) -> list[np.ndarray]:
-    """The arrays as parts of a file that the node's main process writes and all its processes map.
+    """Return the arrays as parts of a file that the main process of the node writes and all its processes map.
 
-    The file has no name any more when this returns, so it is gone with the last process, however that ends.
+    The file is unlinked before this function returns, so it disappears with the last process, even after a crash.
     """
     sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays]
     starts = np.cumsum([0, *sizes]).tolist()
-    # The nodes may share the folder: each has a file of its own, numbered by its first process.
+    # Nodes may share the folder, so each node has its own file, numbered by its first process.
     name = broadcast_object_list([f"solared-arrays-{uuid4().hex}"])[0]
     path = Path(tempfile.gettempdir()) / f"{name}-{state.process_index - state.local_process_index}"
     try:
         with state.local_main_process_first():
             if state.is_local_main_process:
                 _write(path, arrays, starts)
-            # Copied on writing: a slip in one process would change what the others learn from.
+            # Copy on write, because a mistake in one process must not change the data of the others.
             memory = np.asarray(np.memmap(path, np.uint8, mode="c"))
         state.wait_for_everyone()
     finally:
         if state.is_local_main_process:
             path.unlink(missing_ok=True)
-    state.wait_for_everyone()  # or another process would return before the name is gone
+    state.wait_for_everyone()  # so that no process returns before the file is unlinked
     return [
         memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         for array, start in zip(arrays, starts, strict=False)
@@ -78,6 +79,6 @@ def _write(path: Path, arrays: Sequence[np.ndarray], starts: Sequence[int]) -> N
             file.truncate(starts[-1])
     except OSError as error:
         raise SolaredError(
-            f"The processes could not share the data, {starts[-1]:,} bytes, in {path.parent} ({error.strerror}); name "
-            "a folder with more room in the environment variable TMPDIR."
+            f"The processes could not share the data, {starts[-1]:,} bytes, in {path.parent} ({error.strerror}). Set "
+            "the environment variable TMPDIR to a folder with more room."
         ) from error

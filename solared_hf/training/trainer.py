@@ -1,4 +1,6 @@
-"""The Trainer of `solared train`: losses that count what was observed, whatever the batches and processes."""
+"""The Trainer of `solared train`: losses over the observed values, for all batch sizes and numbers of processes."""
+
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -8,67 +10,68 @@ from solared_hf.errors import SolaredError
 from solared_hf.training.checks import cannot_start
 
 
-class _Beginning(TrainerCallback):
-    """Knows whether everything is prepared and training has begun."""
+class _TrainingStart(TrainerCallback):
+    """Records whether the preparations are finished and training has begun."""
 
-    is_over = False
+    has_begun = False
 
     def __init__(self, trainer: "SolaredTrainer"):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.put_arguments_in_force()
-        self.is_over = True
+        self.trainer.apply_arguments()
+        self.has_begun = True
 
 
 class SolaredTrainer(Trainer):
     """`transformers.Trainer` whose losses are means over all observed target values.
 
-    A plain Trainer takes the mean of each batch's mean. If targets have NaN, that mean depends on how windows are
-    put together into batches. Here each observed value has the same weight:
+    A plain Trainer takes the mean of the means of the batches. If targets have NaN, that mean depends on which windows
+    share a batch. Here each observed value has the same weight:
 
-    - in a training step, however many accumulation steps and processes it is split into;
-    - in evaluation, whatever the batch size and the number of processes. Every window is evaluated exactly once.
+    - in a training step, for any number of accumulation steps and processes;
+    - in evaluation, for any batch size and number of processes. Each window is evaluated exactly once.
     """
 
     def train(self, *args, **kwargs):
         """Train.
 
         Raises:
-            SolaredError: an optimizer, a schedule, a loader or something else that the arguments ask for cannot be
-                prepared.
+            SolaredError: If the optimizer, the schedule, a loader or another preparation fails.
         """
-        beginning = _Beginning(self)
-        self.add_callback(beginning)
+        start = _TrainingStart(self)
+        self.add_callback(start)
         try:
             return super().train(*args, **kwargs)
         except Exception as error:
-            if isinstance(error, SolaredError) or beginning.is_over:
+            if isinstance(error, SolaredError) or start.has_begun:
                 raise
             raise cannot_start(error) from error
 
     def create_optimizer(self, *args, **kwargs):
-        """Create the optimizer, and remember what the arguments say of each group of weights."""
+        """Create the optimizer, and keep the options of each group of weights."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new:
             groups = optimizer.param_groups
-            self._options = [{name: value for name, value in one.items() if name != "params"} for one in groups]
+            self._options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         return optimizer
 
-    def put_arguments_in_force(self) -> None:
-        """Let a resumed run go on with its own arguments, where the checkpoint's have taken their place.
+    def apply_arguments(self) -> None:
+        """Use the arguments of this run, where the checkpoint has replaced them.
 
-        The states of the optimizer and of the schedule hold the learning rate, weight decay and the like that the
-        checkpoint was trained with, and the rate of its last step, which is 0 at the end of most schedules. A schedule
-        whose rate follows from the step goes on at this step's rate. Others keep their rate, which is their state.
+        The states of the optimizer and of the schedule hold the learning rate, the weight decay and other options of
+        the checkpoint, and the rate of the last step, which is 0 at the end of most schedules. If the rate of a
+        schedule follows from the step, the rate of this step is set. Other schedules keep their rate as a state.
         """
+        assert self.optimizer is not None
         self.state.compute_steps(self.args, self.state.max_steps)
-        follows_step = isinstance(self.lr_scheduler, LambdaLR)
+        # The annotation of transformers is LambdaLR, but the schedule may be of another class.
+        schedule: Any = self.lr_scheduler
+        follows_step = isinstance(schedule, LambdaLR)
         for group, options in zip(self.optimizer.param_groups, self._options, strict=True):
             group.update({name: value for name, value in options.items() if follows_step or name != "lr"})
         if follows_step:
-            schedule = self.lr_scheduler
             schedule.base_lrs = [options["lr"] for options in self._options]
             factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
             rates = [rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)]
@@ -77,7 +80,7 @@ class SolaredTrainer(Trainer):
                 group |= {"initial_lr": initial_rate, "lr": rate}
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """Return a loader of all windows: `dataloader_drop_last` is about training."""
+        """Return a loader of all windows. `dataloader_drop_last` applies only to training."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -85,7 +88,7 @@ class SolaredTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the loss of a batch; in evaluation, also add it to what `evaluation_loop` reports."""
+        """Return the loss of a batch. In evaluation, also add it to the loss that `evaluation_loop` reports."""
         if model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = self._without_repeated_windows(inputs)
@@ -104,14 +107,14 @@ class SolaredTrainer(Trainer):
         return result
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """Count the observed target values; transformers counts those `labels` that are not -100."""
+        """Return the number of observed target values. transformers counts `labels` that are not -100."""
         counted = [{"labels": torch.where(_targets(batch).isnan(), -100, 0)} for batch in batch_samples]
         return super()._get_num_items_in_batch(counted, device)
 
     def _without_repeated_windows(self, inputs):
-        """Return the batch with NaN in the place of targets that another batch holds.
+        """Return the batch with NaN for targets that another batch holds too.
 
-        The last batches of all processes are filled up with windows from the beginning, behind the others.
+        accelerate fills the last batches with windows from the beginning, so that all processes have full batches.
         """
         state, size = self.accelerator.gradient_state, len(inputs["future_values"])
         if not state.end_of_dataloader or state.remainder < 1:
@@ -124,5 +127,5 @@ class SolaredTrainer(Trainer):
 
 
 def _targets(inputs) -> torch.Tensor:
-    """Return the target values that a loss is about, NaN where they were not observed."""
+    """Return the target values of the loss, with NaN where they were not observed."""
     return inputs["future_trajectory"] if "future_trajectory" in inputs else inputs["future_values"]

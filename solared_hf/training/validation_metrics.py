@@ -1,5 +1,7 @@
 """Metrics of a training's evaluations on the validation split."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers import EvalPrediction
@@ -9,7 +11,7 @@ from solared_hf.data.windows import SolaredWindows
 from solared_hf.evaluation.scores import forecast_errors
 from solared_hf.forecasters.baselines import Persistence
 
-# Every metric that an evaluation reports, and whether more of it is better.
+# Each metric that an evaluation reports, and whether a larger value is better.
 GREATER_IS_BETTER = {
     "loss": False,
     "rmse_normalised": False,
@@ -21,33 +23,33 @@ GREATER_IS_BETTER = {
 
 
 class ValidationMetrics:
-    """What the Trainer's evaluation reports: errors in normalised and physical units, skill against persistence.
+    """The metrics of the Trainer's evaluation: errors in normalised and physical units, and skill against persistence.
 
     Args:
-        windows: the N windows of the validation split, in the order in which they are evaluated.
-        processor: gives the forecasts back in DN.
+        windows: The N windows of the validation split, in the order of the evaluation.
+        processor: Turns forecasts into DN.
     """
 
     def __init__(self, windows: SolaredWindows, processor: SolaredProcessor):
         self.processor = processor
         self.observed = windows.observed_targets
         self.persistence = Persistence().forecast(windows)
-        self.batches = []
+        self.batches: list[np.ndarray] = []
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        """Metrics of what the model predicted: (N, 63), normalised, or a list of such batches.
+        """Return the metrics of normalised predictions (N, 63), or of a list of batches of them.
 
-        With `batch_eval_metrics` the Trainer hands in one batch after the other, and wants the metrics of all of them
-        with the last, which is the one with `compute_result`.
+        With `batch_eval_metrics` the Trainer passes one batch after the other, and wants the metrics of all batches
+        with the last batch, for which `compute_result` is True.
         """
-        given = prediction.predictions
-        self.batches += given if isinstance(given, list) else [given]
+        predictions: Any = prediction.predictions
+        self.batches += predictions if isinstance(predictions, list) else [predictions]
         if not compute_result:
             return {}
-        predictions = np.concatenate([torch.as_tensor(batch).float().cpu().numpy() for batch in self.batches])
+        of_all = np.concatenate([torch.as_tensor(batch).float().cpu().numpy() for batch in self.batches])
         self.batches.clear()
-        return self.of_forecast(self.processor.inverse(predictions))
+        return self.of_forecast(self.processor.inverse(of_all))
 
     def of_forecast(self, forecast: np.ndarray) -> dict[str, float]:
-        """Metrics of a forecast in DN, (N, 63)."""
+        """Return the metrics of a forecast in DN, (N, 63)."""
         return forecast_errors(forecast, self.persistence, self.observed, self.processor.target_range)

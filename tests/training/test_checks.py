@@ -1,4 +1,4 @@
-"""Every argument of the Trainer works, or is refused in a sentence before anything is trained."""
+"""Each argument of the Trainer works, or is refused with a message before the training starts."""
 
 import json
 from dataclasses import fields
@@ -22,10 +22,10 @@ SHORT = {"max_steps": "2", "eval_steps": "1", "save_steps": "1"}
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "bogus", '{"bogus": 1}'])
-def test_no_argument_ends_in_a_traceback(value):
-    """Whatever an argument is given, it is accepted or refused in a sentence."""
+def test_each_argument_is_accepted_or_refused(value):
+    """A strange value does not end in a traceback."""
     refused = 0
-    for name in sorted(one.name for one in fields(SolaredTrainingArguments) if one.init):
+    for name in sorted(field.name for field in fields(SolaredTrainingArguments) if field.init):
         if name in ("output_dir", "local_rank"):
             continue
         try:
@@ -45,7 +45,7 @@ def test_no_argument_ends_in_a_traceback(value):
         ({"early_stopping_patience": "2", "load_best_model_at_end": "false"}, "needs metric_for_best_model"),
         (
             {"early_stopping_patience": "2", "eval_strategy": "no", "load_best_model_at_end": "false"},
-            "counts evaluations, and there are none",
+            "counts evaluations, but eval_strategy is no",
         ),
         ({"save_strategy": "best", "load_best_model_at_end": "false"}, "save_strategy best needs"),
         ({"label_names": "labels"}, "the target is future_values"),
@@ -73,7 +73,7 @@ def test_no_argument_ends_in_a_traceback(value):
         ({"max_steps": "-1", "num_train_epochs": "0"}, "num_train_epochs is 0.0"),
     ],
 )
-def test_what_no_run_can_have_is_refused_at_once(options, message):
+def test_an_unusable_argument_is_refused_at_once(options, message):
     with pytest.raises(SolaredError, match=message):
         parse_arguments(command_line(dataset="d", output_dir="o", **options))
 
@@ -92,12 +92,17 @@ def test_what_no_run_can_have_is_refused_at_once(options, message):
         ({"torch_compile_mode": "bogus"}, "bogus"),
         ({"fsdp": "full_shard"}, "distributed"),
         ({"fp16": "true"}, "fp16 has no effect on a CPU"),
-        ({**LSTM, "gradient_checkpointing": "true"}, "solared_lstm cannot compute activations again"),
-        ({**QUANTILES, "gradient_checkpointing": "true"}, "quantile_trajectory cannot compute activations again"),
+        ({**LSTM, "gradient_checkpointing": "true"}, "solared_lstm does not support gradient_checkpointing"),
+        (
+            {**QUANTILES, "gradient_checkpointing": "true"},
+            "quantile_trajectory does not support gradient_checkpointing",
+        ),
         ({"gradient_checkpointing": "true", "gradient_checkpointing_kwargs": '{"bogus": 1}'}, "bogus"),
     ],
 )
-def test_what_this_run_cannot_have_is_refused_before_training(simulated_dataset, tmp_path, options, message):
+def test_an_argument_that_this_run_cannot_use_is_refused_before_training(
+    simulated_dataset, tmp_path, options, message
+):
     with pytest.raises(SolaredError, match=message):
         run(simulated_dataset, tmp_path, **options)
     assert not list(tmp_path.glob("checkpoint-*"))
@@ -115,7 +120,7 @@ def test_what_this_run_cannot_have_is_refused_before_training(simulated_dataset,
     ],
     ids=lambda options: list(options)[-2 if "per_device_eval_batch_size" in options else -1],
 )
-def test_what_works_leaves_all_metrics(simulated_dataset, tmp_path, options):
+def test_a_usable_argument_leaves_all_metrics(simulated_dataset, tmp_path, options):
     metrics = run(simulated_dataset, tmp_path, **SHORT, **options)
     assert {f"eval_{name}" for name in GREATER_IS_BETTER} <= metrics["validation"].keys()
     assert metrics["validation"]["eval_rmse_dn"] > 0
@@ -124,7 +129,7 @@ def test_what_works_leaves_all_metrics(simulated_dataset, tmp_path, options):
 
 @pytest.mark.parametrize(("metric", "best"), [("rmse_dn", min), ("skill", max), ("eval_mae_normalised", min)])
 def test_the_checkpoint_with_the_best_metric_is_kept(simulated_dataset, tmp_path, metric, best):
-    """A rate at which the model first gets better and then much worse tells the two directions apart."""
+    """At this rate the model first improves and then gets much worse, so that the two directions differ."""
     metrics = run(
         simulated_dataset, tmp_path, metric_for_best_model=metric, max_steps=4, eval_steps=1, save_steps=1,
         learning_rate="0.3",

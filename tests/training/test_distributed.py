@@ -1,4 +1,4 @@
-"""Training on two machines, with a model that is split over processes, and with activations computed again."""
+"""Training on two machines, with a model split over processes, and with gradient checkpointing."""
 
 import json
 import os
@@ -31,7 +31,7 @@ MODEL = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
 }
-# Its targets are trajectories, which are observed in part where a region ends.
+# The targets are trajectories, of which parts are missing at the end of a region.
 LSTM = {"model_type": "solared_lstm", "model_config": json.dumps({"hidden_size": 8, "dropout": 0.0})}
 OPTIONS = {
     "model_type": "spatio_temporal_attention",
@@ -50,8 +50,8 @@ OPTIONS = {
     "use_cpu": "true",
 }
 
-# accelerate splits models only on what it does not call a CPU: it is told that these processes are a GPU's. All else,
-# from the splitting to gloo's exchange, is what a run on GPUs does. Every process says how much of the model it holds.
+# accelerate does not split models on a CPU, so the script declares that the processes use GPUs. Everything else, from
+# the splitting to the exchange with gloo, is the same as on GPUs. Each process prints how much of the model it holds.
 SPLIT_ON_CPU = """
 import os, sys
 import torch
@@ -71,13 +71,13 @@ def train_split(*arguments):
 
 held = set()
 
-def say_what_is_held(module, inputs):
+def print_size(module, inputs):
     if isinstance(module, FSDPModule) and isinstance(module, PreTrainedModel) and not held:
         weights = list(module.parameters())
-        held.add((sum(one.to_local().numel() for one in weights), sum(one.numel() for one in weights)))
+        held.add((sum(weight.to_local().numel() for weight in weights), sum(weight.numel() for weight in weights)))
         print("holds {} of {}".format(*held.copy().pop()), flush=True)
 
-torch.nn.modules.module.register_module_forward_pre_hook(say_what_is_held)
+torch.nn.modules.module.register_module_forward_pre_hook(print_size)
 train_split()
 
 os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
@@ -98,9 +98,9 @@ def losses(output: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def runs(simulated_dataset, tmp_path_factory) -> Path:
-    """A folder with the same run by one process and split over two, and another by one process and on two machines.
+    """Return a folder with a run by one process and split over two, and another by one process and on two machines.
 
-    Both machines are this one. What the split run printed is in `split.txt`.
+    This machine plays both machines. `split.txt` holds the output of the split run.
     """
     folder = tmp_path_factory.mktemp("runs")
     split_on_cpu = folder / "split_on_cpu.py"
@@ -154,7 +154,7 @@ def runs(simulated_dataset, tmp_path_factory) -> Path:
 
 
 def test_two_machines_train_like_one_process_with_four_times_the_batch(runs):
-    """Two processes, each of which takes two pieces of a step, and evaluates in other batches."""
+    """Each of two processes takes two parts of a step, and evaluates in other batches."""
     one, two = (json.loads((runs / name / "metrics.json").read_text()) for name in ("one_lstm", "two"))
     assert [metrics["train"]["world_size"] for metrics in (one, two)] == [1, 2]
     assert [len(metrics["hardware"]["devices"]) for metrics in (one, two)] == [1, 2]
@@ -195,12 +195,12 @@ def test_a_model_split_over_processes_is_saved_whole_with_its_own_code(runs, sim
     np.testing.assert_allclose(*forecasts, rtol=1e-3, atol=1)
 
 
-def test_a_run_that_would_leave_the_model_in_pieces_is_refused(runs):
-    assert (runs / "split.txt").read_text().count("SHARDED_STATE_DICT leaves a model in pieces; launch with") == 2
+def test_a_run_that_would_save_the_model_in_pieces_is_refused(runs):
+    assert (runs / "split.txt").read_text().count("SHARDED_STATE_DICT leaves a model in pieces. Launch with") == 2
 
 
-def test_activations_computed_again_change_nothing_but_the_work(simulated_dataset, tmp_path, monkeypatch):
-    """Dropout too is drawn again as it was."""
+def test_gradient_checkpointing_changes_only_the_work(simulated_dataset, tmp_path, monkeypatch):
+    """The second computation draws the same dropout."""
     encode, calls = encoder_layer_on_cpu.encode_on_cpu, []
 
     def counted(layer, hidden_states):

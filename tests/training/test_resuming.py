@@ -1,4 +1,4 @@
-"""A resumed run: new values are in force or refused, and metrics and card say what was."""
+"""A resumed run uses new arguments or refuses them, and metrics and card hold the arguments of each part."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from dataset_builder.published import PublishedSource
 from solared_hf import SolaredError
 from tests.training.test_run import run
 
-# Two evaluations and two checkpoints of a run whose rate falls to 0.
+# A run with two evaluations and two checkpoints, and a rate that falls to 0.
 LINEAR = {"lr_scheduler_type": "linear", "learning_rate": "1e-2"}
 
 
@@ -34,7 +34,7 @@ def weights_groups(checkpoint: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def finished(simulated_dataset, tmp_path_factory) -> Path:
-    """A run of six steps, with the checkpoints of steps 3 and 6."""
+    """Return a run of six steps, with the checkpoints of steps 3 and 6."""
     output = tmp_path_factory.mktemp("finished") / "run"
     run(simulated_dataset, output, **LINEAR)
     return output
@@ -42,7 +42,7 @@ def finished(simulated_dataset, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy_of(finished, tmp_path):
-    """Copies checkpoints of the finished run into a folder of its own, as if the run had been killed there."""
+    """Return a function that copies checkpoints of the finished run to a new folder, as after a killed run."""
 
     def copy(*steps: int) -> Path:
         for step in steps:
@@ -52,7 +52,7 @@ def copy_of(finished, tmp_path):
     return copy
 
 
-def test_new_values_are_in_force_and_told(simulated_dataset, copy_of):
+def test_new_arguments_are_used_and_recorded(simulated_dataset, copy_of):
     output = copy_of(3)
     metrics = run(
         simulated_dataset, output, resume_from_checkpoint="last", lr_scheduler_type="constant", learning_rate="1e-4",
@@ -75,13 +75,13 @@ def test_new_values_are_in_force_and_told(simulated_dataset, copy_of):
     assert "| `learning_rate` | 0.01 |" in before
 
 
-def test_nothing_is_told_of_a_run_that_goes_on_as_it_was(simulated_dataset, copy_of):
+def test_an_unchanged_run_records_no_earlier_arguments(simulated_dataset, copy_of):
     metrics = run(simulated_dataset, copy_of(3), resume_from_checkpoint="last", **LINEAR)
     assert metrics["earlier"] == []
     assert rates(metrics) == pytest.approx({step: 1e-2 * (7 - step) / 6 for step in range(1, 7)})
 
 
-def test_an_extended_run_goes_on_at_the_rate_of_the_longer_schedule(simulated_dataset, finished, tmp_path):
+def test_an_extended_run_follows_the_longer_schedule(simulated_dataset, finished, tmp_path):
     output = tmp_path / "run"
     shutil.copytree(finished, output)
     options = {"max_steps": 9, "resume_from_checkpoint": "last"}
@@ -92,7 +92,7 @@ def test_an_extended_run_goes_on_at_the_rate_of_the_longer_schedule(simulated_da
     assert metrics["earlier"] == [{"until_step": 6, "arguments": {"max_steps": 6}}]
 
 
-def test_the_same_windows_a_step_may_be_taken_in_other_pieces(simulated_dataset, copy_of):
+def test_a_step_may_be_split_into_other_batches(simulated_dataset, copy_of):
     pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     metrics = run(simulated_dataset, copy_of(3), resume_from_checkpoint="last", **LINEAR, **pieces)
     assert metrics["hyperparameters"]["gradient_accumulation_steps"] == 2
@@ -113,14 +113,16 @@ def test_the_same_windows_a_step_may_be_taken_in_other_pieces(simulated_dataset,
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type linear, and this run has reduce_lr"),
     ],
 )
-def test_what_a_checkpoint_fixes_cannot_be_changed(simulated_dataset, finished, tmp_path, options, difference):
+def test_arguments_that_a_checkpoint_fixes_cannot_be_changed(
+    simulated_dataset, finished, tmp_path, options, difference
+):
     with pytest.raises(SolaredError, match=f"checkpoint-3 was trained with {difference}"):
         run(
             simulated_dataset, tmp_path, resume_from_checkpoint=finished / "checkpoint-3", **{**LINEAR, **options}
         )  # fmt: skip
 
 
-def test_a_rate_that_is_a_state_of_its_own_cannot_be_changed(simulated_dataset, tmp_path):
+def test_the_rate_of_a_stateful_schedule_cannot_be_changed(simulated_dataset, tmp_path):
     options = {"lr_scheduler_type": "reduce_lr_on_plateau", "max_steps": "1", "eval_steps": "1", "save_steps": "1"}
     run(simulated_dataset, tmp_path, **options)
     options |= {"max_steps": "2", "resume_from_checkpoint": "last"}
@@ -130,14 +132,14 @@ def test_a_rate_that_is_a_state_of_its_own_cannot_be_changed(simulated_dataset, 
 
 
 @pytest.mark.parametrize("options", [{"learning_rate": "1e-4"}, {"max_steps": "3"}, {"weight_decay": "0.1"}])
-def test_what_comes_too_late_is_refused(simulated_dataset, finished, options):
+def test_a_change_after_the_last_step_is_refused(simulated_dataset, finished, options):
     (name,) = options
     with pytest.raises(SolaredError, match=f"has nothing left to train, so {name} .* would have no effect"):
         run(simulated_dataset, finished, resume_from_checkpoint="last", **{**LINEAR, **options})
 
 
 def test_other_data_with_the_same_extremes_are_refused(simulated_published, finished, tmp_path):
-    """The tiles of a region in another order: every value is there, and none where it was."""
+    """The tiles of a region are in another order, with the same values."""
     shutil.copytree(simulated_published, tmp_path / "sun")
     (file,) = (tmp_path / "sun").glob("AR90002/mean_pmdop*.npz")
     with np.load(file, allow_pickle=True) as arrays:
@@ -177,21 +179,21 @@ def test_patience_0_never_stops(simulated_dataset, tmp_path):
     assert list(validation_losses(run(simulated_dataset, tmp_path, **options))) == [1, 2, 3, 4]
 
 
-def test_patience_that_only_the_resumed_run_has(simulated_dataset, copy_of):
+def test_patience_only_in_the_resumed_run(simulated_dataset, copy_of):
     options = {**LINEAR, "learning_rate": "0", "eval_steps": 1, "save_steps": 1, "early_stopping_patience": 1}
     metrics = run(simulated_dataset, copy_of(3), resume_from_checkpoint="last", **options)
     assert list(validation_losses(metrics)) == [3, 4]
 
 
-def test_a_checkpoint_of_the_model_alone_is_no_place_to_go_on_from(simulated_dataset, tmp_path):
+def test_a_checkpoint_without_an_optimizer_is_refused(simulated_dataset, tmp_path):
     options = {**LINEAR, "save_only_model": "true", "max_steps": "1", "eval_steps": "1", "save_steps": "1"}
     run(simulated_dataset, tmp_path, **options)
     options |= {"max_steps": "2", "resume_from_checkpoint": "last"}
-    with pytest.raises(SolaredError, match="checkpoint-1 holds the model alone, as --save_only_model leaves it"):
+    with pytest.raises(SolaredError, match="checkpoint-1 was saved with --save_only_model"):
         run(simulated_dataset, tmp_path, **options)
 
 
-def test_a_run_that_was_killed_after_its_last_step_trains_no_further(simulated_dataset, finished, copy_of):
+def test_a_run_killed_after_its_last_step_is_only_evaluated(simulated_dataset, finished, copy_of):
     output = copy_of(3, 6)
     metrics = run(simulated_dataset, output, resume_from_checkpoint="last", **LINEAR)
     whole = json.loads((finished / "metrics.json").read_text())
@@ -201,8 +203,8 @@ def test_a_run_that_was_killed_after_its_last_step_trains_no_further(simulated_d
     assert (output / "README.md").is_file()
 
 
-def test_the_best_step_is_one_whose_weights_were_kept(simulated_dataset, tmp_path):
-    """Half of the evaluations leave no checkpoint."""
+def test_the_best_step_has_a_checkpoint(simulated_dataset, tmp_path):
+    """Half of the evaluations have no checkpoint."""
     metrics = run(simulated_dataset, tmp_path, eval_steps=1, save_steps=2, learning_rate="0.05")
     losses = validation_losses(metrics)
     kept = metrics["best_step"]
@@ -210,8 +212,8 @@ def test_the_best_step_is_one_whose_weights_were_kept(simulated_dataset, tmp_pat
     assert metrics["validation"]["eval_loss"] == pytest.approx(losses[kept or 6], rel=1e-4)
 
 
-def test_a_run_that_was_told_to_stop_is_not_finished(simulated_dataset, tmp_path):
-    """With `enable_jit_checkpoint` the Trainer saves at SIGTERM, as Slurm sends it, and ends in good order."""
+def test_a_run_stopped_by_a_signal_is_not_finished(simulated_dataset, tmp_path):
+    """With `enable_jit_checkpoint` the Trainer saves at SIGTERM, which Slurm sends, and ends without an error."""
     before = signal.getsignal(signal.SIGTERM)
 
     def stop():

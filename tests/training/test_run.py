@@ -108,8 +108,8 @@ def test_published_recipes_are_those_of_the_publication(name):
     assert model.model_type == name
 
 
-def test_what_follows_from_the_data_is_in_the_configuration(simulated_dataset, tmp_path):
-    """Our family's recipe, on two steps: zeros, typical magnitudes and cadence are those of the train split."""
+def test_fields_that_follow_from_the_data_are_in_the_configuration(simulated_dataset, tmp_path):
+    """Zeros, typical magnitudes and the cadence come from the train split."""
     short = {"max_steps": "2", "input_steps": "24", "per_device_train_batch_size": "8", "report_to": "none"}
     small = {"num_members": 1, "hidden_size": 8}
     options = {**short, "dataset": simulated_dataset, "output_dir": tmp_path, "use_cpu": "true"}
@@ -122,7 +122,7 @@ def test_what_follows_from_the_data_is_in_the_configuration(simulated_dataset, t
     for index, channel in enumerate(CHANNELS):
         values = [timeline.values[:, index] for timeline in regions]
         lowest, highest = min(map(np.nanmin, values)), max(map(np.nanmax, values))
-        typical = np.median([np.nanmedian(np.abs(one[one != 0])) for one in values])
+        typical = np.median([np.nanmedian(np.abs(region[region != 0])) for region in values])
         assert config["input_zero"][index] == pytest.approx(-lowest / (highest - lowest), abs=1e-5), channel
         assert config["input_scale"][index] == pytest.approx(typical / (highest - lowest), rel=1e-3, abs=1e-6), channel
     forecaster = load_forecaster(tmp_path)
@@ -143,7 +143,7 @@ def test_what_follows_from_the_data_is_in_the_configuration(simulated_dataset, t
         ("input_steps: 12.5\n", "invalid int value: '12.5'"),
         ("load_best_model_at_end: perhaps\n", "load_best_model_at_end"),
         ("- just\n- a list\n", "no `key: value` lines"),
-        (None, "could not be read as YAML .*No such file"),
+        (None, "is neither a file nor a recipe"),
     ],
 )
 def test_unusable_configurations_are_refused(tmp_path, content, message):
@@ -172,7 +172,7 @@ def test_a_run_leaves_model_processor_metrics_and_card(trained):
     assert imread(trained / "training_curve.png").std() > 0.05
 
 
-def test_metrics_say_what_the_run_was(trained):
+def test_metrics_hold_the_facts_of_the_run(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["hyperparameters"] == {
         "eval_steps": 3,
@@ -198,13 +198,13 @@ def test_metrics_say_what_the_run_was(trained):
     assert metrics["train"]["resumed"] is False
 
 
-def test_a_token_is_left_nowhere(trained):
-    """The Trainer pickles its arguments, token and all, beside the weights and in every checkpoint."""
+def test_no_file_holds_the_token(trained):
+    """The Trainer pickles its arguments beside the weights and in each checkpoint."""
     assert (trained / "training_args.bin").is_file()
     assert not files_with(SECRET, trained)
 
 
-def test_the_processor_knows_only_the_train_split(trained, simulated_dataset):
+def test_the_processor_is_fitted_on_the_train_split(trained, simulated_dataset):
     processor = AutoProcessor.from_pretrained(trained)
     train_split = load_timelines(simulated_dataset, "train")
     assert processor.fitted_on["regions"] == [timeline.ar_number for timeline in train_split]
@@ -229,7 +229,7 @@ def test_auto_classes_forecast_as_the_trainer_did(trained, simulated_dataset):
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained, simulated_dataset, tmp_path, capsys):
     output = tmp_path / "resumed"
     shutil.copytree(trained / "checkpoint-3", output / "checkpoint-3")
-    with pytest.raises(SolaredError, match="checkpoints of another run; add --resume_from_checkpoint last"):
+    with pytest.raises(SolaredError, match=r"checkpoints of another run\. Add --resume_from_checkpoint last"):
         run(simulated_dataset, output)
     half_written = output / "checkpoint-5"
     shutil.copytree(trained / "checkpoint-3", half_written)
@@ -265,7 +265,7 @@ def test_another_run_is_not_resumed(trained, simulated_dataset, tmp_path, option
         run(simulated_dataset, tmp_path, resume_from_checkpoint=trained / "checkpoint-3", **options)
 
 
-def test_early_stopping_also_of_a_resumed_run(simulated_dataset, tmp_path):
+def test_early_stopping_continues_in_a_resumed_run(simulated_dataset, tmp_path):
     options = {
         "learning_rate": "0", "max_steps": 9, "eval_steps": 1, "save_steps": 1, "early_stopping_patience": 2,
         "save_total_limit": 5,
@@ -278,7 +278,7 @@ def test_early_stopping_also_of_a_resumed_run(simulated_dataset, tmp_path):
 
 
 def test_batches_and_accumulation_do_not_change_the_losses(simulated_dataset, tmp_path):
-    """Trajectories go beyond the end of regions, so a batch's targets are observed in part."""
+    """Trajectories reach beyond the end of regions, so some targets of a batch are missing."""
     lstm = {"model_type": "solared_lstm", "model_config": json.dumps({"hidden_size": 8, "dropout": 0.0})}
     runs = []
     for name, size, steps, evaluated in (("whole", 64, 1, 256), ("accumulated", 16, 4, 100)):
@@ -309,7 +309,7 @@ def test_one_run_in_tensorboard_and_trackio(simulated_dataset, tmp_path, monkeyp
     assert SECRET not in "".join(capfd.readouterr())
 
 
-def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path):
+def test_the_resnet_trains_on_all_channels(simulated_dataset, tmp_path):
     metrics = run(
         simulated_dataset, tmp_path / "run", model_type="spatio_temporal_resnet", model_config="{}", max_steps=1,
         eval_steps=1, save_steps=1, per_device_train_batch_size=2,
@@ -325,15 +325,15 @@ def test_the_resnet_trains_too_and_loses_no_channel(simulated_dataset, tmp_path)
     ("options", "message"),
     [
         ({"model_type": "lstm"}, "lstm"),
-        ({"model_config": '{"hidden_length": 8}'}, "has no field hidden_length; its fields are .*hidden_size"),
+        ({"model_config": '{"hidden_length": 8}'}, "has no field hidden_length. The fields are .*hidden_size"),
         ({"model_config": '{"hidden_size": 9, "num_attention_heads": 2}'}, "hidden_size=9 is not divisible"),
         ({"model_config": "{hidden_size"}, "takes JSON such as"),
         ({"input_channels": "flux"}, "flux"),
         ({"input_steps": "300"}, "No window of 300 input steps"),
         ({"resume_from_checkpoint": "nowhere"}, "There is no checkpoint nowhere"),
         ({"nan_policy": "mean"}, "Unknown NaN policy"),
-        ({"model_config": '{"input_steps": 7}'}, "input_steps is an argument of its own"),
-        ({"model_config": '{"step_hours": 0.5}'}, "step_hours is an argument of its own, or follows from the data"),
+        ({"model_config": '{"input_steps": 7}'}, "input_steps is a separate argument"),
+        ({"model_config": '{"step_hours": 0.5}'}, "step_hours is a separate argument, or follows from the data"),
     ],
 )
 def test_unusable_arguments_are_refused_before_anything_is_written(simulated_dataset, tmp_path, options, message):

@@ -1,4 +1,4 @@
-"""Two real processes on one node: one copy of the data, the right batches, and no file left behind."""
+"""Two processes on one node share one copy of the data, get the right batches and leave no file."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from solared_hf import SolaredWindows
 from solared_hf.training.shared_arrays import share_between_processes
 from tests.processes import run
 
-# What each of two processes finds before and after it shares 60 MB.
+# Each of two processes reports its memory before and after it shares 60 MB.
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
@@ -92,9 +92,9 @@ def test_two_processes_read_the_same_memory(tmp_path):
         assert process["processes"] == 2
         assert process["left"] == []
         assert process["bytes"] > 60e6
-        # Each has given back what it had for itself.
+        # Each process has freed its own copy.
         assert process["freed"] > 0.85 * process["bytes"]
-    # What one of them writes is its own.
+    # A write in one process is not seen by the other.
     assert first["first_value"] == 1e6
     assert abs(second["first_value"]) < 10
 
