@@ -1,4 +1,4 @@
-"""Training on transformers' Trainer: arguments from YAML and the command line, and one call that trains."""
+"""Training with the Trainer of transformers: arguments from YAML and the command line, and the function `train`."""
 
 from typing import TYPE_CHECKING
 

@@ -21,7 +21,7 @@ RECIPES = Path(__file__).with_name("recipes")
 
 @dataclass
 class DataArguments:
-    """The dataset that a model is trained on, and the windows that are cut from it."""
+    """The dataset that a model is trained on, and the windows of the dataset."""
 
     dataset: str = field(metadata={"help": "Folder written by `solared build`, or a dataset repository on the Hub."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a repository."})
@@ -126,7 +126,7 @@ class _Parser(HfArgumentParser):
 
 
 def parse_arguments(command_line: Sequence[str]) -> Arguments:
-    """Return the arguments of `solared train`: those of the recipe or YAML file in `--config`, then the command line.
+    """Return the arguments of `solared train`, from the recipe or YAML file in `--config` and from the command line.
 
     Raises:
         SolaredError: If the file is missing or holds no YAML mapping, or an argument is unknown, missing or wrong.
@@ -186,7 +186,9 @@ def _yaml_as_command_line(path: Path) -> list[str]:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise SolaredError(f"The configuration {path} could not be read as YAML ({reason}); correct it.") from error
+        raise SolaredError(
+            f"The configuration {path} could not be read as YAML ({reason}). Correct the file."
+        ) from error
     if not isinstance(content, dict):
         raise SolaredError(f"The configuration {path} holds no `key: value` lines. Write one argument per line.")
     kinds = (DataArguments, ModelArguments, SolaredTrainingArguments)

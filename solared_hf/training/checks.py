@@ -59,24 +59,26 @@ def check_arguments(training: "SolaredTrainingArguments") -> None:
         make_default = defaults[name].default_factory
         default = make_default() if callable(make_default) else defaults[name].default
         if getattr(training, name) != default:
-            raise SolaredError(f"{name} has no effect here, because {reason}. Leave it out.")
+            raise SolaredError(f"{name} has no effect here, because {reason}. Leave out {name}.")
     for name, other in _NEEDS.items():
         if getattr(training, name) and not getattr(training, other):
-            raise SolaredError(f"{name} has no effect without {other}. Give both or none.")
+            raise SolaredError(f"{name} has no effect without {other}. Give both or neither.")
     if training.train_sampling_strategy not in ("random", "sequential"):
         raise SolaredError(
             f"train_sampling_strategy {training.train_sampling_strategy} groups samples by length, and all windows "
             "have the same length. Use random or sequential."
         )
     if "tpu_metrics_debug" in (training.debug or ()) and not is_torch_xla_available():
-        raise SolaredError("debug tpu_metrics_debug needs a TPU and the package torch_xla. Leave it out.")
+        raise SolaredError("debug tpu_metrics_debug needs a TPU and the package torch_xla. Leave out debug.")
     if training.optim_target_modules and not any(kind in str(training.optim) for kind in ("galore", "apollo")):
-        raise SolaredError(f"optim_target_modules has no effect on the optimizer {training.optim}. Leave it out.")
+        raise SolaredError(f"optim_target_modules has no effect on {training.optim}. Leave out optim_target_modules.")
     for name, schedules in _NOT_FOR_SCHEDULES.items():
         if getattr(training, name) and training.lr_scheduler_type in schedules:
-            raise SolaredError(f"{name} has no effect on the schedule {training.lr_scheduler_type}. Leave it out.")
+            raise SolaredError(f"{name} has no effect on the schedule {training.lr_scheduler_type}. Leave out {name}.")
     if training.label_names != LABEL_NAMES:
-        raise SolaredError(f"label_names is {training.label_names}, but the target is {LABEL_NAMES[0]}. Leave it out.")
+        raise SolaredError(
+            f"label_names is {training.label_names}, but the target is {LABEL_NAMES[0]}. Leave out label_names."
+        )
     _check_metric(training)
 
 
@@ -110,7 +112,7 @@ def _check_metric(training: "SolaredTrainingArguments") -> None:
     if training.greater_is_better not in (None, greater_is_better):
         raise SolaredError(
             f"greater_is_better is {training.greater_is_better}, but more {name} is "
-            f"{'better' if greater_is_better else 'worse'}. Leave it out."
+            f"{'better' if greater_is_better else 'worse'}. Leave out greater_is_better."
         )
     if training.prediction_loss_only and name != "loss":
         raise SolaredError(f"With prediction_loss_only there is no {name}. Leave out one of the two.")
@@ -144,10 +146,10 @@ def check_model(training: TrainingArguments, model: PreTrainedModel) -> None:
         with arguments_explained():
             checkpoint(torch.neg, torch.zeros(1, requires_grad=True), **{"use_reentrant": True, **options})
     if training.fp16 and training.device.type == "cpu":
-        raise SolaredError("fp16 has no effect on a CPU. Leave it out, or use bf16.")
+        raise SolaredError("fp16 has no effect on a CPU. Use bf16 or float32.")
     config = cast(AcceleratorConfig, training.accelerator_config)
     if training.world_size > 1 and not config.even_batches:
-        raise SolaredError("Without even_batches, processes wait for each other for ever. Leave it out.")
+        raise SolaredError("Without even_batches, processes wait for each other for ever. Set even_batches to true.")
     if training.optim_args:
         without = copy.copy(training)
         without.optim_args = None
@@ -155,7 +157,7 @@ def check_model(training: TrainingArguments, model: PreTrainedModel) -> None:
             optimizers = [Trainer.get_optimizer_cls_and_kwargs(given, model) for given in (training, without)]
         if optimizers[0] == optimizers[1]:
             raise SolaredError(
-                f"optim_args has no effect on the optimizer {training.to_dict()['optim']}. Leave it out."
+                f"optim_args has no effect on the optimizer {training.to_dict()['optim']}. Leave out optim_args."
             )
 
 

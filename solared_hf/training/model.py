@@ -22,7 +22,7 @@ def build_model(model: ModelArguments, data: DataArguments, fitted: Mapping[str,
     Args:
         model: The family and the fields of its configuration.
         data: The task.
-        fitted: Fields that follow from the data (`fitted_fields`); a family takes the fields that it knows.
+        fitted: Fields that follow from the data (`fitted_fields`). A family uses the fields that it has.
 
     Raises:
         SolaredError: If the family or a field is unknown, or a field has an impossible value.

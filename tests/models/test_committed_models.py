@@ -1,4 +1,4 @@
-"""The trained models that come with the package: complete, small, true to their cards, and as good as they say."""
+"""The trained models in the package are complete and small, and their cards and scores are right."""
 
 import json
 from pathlib import Path
@@ -19,18 +19,18 @@ FOLDERS = sorted(path.parent for path in CARDS.glob("solared-*/config.json"))
 OURS = "solared-quantile-trajectory"
 
 
-def test_what_comes_with_the_package():
+def test_the_package_holds_these_models():
     assert set(committed_models()) == {OURS, "solared-lstm", "solared-spatio-temporal-attention"}
     assert folders_without_weights() == ["solared-spatio-temporal-resnet"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_the_card_says_what_its_files_say(folder):
+def test_the_card_agrees_with_the_files(folder):
     assert (folder / "README.md").read_text() == model_card(folder)
 
 
 @pytest.mark.parametrize("name", committed_models())
-def test_each_is_small_and_ready_to_be_pushed(name):
+def test_each_model_is_small_and_ready_to_be_pushed(name):
     folder = CARDS / name
     assert (folder / "model.safetensors").stat().st_size <= 3_000_000
     files = model_to_push(folder, f"solared-team/{name}").files
@@ -46,7 +46,7 @@ def test_each_is_small_and_ready_to_be_pushed(name):
 
 
 @pytest.mark.parametrize("name", committed_models())
-def test_each_loads_from_a_clone(name):
+def test_each_model_loads_from_a_clone(name):
     model, processor = (auto.from_pretrained(CARDS / name) for auto in (AutoModel, AutoProcessor))
     past = torch.zeros(processor.input_steps, len(processor.input_channels), 63).numpy()
     with torch.no_grad():
@@ -55,11 +55,11 @@ def test_each_loads_from_a_clone(name):
     assert torch.isfinite(prediction).all()
 
 
-def test_our_headline_score_is_what_the_committed_weights_give(published_dir):
-    told = json.loads((CARDS / OURS / "benchmark.json").read_text())["results"]
-    (told,) = (result["protocol"] for result in told if result["name"] == OURS)
+def test_the_committed_weights_give_our_headline_score(published_dir):
+    results = json.loads((CARDS / OURS / "benchmark.json").read_text())["results"]
+    (protocol,) = (result["protocol"] for result in results if result["name"] == OURS)
     score = protocol_score(load_forecaster(OURS), [read_timeline(published_dir / f"AR{n}") for n in PROTOCOL_TILES])
-    assert score.rmse == pytest.approx(told["rmse"], abs=1e-5)
+    assert score.rmse == pytest.approx(protocol["rmse"], abs=1e-5)
     assert score.rmse == pytest.approx(0.0609, abs=5e-5)
-    for number, rmse in told["rmse_by_region"].items():
+    for number, rmse in protocol["rmse_by_region"].items():
         assert score.rmse_by_region[int(number)] == pytest.approx(rmse, abs=1e-5)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -126,7 +126,8 @@ def encode_on_cpu(layer: EncoderLayer, hidden_states: torch.Tensor) -> torch.Ten
     length, width = hidden_states.shape[2:]
     heads = Heads(width // layer.self_attn.head_dim, length, layer.self_attn.scaling, attention_dropout)
     settings = LayerSettings(heads, dropout, (layer.attention_norm.eps, layer.feed_forward_norm.eps))
-    sequences, weights = hidden_states.flatten(0, 1).contiguous(), _weights(layer)
+    sequences = hidden_states.flatten(0, 1).contiguous()
+    weights = cast(list[torch.Tensor], _weights(layer))
     if torch.is_grad_enabled():
         output = _EncoderLayer.apply(sequences, settings, *weights)
     else:
@@ -134,20 +135,21 @@ def encode_on_cpu(layer: EncoderLayer, hidden_states: torch.Tensor) -> torch.Ten
     return output.view_as(hidden_states)
 
 
-def _weights(layer: EncoderLayer) -> list[torch.Tensor]:
+def _weights(layer: EncoderLayer) -> list[torch.Tensor | None]:
     """Return weight and bias of each module, in the order in which the functions below take them."""
     attention = layer.self_attn
     modules = (
         *(attention.qkv_proj, attention.out_proj, layer.attention_norm),
         *(layer.fc1, layer.fc2, layer.feed_forward_norm),
     )
-    # A module that takes the place of another may have no weights. `is_plain_on_cpu` then finds None here.
-    return [getattr(module, name, None) for module in modules for name in ("weight", "bias")]  # type: ignore[misc]
+    # A module that takes the place of another may have no weights.
+    return [getattr(module, name, None) for module in modules for name in ("weight", "bias")]
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    types = (torch.Tensor, nn.Parameter)
-    return type(tensor) in types and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+def _is_plain(tensor: torch.Tensor | None) -> bool:
+    if tensor is None or type(tensor) not in (torch.Tensor, nn.Parameter):
+        return False
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 def _is_as_written(module: nn.Module, training: bool) -> bool:
