@@ -1,7 +1,7 @@
-"""NOAA's daily Solar Region Summaries (SRS): which active regions qualify.
+"""Select active regions from NOAA's daily Solar Region Summaries (SRS).
 
-`selection` has the rules. `report_dates` and `region_positions` compare the statements of the reports with each other,
-because reports contain typing errors.
+`selection` applies the rules. `report_dates` and `region_positions` compare the statements of the reports with each
+other, because reports contain typing errors.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Which day a Solar Region Summary is of: it says so up to eight times, and once or twice by mistake."""
+"""Find the day of a Solar Region Summary, which a report states up to eight times, sometimes with typing errors."""
 
 import re
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 _DAY = timedelta(days=1)
-# A report is issued on its day; a correction of it may come later.
+# A report is issued on its day. A correction may be issued later.
 _LATEST_CORRECTION = timedelta(days=30)
-# So many statements inside a report outweigh the name of its file.
+# This many statements inside a report outweigh the name of the file.
 _OUTWEIGH_THE_NAME = 3
 
 _NAME, _TITLE = "the name of the file", "a title"
@@ -26,74 +26,80 @@ _RETURN = re.compile(r"^II\..*return\s+(\d{1,2})\s+([a-z]{3})", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Statement:
-    """Part of a date: what is None is not said."""
+    """A statement of all or part of a date; None means that the statement lacks the part."""
 
     source: str
     month: int | None = None
     day: int | None = None
     year: int | None = None
     day_of_year: int | None = None
-    ahead: int = 0  # it names the day that is so many days before that of the report
+    ahead: int = 0  # the stated day is this many days before the day of the report
 
-    def holds(self, candidate: date) -> bool:
-        said = candidate - self.ahead * _DAY
-        pairs = ((self.year, said.year), (self.month, said.month), (self.day, said.day))
-        return all(own in (None, other) for own, other in (*pairs, (self.day_of_year, said.timetuple().tm_yday)))
+    def agrees(self, report_day: date) -> bool:
+        stated = report_day - self.ahead * _DAY
+        pairs = ((self.year, stated.year), (self.month, stated.month), (self.day, stated.day))
+        return all(own in (None, other) for own, other in (*pairs, (self.day_of_year, stated.timetuple().tm_yday)))
 
-    def candidates(self) -> list[date]:
-        """The day that the statement alone says, if it says all of it."""
+    def report_day(self) -> date | None:
+        """Return the day of the report, or None if the statement lacks a part of the date."""
+        if self.year is None or self.month is None or self.day is None:
+            return None
         try:
-            return [date(self.year, self.month, self.day) + self.ahead * _DAY]
-        except (TypeError, ValueError):
-            return []
+            return date(self.year, self.month, self.day) + self.ahead * _DAY
+        except ValueError:
+            return None
 
     def __str__(self) -> str:
-        return f"{self.source} says {self.candidates()[0]}"
+        return f"{self.source} gives {self.report_day()}"
 
 
 def report_day(
     path: Path, header: Sequence[str], issued: datetime, corrected: bool
 ) -> tuple[date, datetime, list[str]]:
-    """The day for whose 0 UT the positions of a report hold.
+    """Return the day at whose 0 UT the positions of a report hold.
 
-    Compared are the name of the file, the lines `:Product:` and `:Issued:`, the line with the number, which is that of
-    the day in the year, the day of the data, and the titles of the sections. What most of them say counts.
+    The day is found by majority from the file name, the lines `:Product:` and `:Issued:`, the line with the report
+    number, which is the day of the year, the day of the data, and the titles of the sections.
 
     Args:
-        path: of the report, named 20150306SRS.txt as a rule.
-        header: its lines but the rows.
-        issued: what `:Issued:` says, UTC.
-        corrected: whether it says that it is a correction; these are issued on their day or later.
+        path: the file of the report, usually named like 20150306SRS.txt.
+        header: the lines of the report without the rows.
+        issued: the time in the line `:Issued:`, UTC.
+        corrected: True if the report says that it is a correction. A correction may be issued after its day.
 
     Returns:
-        The day, the time of issue, which is of that day where `:Issued:` is wrong, and a sentence for each statement
-        of a whole date that is wrong.
+        The day; the time of issue, moved to that day if `:Issued:` is wrong; and a sentence for each wrong statement
+        of a whole date.
 
     Raises:
-        ValueError: no day is clearly that of the report; the message names the statements.
+        ValueError: If the statements do not clearly give one day. The message names the statements.
     """
     on_issue = _Statement(":Issued:", issued.month, issued.day, issued.year)
     statements = [on_issue, *_statements(path, header)]
-    whole = [one for one in statements if one.candidates()]
-    candidates = {day for one in whole for day in one.candidates()}
+    whole_dates = [statement for statement in statements if statement.report_day() is not None]
+    candidates = {day for statement in statements if (day := statement.report_day()) is not None}
     candidates |= {issued.date() - _DAY, issued.date() + _DAY}
-    agreeing = {day: {one for one in statements if one.holds(day)} for day in candidates}
+    agreeing = {day: {statement for statement in statements if statement.agrees(day)} for day in candidates}
     best = max(sorted(candidates), key=lambda day: len(agreeing[day]))
     for other in candidates - {best}:
         for_best, for_other = agreeing[best] - agreeing[other], agreeing[other] - agreeing[best]
-        against_name = any(one.source == _NAME for one in for_other)
+        against_name = any(statement.source == _NAME for statement in for_other)
         if len(for_best) <= len(for_other) or (against_name and len(for_best) < _OUTWEIGH_THE_NAME):
-            raise ValueError(f"its dates contradict each other: {', '.join(map(str, whole))}")
-    titles = [one for one in statements if one.source == _TITLE]
-    if titles and not any(one.holds(best) for one in titles):
+            raise ValueError(f"the dates contradict each other: {', '.join(map(str, whole_dates))}")
+    titles = [statement for statement in statements if statement.source == _TITLE]
+    if titles and not any(statement.agrees(best) for statement in titles):
         title = next(line for line in header if _VALID.match(line))
         raise ValueError(f"issued on {issued:%Y-%m-%d}, but its positions hold for another day: {title}")
     late = issued.date() - best
     in_order = -_DAY <= late <= (_LATEST_CORRECTION if corrected else _DAY)
-    wrong = [one for one in whole if not one.holds(best) and not (one is on_issue and in_order)]
+    wrong = [
+        statement
+        for statement in whole_dates
+        if not statement.agrees(best) and not (statement is on_issue and in_order)
+    ]
     if not in_order:
         issued = datetime.combine(best, issued.time())
-    return best, issued, [f"{one}, its other lines {best}" for one in wrong]
+    return best, issued, [f"{statement}, the other lines give {best}" for statement in wrong]
 
 
 def _statements(path: Path, header: Sequence[str]) -> list[_Statement]:
@@ -121,5 +127,5 @@ def _dated(source: str, year: str | None, month: str, day: str) -> _Statement:
 
 
 def _month(name: str) -> int:
-    """1 to 12, and 0, which is no month, for a name that is none."""
+    """Return 1 to 12, or 0 for an unknown name."""
     return _MONTHS.index(name.lower()) + 1 if name.lower() in _MONTHS else 0

@@ -1,4 +1,4 @@
-"""Solar Region Summaries as NOAA writes them."""
+"""Write Solar Region Summaries in the form of NOAA."""
 
 import re
 from datetime import date, datetime, timedelta
@@ -26,10 +26,10 @@ Nmbr  Location  Lo
 II. Regions Due to Return {day:%d %b} to {last:%d %b}
 Nmbr Lat    Lo
 {due}
-"""  # noqa: W291, as NOAA writes it
+"""  # noqa: W291, NOAA writes the trailing space
 
 
-# In the place of the Carrington longitude that follows from the longitude and the day of the report.
+# Placeholder for the Carrington longitude that follows from the longitude and the day of the report.
 LO = "LO?"
 
 
@@ -46,25 +46,25 @@ def due(number: int, latitude: str = "N05") -> str:
 
 
 def moved(place: str, days: int) -> str:
-    """Where what is at a place is some days later, as the Sun turns."""
+    """Return the place of a region some days later, after the Sun has rotated."""
     latitude, east_or_west, longitude = re.fullmatch(r"([NS]\d\d)([EW])(\d\d)", place).groups()
     west = round((1 if east_or_west == "W" else -1) * int(longitude) + 13.2 * days)
     return f"{latitude}{'W' if west >= 0 else 'E'}{abs(west):02}"
 
 
 def daily(number: int, days, place: str = "N05W10", **options) -> dict[int, str]:
-    """Rows of a region by day of the month; the place is that of the first."""
+    """Return the rows of a region by day of the month; `place` is the place on the first day."""
     return {day: spots(number, moved(place, day - days[0]), **options) for day in days}
 
 
 @cache
 def meridian(day: date) -> float:
-    """Carrington longitude of the central meridian at 0 UT, in degrees."""
+    """Return the Carrington longitude of the central meridian at 0 UT, in degrees."""
     return sun.L0(Time(day.isoformat())).deg
 
 
 def with_lo(row: str, day: date) -> str:
-    """A row with the Carrington longitude that its place has on a day."""
+    """Return a row with the Carrington longitude of its place on a day."""
     match = re.search(r"([EW])(\d+)\s+" + re.escape(LO), row)
     if not match:
         return row
@@ -73,7 +73,7 @@ def with_lo(row: str, day: date) -> str:
 
 
 def report_text(day: date, rows=(), issued: datetime | None = None, corrected: bool = False) -> str:
-    """A report as NOAA writes it for `day`; the form of a row says which section it belongs to."""
+    """Return the text of a report for `day`; the form of a row decides its section."""
     rows = [with_lo(row, day) for row in rows]
     sections = {length: [row for row in rows if len(row.split()) == length] for length in (8, 3)}
     returning = [row for row in sections[3] if len(row.split()[1]) == 3]
@@ -99,6 +99,6 @@ def write_report(folder: Path, day: date, rows=(), name: str = "", **options) ->
 
 
 def write_lives(folder: Path, lives: dict[int, dict[int, str]], days, start: date = date(2013, 4, 1)) -> None:
-    """A report for each of `days` of the month; `lives` gives the rows of a region by day."""
+    """Write a report for each of `days` of the month; `lives` holds the rows of each region by day."""
     for day in days:
         write_report(folder, start.replace(day=day), [life[day] for life in lives.values() if day in life])

@@ -1,4 +1,4 @@
-"""Reports are typed: what they say twice is compared, told, and put right where most of it is clear."""
+"""Typing errors in reports are found by comparing repeated statements, reported, and corrected if most agree."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ def rows_of(folder: Path) -> dict[int, dict]:
 
 
 def edit(path: Path, old: str, new: str) -> None:
-    """A typing error: the first of some letters."""
+    """Make a typing error: replace the first occurrence of `old`."""
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
@@ -31,7 +31,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 @pytest.fixture
 def srs(tmp_path) -> Path:
-    """A region seen first at N12E04, where the Carrington longitude is 204, on the 2nd, and on the four days after."""
+    """Reports of a region on five days from the 2nd, first at N12E04, where the Carrington longitude is 204."""
     write_lives(tmp_path / "srs", {AR: daily(AR, (2, 3, 4, 5, 6), "N12E04")}, range(1, 8))
     return tmp_path / "srs"
 
@@ -62,7 +62,7 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("right", "wrong", "named"), SLIPS)
-def test_a_slip_in_the_first_row_is_put_right_and_told(srs, right, wrong, named):
+def test_a_typing_error_in_the_first_row_is_corrected_and_reported(srs, right, wrong, named):
     expected = rows_of(srs)[AR]
     edit(report_of(srs, 2), right, wrong)
     row = rows_of(srs)[AR]
@@ -71,13 +71,13 @@ def test_a_slip_in_the_first_row_is_put_right_and_told(srs, right, wrong, named)
     assert row["selected"]
     assert row["notes"].startswith("2013-04-02: ")
     assert named in row["notes"]
-    assert ";" not in row["notes"].replace("; by", "").replace("; +12 is", "")  # of one thing alone
+    assert ";" not in row["notes"].replace("; by", "").replace("; +12 is", "")  # a single note
 
 
 @pytest.mark.parametrize(
     ("right", "wrong"), [("N12W36", "S12W36"), ("N12W36", "N12E36"), ("204  0250", "240  0250"), ("N12W36", "N21W36")]
 )
-def test_a_slip_in_a_later_row_changes_nothing_and_is_told(srs, right, wrong):
+def test_a_typing_error_in_a_later_row_is_reported_and_does_not_change_the_facts(srs, right, wrong):
     expected = rows_of(srs)[AR]
     text = report_of(srs, 5).read_text()
     edit(report_of(srs, 5), right if right in text else right.replace("204", "205"), wrong)
@@ -88,8 +88,8 @@ def test_a_slip_in_a_later_row_changes_nothing_and_is_told(srs, right, wrong):
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("right", "wrong"), [("204  0250", "240  0250"), ("N12E04", "N12W40")])
-def test_what_cannot_be_told_is_rejected(tmp_path, count, right, wrong):
-    """With one row it is word against word; a second day that is wrong as well does not help."""
+def test_a_region_with_an_unresolved_contradiction_is_rejected(tmp_path, count, right, wrong):
+    """With one row, one statement stands against another. A second row that is also wrong does not help."""
     days = tuple(range(2, 2 + count))
     write_lives(tmp_path / "srs", {AR: daily(AR, days, "N12E04")}, range(1, 8))
     edit(report_of(tmp_path / "srs", 2), right, wrong)
@@ -101,18 +101,18 @@ def test_what_cannot_be_told_is_rejected(tmp_path, count, right, wrong):
     assert "2013-04-02: Lo " in row["notes"]
 
 
-def test_two_latitudes_are_word_against_word_and_three_are_not(tmp_path):
-    for others, told in (((3,), False), ((3, 4), True)):
+def test_a_wrong_latitude_is_corrected_by_two_other_days_but_not_by_one(tmp_path):
+    for others, corrected in (((3,), False), ((3, 4), True)):
         folder = tmp_path / str(len(others))
         write_lives(folder, {AR: daily(AR, (2, *others), "N12E04")}, range(1, 8))
         edit(report_of(folder, 2), "N12", "S12")
         row = rows_of(folder)[AR]
-        assert (CONTRADICTORY not in row["reason"]) == told
-        assert row["noaa_latitude"] == (12 if told else -12)
+        assert (CONTRADICTORY not in row["reason"]) == corrected
+        assert row["noaa_latitude"] == (12 if corrected else -12)
         assert "latitude -12 contradicts" in row["notes"]
 
 
-def test_plages_and_returning_regions_bear_witness(tmp_path):
+def test_rows_of_plages_and_returning_regions_are_compared_too(tmp_path):
     lives = {AR: {**daily(AR, (2,), "N12E04"), 3: plage(AR, "N12W09"), 6: due(AR, "N12")}}
     write_lives(tmp_path, lives, range(1, 8))
     edit(report_of(tmp_path, 2), "N12E04", "S12E40")
@@ -120,24 +120,24 @@ def test_plages_and_returning_regions_bear_witness(tmp_path):
     assert (row["noaa_latitude"], row["noaa_longitude"]) == (12, -4)
 
 
-def test_small_disagreements_are_told_and_let_stand(tmp_path):
-    """As in NOAA's own corrected report of June 21, 2010: 1082 N27W05 305, where the meridian is at 296."""
+def test_small_contradictions_are_reported_and_the_row_is_used(tmp_path):
+    """NOAA's corrected report of June 21, 2010 has 1082 N27W05 305, but the meridian is at 296."""
     (report,) = [report for report in read_reports(REAL) if report.day == date(2010, 6, 21)]
     (row,) = [row for row in select_regions([report]).to_pylist() if row["ar_number"] == 11082]
     assert row["notes"] == "2010-06-21: Lo 305 and longitude +5 contradict each other by 4 degrees"
     assert CONTRADICTORY not in row["reason"]
 
 
-def test_a_row_under_the_number_of_another_region_is_left_out(tmp_path):
+def test_a_row_with_the_number_of_another_region_is_left_out(tmp_path):
     lives = {AR: {2: spots(AR, "N22E60"), **daily(AR, (4, 5, 6, 7), "N12E04")}}
     write_lives(tmp_path, lives, range(1, 9))
     row = rows_of(tmp_path)[AR]
     assert row["noaa_emergence_time"] == datetime(2013, 4, 4)
     assert (row["noaa_latitude"], row["noaa_longitude"], row["reports"]) == (12, -4, 4)
-    assert "the row is left out, as one of another region" in row["notes"]
+    assert "the row is left out because it belongs to another region" in row["notes"]
 
 
-def test_two_places_with_as_many_rows_are_rejected(tmp_path):
+def test_a_region_with_two_places_of_equally_many_rows_is_rejected(tmp_path):
     lives = {AR: {**daily(AR, (2, 3), "N12E60"), **daily(AR, (4, 5), "N12E04")}}
     write_lives(tmp_path, lives, range(1, 8))
     row = rows_of(tmp_path)[AR]
@@ -145,10 +145,10 @@ def test_two_places_with_as_many_rows_are_rejected(tmp_path):
     assert row["reports"] == 4
 
 
-def test_an_area_that_jumps_for_a_day_does_not_make_a_region_large(tmp_path):
+def test_an_area_spike_of_one_day_is_not_used(tmp_path):
     lives = {
         AR: {**daily(AR, (2, 3, 5, 6), "N12E04", area=150), 4: spots(AR, "N12W22", area=1500)},
-        # Grows fast, and decays.
+        # This region grows fast and decays.
         11702: {day: spots(11702, place, area=area) for day, place, area in ((2, "N12E04", 20), (3, "N12W09", 250))},
     }
     lives[11702] |= {4: spots(11702, "N12W22", area=400), 5: spots(11702, "N12W36", area=60)}
@@ -159,15 +159,15 @@ def test_an_area_that_jumps_for_a_day_does_not_make_a_region_large(tmp_path):
     assert (rows[11702]["noaa_area"], rows[11702]["reason"], rows[11702]["notes"]) == (400, "", "")
 
 
-def test_a_magnetic_class_that_is_none_is_told(srs):
+def test_an_unknown_magnetic_class_is_reported(srs):
     edit(report_of(srs, 2), "Beta", "Bata")
     row = rows_of(srs)[AR]
-    assert (row["noaa_hale_class"], row["notes"]) == (None, "2013-04-02: Bata is no magnetic class")
+    assert (row["noaa_hale_class"], row["notes"]) == (None, "2013-04-02: Bata is not a magnetic class")
 
 
 @pytest.fixture
 def new_year(tmp_path) -> Path:
-    """NOAA's report of January 1, 2015, under its name."""
+    """NOAA's report of January 1, 2015, with its file name."""
     folder = tmp_path / "srs"
     folder.mkdir()
     path = folder / "20150101SRS.txt"
@@ -175,13 +175,13 @@ def new_year(tmp_path) -> Path:
     return path
 
 
-def test_last_years_date_on_january_1(new_year):
+def test_a_date_of_last_year_on_january_1_is_corrected(new_year):
     edit(new_year, ":Issued: 2015 Jan 01", ":Issued: 2014 Jan 01")
     (report,) = read_reports(new_year.parent)
     assert (report.day, report.issued) == (date(2015, 1, 1), datetime(2015, 1, 1, 0, 30))
-    assert report.notes == (":Issued: says 2014-01-01, its other lines 2015-01-01",)
+    assert report.notes == (":Issued: gives 2014-01-01, the other lines give 2015-01-01",)
     row = select_regions([report]).to_pylist()[0]
-    assert row["notes"].startswith("2015-01-01: :Issued: says 2014-01-01")
+    assert row["notes"].startswith("2015-01-01: :Issued: gives 2014-01-01")
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,11 @@ def test_one_wrong_date_is_outvoted(new_year, old, new, notes):
     assert (report.day, len(report.notes)) == (date(2015, 1, 1), notes)
 
 
-def test_a_file_that_bears_the_name_of_another_day_is_told(new_year):
+def test_a_file_named_after_another_day_is_reported(new_year):
     new_year.rename(new_year.with_name("20150103SRS.txt"))
     (report,) = read_reports(new_year.parent)
     assert report.day == date(2015, 1, 1)
-    assert report.notes == ("the name of the file says 2015-01-03, its other lines 2015-01-01",)
+    assert report.notes == ("the name of the file gives 2015-01-03, the other lines give 2015-01-01",)
 
 
 def refused(folder: Path) -> str:
@@ -215,29 +215,29 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_dates_that_stand_against_each_other_are_refused(new_year):
+def test_a_report_with_contradictory_dates_is_an_error(new_year):
     edit(new_year, ":Issued: 2015 Jan 01", ":Issued: 2014 Jan 01")
     nameless = new_year.rename(new_year.with_name("SRS.txt"))
     message = refused(new_year.parent)
-    assert f"{nameless}: its dates contradict each other: :Issued: says 2014-01-01, the line of its number" in message
-    # Both lines against the name alone.
+    assert f"{nameless}: the dates contradict each other: :Issued: gives 2014-01-01, the line of its" in message
+    # Now both lines contradict only the name.
     edit(nameless, "01 Jan 2015", "01 Jan 2014")
     nameless.rename(new_year)
-    assert "its dates contradict each other" in refused(new_year.parent)
+    assert "the dates contradict each other" in refused(new_year.parent)
 
 
-def test_a_report_with_the_regions_of_another_day_is_refused(tmp_path):
+def test_a_report_with_positions_of_another_day_is_an_error(tmp_path):
     text = (REAL / "20000922SRS.txt").read_text()
     for old, new in (("Sep 22", "Sep 23"), ("22 SEP", "23 SEP"), ("21 SEP", "22 SEP"), ("21/2400Z", "22/2400Z")):
         text = text.replace(old, new)
     (tmp_path / "20000923SRS.txt").write_text(text.replace("20000922", "20000923").replace("NUMBER 266", "NUMBER 267"))
     message = refused(tmp_path)
-    assert "the longitudes of all its regions differ from their Lo by +1" in message
-    assert message.endswith("degrees, as on another day than 2000-09-23")
+    assert "the longitudes of all regions differ from Lo by +1" in message
+    assert message.endswith("degrees, so the positions are not of 2000-09-23")
 
 
-def test_real_reports_put_each_other_right(tmp_path):
-    """9167 and 9169 are in three reports of nine days."""
+def test_real_reports_correct_each_other(tmp_path):
+    """Regions 9167 and 9169 are in three reports within nine days."""
     for name in ("20000922SRS.txt", "20000927SRS.txt", "20001001SRS.txt"):
         (tmp_path / name).write_text((REAL / name).read_text())
     expected = rows_of(tmp_path)
@@ -247,8 +247,8 @@ def test_real_reports_put_each_other_right(tmp_path):
     assert row["notes"].count("2000-09-22") == 2
 
 
-def test_no_region_lives_longer_than_it_is_visible(tmp_path):
-    """Without reports in between, a number that comes again a year later is not the same life."""
+def test_a_life_is_not_longer_than_a_region_is_visible(tmp_path):
+    """A number that returns a year later belongs to another life, even if all reports in between are missing."""
     write_lives(tmp_path, {AR: daily(AR, (2, 3, 4, 5))}, range(1, 7))
     write_report(tmp_path, date(2014, 4, 5), [spots(AR)])
     row = rows_of(tmp_path)[AR]

@@ -1,4 +1,4 @@
-"""Selection: NOAA's own reports, written days at the edge of every rule, and files that are no reports."""
+"""Selection from NOAA's own reports, from synthetic reports at the edge of every rule, and from damaged files."""
 
 import shutil
 from datetime import date, datetime
@@ -32,7 +32,7 @@ from tests.dataset_builder.noaa.srs_reports import (
 )
 
 SHIPPED = Path(sunpy.data.test.rootdir) / "SRS"
-# Which reports lie in sunpy's wheel depends on its version; these lie in all of them.
+# Every version of sunpy ships these reports.
 DAYS = (
     *("19960106", "19960430", "19960513", "20000922", "20000927", "20001001"),
     *("20020624", "20020628", "20100621", "20150101", "20150306", "20150906"),
@@ -50,7 +50,7 @@ def real(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def select(tmp_path, capsys):
-    """Runs the command on a folder; gives the rows that `datasets` reads back by region, and what was printed."""
+    """Run the command on a folder and return the rows that `datasets` reads, by region, and the printed text."""
 
     def run(folder: Path) -> tuple[dict[int, dict], str]:
         output = tmp_path / "out" / "catalog.parquet"
@@ -67,7 +67,7 @@ def select(tmp_path, capsys):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Runs the command on a folder that it refuses; gives what it says."""
+    """Run the command on a folder that it refuses and return the error."""
 
     def run(folder: Path, output: Path | None = None) -> str:
         output = output or tmp_path / "refused.parquet"
@@ -85,7 +85,7 @@ def test_every_report_that_sunpy_ships_is_read():
     assert len(read_reports(SHIPPED)) == len(list(SHIPPED.glob("*SRS.txt")))
 
 
-def test_real_reports_say_what_their_text_says(real):
+def test_rows_of_real_reports_match_their_text(real):
     reports = {report.day: report for report in read_reports(real)}
     assert sorted(f"{day:%Y%m%d}" for day in reports) == list(DAYS)
     march = {region.ar_number: region for region in reports[date(2015, 3, 6)].regions}
@@ -130,7 +130,7 @@ def test_real_reports_through_the_command(select, real):
     assert "71 regions, 0 selected" in printed
 
 
-# Region: its rows by day of April 2013; the reports begin on the 1st, end on the 14th, and that of the 8th is missing.
+# Rows of each region by day of April 2013. The reports go from the 1st to the 14th; the report of the 8th is missing.
 LIVES = {
     11701: {
         3: spots(11701, "N05W30", 100),
@@ -162,7 +162,7 @@ LIVES = {
     11717: daily(11717, (3, 4, 5), "N05E31", area=199),
     11718: daily(11718, (5, 6, 7)),
     11719: {5: plage(11719)},
-    # Absent from three reports, and that of the 8th is missing; absent from four.
+    # The first is absent from three reports and from the missing report of the 8th, the second from four reports.
     11720: {**daily(11720, (4, 5, 6), "N05E30"), 11: spots(11720, "N06W60", area=400)},
     11721: {**daily(11721, (2, 3, 4), "N05E30"), 10: spots(11721, "N06W74", area=400), 11: plage(11721, "N06W87")},
     11722: {2: plage(11722, "N05E46"), **daily(11722, (7, 9, 10, 11), "N05W20")},
@@ -183,7 +183,7 @@ def april(tmp_path) -> Path:
     return tmp_path / "srs"
 
 
-def test_each_rule_at_its_edge(select, april):
+def test_every_rule_at_its_limit(select, april):
     rows, printed = select(april)
     assert {number: row["reason"] for number, row in rows.items()} == {
         number: "; ".join(reasons) for number, reasons in REASONS.items()
@@ -202,7 +202,7 @@ def test_each_rule_at_its_edge(select, april):
 
 def test_facts_are_those_of_the_first_spots_and_the_largest_area(select, april):
     rows, _ = select(april)
-    # The positions of the report of the 3rd hold for 24 UT of the 2nd; of two equal areas the first gives the class.
+    # The positions of the report of the 3rd hold at 24 UT of the 2nd. The first of two equal areas gives the class.
     assert rows[11712] == {
         "ar_number": 11712,
         "selected": True,
@@ -224,7 +224,7 @@ def test_facts_are_those_of_the_first_spots_and_the_largest_area(select, april):
     # Plages count for the lifetime, and a missing report inside a life does not shorten it.
     assert (rows[11701]["noaa_lifetime_days"], rows[11701]["reports"]) == (4, 4)
     assert (rows[11713]["noaa_lifetime_days"], rows[11713]["reports"]) == (4, 3)
-    # What returns under a number after the region was gone is not of its life.
+    # Rows after a long absence of the number are not part of the life.
     lives = {
         number: [rows[number][name] for name in ("noaa_lifetime_days", "reports")] for number in range(11720, 11724)
     }
@@ -254,7 +254,7 @@ def test_the_order_of_the_reports_does_not_matter(april):
     assert select_regions(reversed(reports)).equals(select_regions(reports))
 
 
-def test_a_day_on_which_the_sun_is_empty_is_a_day_with_a_report(select, tmp_path):
+def test_a_report_without_regions_counts_as_a_report(select, tmp_path):
     write_lives(tmp_path / "srs", {11701: daily(11701, (2, 3, 4, 5))}, range(1, 7))
     rows, _ = select(tmp_path / "srs")
     assert [number for number, row in rows.items() if row["selected"]] == [11701]
@@ -270,7 +270,7 @@ def test_a_day_on_which_the_sun_is_empty_is_a_day_with_a_report(select, tmp_path
         (date(2045, 6, 1), (19998, 20000, 20003)),
     ],
 )
-def test_four_digits_are_told_apart_by_the_date(select, tmp_path, start, numbers):
+def test_date_decides_the_number_behind_four_digits(select, tmp_path, start, numbers):
     lives = {number: daily(number, (2, 3, 4, 5)) for number in numbers}
     write_lives(tmp_path / "srs", lives, range(1, 7), start)
     rows, _ = select(tmp_path / "srs")
@@ -280,7 +280,7 @@ def test_four_digits_are_told_apart_by_the_date(select, tmp_path, start, numbers
 
 @pytest.fixture
 def small_region(tmp_path) -> Path:
-    """A region that a correction of April 3 can make large enough."""
+    """Reports of a region that becomes large enough by a correction of April 3."""
     write_lives(tmp_path / "srs", {11701: daily(11701, (2, 3, 4, 5), area=150)}, range(1, 7))
     return tmp_path / "srs"
 
@@ -288,7 +288,7 @@ def small_region(tmp_path) -> Path:
 THIRD = date(2013, 4, 3)
 
 
-def test_a_copy_changes_nothing(select, small_region):
+def test_a_copy_of_a_report_is_ignored(select, small_region):
     before, _ = select(small_region)
     write_report(small_region / "copies", THIRD, [spots(11701, "N05W23", area=150)])
     after, printed = select(small_region)
@@ -320,10 +320,10 @@ def test_an_earlier_report_does_not_replace_a_later_one(select, small_region):
     assert rows[11701]["noaa_area"] == 150
 
 
-def test_two_different_reports_issued_at_once_are_refused(refused, small_region):
+def test_two_different_reports_issued_at_the_same_time_are_an_error(refused, small_region):
     other = write_report(small_region / "other", THIRD, [spots(11701, "N05W23", area=220)])
     message = refused(small_region)
-    assert "say different things; move the wrong ones out" in message
+    assert "Reports issued at the same time differ. Move the wrong reports out" in message
     assert str(other) in message
     assert str(small_region / "2013" / "20130403SRS.txt") in message
     assert "Traceback" not in message
@@ -353,37 +353,37 @@ BAD = {
 }
 
 
-def test_every_file_that_is_no_report_is_named_and_nothing_is_written(refused, tmp_path):
+def test_all_damaged_files_are_named_and_the_catalog_is_not_written(refused, tmp_path):
     write_report(tmp_path / "srs", date(2013, 4, 2))
     paths = {}
     for name, content in BAD.items():
         paths[name] = tmp_path / "srs" / f"{name}SRS.txt"
         paths[name].write_bytes(content if isinstance(content, bytes) else content.encode())
     summary, *named = refused(tmp_path / "srs").splitlines()
-    assert f"{len(BAD)} of {len(BAD) + 1} files are not whole Solar Region Summaries; fetch them again" in summary
+    assert f"{len(BAD)} of {len(BAD) + 1} files are not complete Solar Region Summaries. Download them" in summary
     assert sorted(line.split(": ")[0] for line in named) == sorted(map(str, paths.values()))
     reasons = {name: next(line for line in named if str(path) in line) for name, path in paths.items()}
-    assert "its row for region 11701 has no readable longitude" in reasons["half_a_longitude"]
+    assert "the row for region 11701 lacks a readable longitude" in reasons["half_a_longitude"]
     assert "issued on 2013-04-03, but its positions hold for another day" in reasons["other_day"]
     for name in ("page", "glued_title"):
-        assert "is missing or not whole" in reasons[name]
-    assert reasons["binary"].endswith("the byte 0x8b in it is no text")
-    assert reasons["one_byte"].endswith("the byte 0xf6 in it is no text")
+        assert "is missing or incomplete" in reasons[name]
+    assert reasons["binary"].endswith("the byte 0x8b is not text")
+    assert reasons["one_byte"].endswith("the byte 0xf6 is not text")
     assert "region 11701 has the latitude 95, beyond 90 degrees" in reasons["beyond_the_pole"]
     assert "region 11704 has the latitude -98, beyond 90 degrees" in reasons["returning_beyond_the_pole"]
     assert "region 11701 has the longitude 190, beyond 180 degrees" in reasons["beyond_the_far_side"]
-    assert reasons["twice"].endswith("it has several rows for region 11701")
-    assert reasons["twice_in_two_sections"].endswith("it has several rows for region 11702")
+    assert reasons["twice"].endswith("the report has several rows for region 11701")
+    assert reasons["twice_in_two_sections"].endswith("the report has several rows for region 11702")
 
 
-def test_names_of_reports_may_be_in_small_letters(select, small_region):
+def test_file_names_of_reports_may_be_in_lower_case(select, small_region):
     report = small_region / "2013" / "20130401SRS.txt"
     report.rename(report.with_name("20130401srs.TXT"))
     _, printed = select(small_region)
     assert "6 reports of 6 days" in printed
 
 
-def test_after_the_bad_files_are_moved_away_their_days_are_missing(refused, select, small_region):
+def test_days_of_removed_files_count_as_days_without_a_report(refused, select, small_region):
     first = small_region / "2013" / "20130401SRS.txt"
     first.write_text("Service unavailable")
     assert str(first) in refused(small_region)
@@ -392,11 +392,11 @@ def test_after_the_bad_files_are_moved_away_their_days_are_missing(refused, sele
     assert NO_DAY_BEFORE in rows[11701]["reason"]
 
 
-def test_folders_without_reports_are_one_sentence(refused, tmp_path):
+def test_a_folder_without_reports_gives_one_line(refused, tmp_path):
     (tmp_path / "notes.txt").write_text("no report")
     for folder in (tmp_path, tmp_path / "nowhere"):
         message = refused(folder)
-        assert f"No Solar Region Summaries in {folder}; name the folder" in message
+        assert f"{folder} does not hold Solar Region Summaries. Name the folder" in message
         assert len(message.splitlines()) == 1
 
 
