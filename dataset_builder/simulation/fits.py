@@ -1,4 +1,4 @@
-"""The simulated Sun's raw observations as FITS, in every form that `solared build --source fits` reads.
+"""Raw observations of the simulated Sun as FITS files, in every form that `solared build --source fits` reads.
 
 Pixels are int16 with BSCALE and BZERO as HMI stores them, or float32 in cubes; each HDU carries DATASUM and CHECKSUM.
 """
@@ -33,9 +33,9 @@ _SCALING = {
     "continuum": (3.0, 98304.0, "DN/s", "hmi.Ic_45s"),
 }
 _BLANK = -32768
-# As a signed number of 32 bits, which FITS writes.
+# As a signed number of 32 bits, because FITS files store QUALITY so.
 _BAD_QUALITY = 0x80000000 - 2**32
-# What a bad frame shows, so that nobody takes it for a good one unpunished.
+# The pixels of a bad frame, so far off that a test notices if the frame is used.
 _BAD_RAW_VALUE = 16_000
 
 _DAY = np.timedelta64(1, "D")
@@ -43,11 +43,11 @@ _FRAME_SPACING = np.timedelta64(round(1000 * CADENCE_S), "ms")
 
 # The observer, as HMI is in January: CROTA2 is near 180, and the centre of the Sun near that of the image.
 _IMAGE_PIXELS, _ARCSEC_PER_PIXEL = 256, 8.0
-# HMI compresses row by row; as these are small, stripes take a third less time.
+# HMI compresses row by row; for such small images, stripes of rows take a third less time.
 _ROWS_PER_STRIPE = 16
 _REFERENCE_PIXEL, _ROTATION_DEGREES = (127.3, 129.1), 179.93
 _DISTANCE_M, _SOLAR_RADIUS_M, _ASTRONOMICAL_UNIT_M, _LIGHT_M_PER_S = 1.4712e11, 6.96e8, 1.495978707e11, 299792458.0
-# T_REC is the time of an observer at 1 au; light reaches this one earlier.
+# T_REC is the time of an observer at 1 au; light reaches this observer earlier.
 _LIGHT_ARRIVES = np.timedelta64(round(1000 * (_DISTANCE_M - _ASTRONOMICAL_UNIT_M) / _LIGHT_M_PER_S), "ms")
 
 _Files = Iterator[tuple[np.datetime64, fits.PrimaryHDU | fits.CompImageHDU]]
@@ -65,23 +65,23 @@ def write_observations(
 
     The forms are
 
-    - `sequence`: tracked patches, a day of frames a file; missing frames are planes without a value;
-    - `frames`: a tracked patch a file; missing frames have no file, or one that QUALITY marks as bad;
+    - `sequence`: tracked patches, a day of frames per file; a missing frame is a plane of BLANK;
+    - `frames`: a tracked patch per file; a missing frame has no file, or a file that QUALITY marks as bad;
     - `cubes`: for each step 640 planes with MIDTIME, as `mtrack` makes them; the planes of magnetograms and continuum
       images repeat the hourly image nearest in time;
-    - `full_disk`: images of the Sun, 256 pixels a side, all but dopplergrams Rice-compressed, on which the region
-      is painted where its trajectory has it at T_OBS; what lies outside the patch continues its edge. Tracked again,
-      patches of 9 pixels have at least nine tenths of their power 60 degrees from the centre of the disk, those of 27
-      three quarters.
+    - `full_disk`: images of the Sun, 256 pixels a side, Rice-compressed except dopplergrams, on which the region is
+      painted where the trajectory puts it at T_OBS; outside the patch the image continues the patch's edge. At 60
+      degrees from the disk centre, tracked patches of 9 pixels keep at least nine tenths of the power, patches of 27
+      pixels three quarters.
 
     Args:
-        folder: gets AR<number>/{region.json,dopplergram,magnetogram,continuum}; files of another form stay in it.
-        regions, seed, steps, pixels: as in `simulate_observations`; the same arguments give the same bytes.
-        form: one of the four.
+        folder: receives AR<number>/{region.json,dopplergram,magnetogram,continuum}; files of another form stay there.
+        regions, seed, steps, pixels: see `simulate_observations`; the same arguments give the same bytes.
+        form: one of the four forms.
 
     Raises:
-        SolaredError: the number is that of a real region, or the folder cannot be written.
-        ValueError: there is no such form, or there are too few steps or pixels.
+        SolaredError: If a number is that of a real region, or the folder cannot be written.
+        ValueError: If the form is unknown, or there are too few steps or pixels.
     """
     for ar_number in regions:
         observations = simulate_observations(ar_number, seed, steps, pixels)
@@ -93,15 +93,15 @@ def write_observations(
 
 
 def fits_files(observations: SimulatedObservations, observable: str, form: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of one observable, in order of time, each made when it is asked for.
+    """Yield the names and contents of the files of one observable, in order of time.
 
     Args:
-        observations: what was observed.
+        observations: the observations of a region.
         observable: one of `region_file.OBSERVABLES`.
-        form: as in `write_observations`.
+        form: see `write_observations`.
 
     Raises:
-        ValueError: there is no such form.
+        ValueError: If the form is unknown.
     """
     if form not in _FORMS:
         raise ValueError(f"form={form!r} must be one of {', '.join(_FORMS)}.")
@@ -153,7 +153,7 @@ def _full_disk(observations: SimulatedObservations, observable: str) -> _Files:
         rows, columns, on_disk = _places_on_patch(centre - observer, observations.trajectory.latitude, len(image))
         sun = np.full((_IMAGE_PIXELS, _IMAGE_PIXELS), np.nan, dtype=np.float32)
         sun[on_disk] = image[rows, columns]
-        # Compressing takes 25 ms an image, which the many dopplergrams are spared.
+        # The many dopplergrams are not compressed, because compressing takes 25 ms an image.
         return _scaled(sun, observable, compressed=observable != "dopplergram")
 
     for time, hdu in _single_images(observations, observable, paint):
@@ -192,7 +192,7 @@ _FORMS: dict[str, Callable[[SimulatedObservations, str], _Files]] = {
 
 
 def _series(observations: SimulatedObservations, observable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times, images and numbers of their frames, of one observable."""
+    """Return the times, images and frame numbers of one observable."""
     frames = np.arange(len(observations.times))
     if observable == "dopplergram":
         return observations.times, observations.velocity, frames
@@ -205,7 +205,7 @@ def _single_images(
     observable: str,
     hdu_of: Callable[[np.ndarray, np.datetime64], fits.PrimaryHDU | fits.CompImageHDU],
 ) -> _Files:
-    """HDUs of the images that are there, with what HMI says of each: times, quality, the satellite's velocity."""
+    """Yield the HDUs of the images that exist, with HMI's keywords: times, quality, the satellite's velocity."""
     for time, image, frame in zip(*_series(observations, observable), strict=True):
         bad = observations.bad[frame]
         if observations.missing[frame] and not bad:
@@ -226,7 +226,7 @@ def _single_images(
 
 
 def _scaled(values: np.ndarray, observable: str, compressed: bool = False) -> fits.PrimaryHDU | fits.CompImageHDU:
-    """An HDU of int16, with keywords that give back `values`; NaN is BLANK."""
+    """Return an HDU of int16 with keywords that restore `values`; NaN is stored as BLANK."""
     scale, zero, unit, _ = _SCALING[observable]
     unobserved = np.isnan(values)
     raw = np.rint((values - np.float32(zero)) / np.float32(scale))
@@ -236,13 +236,13 @@ def _scaled(values: np.ndarray, observable: str, compressed: bool = False) -> fi
         hdu = fits.CompImageHDU(raw, compression_type="RICE_1", tile_shape=(_ROWS_PER_STRIPE, raw.shape[-1]))
     else:
         hdu = fits.PrimaryHDU(raw)
-    # Afterwards, so that astropy leaves the pixels as they are.
+    # Set afterwards, so that astropy does not scale the pixels.
     hdu.header.update(BSCALE=scale, BZERO=zero, BLANK=_BLANK, BUNIT=unit)
     return hdu
 
 
 def _describe_patch(header: fits.Header, observations: SimulatedObservations, time: np.datetime64) -> None:
-    """Where a tracked patch is: an azimuthal equidistant map about its centre."""
+    """Add the keywords of a tracked patch: an azimuthal equidistant map about the patch's centre."""
     pixels_per_tile = observations.velocity.shape[-1] // PATCH_ROWS
     header.extend(
         [
@@ -266,22 +266,22 @@ def _describe_planes(header: fits.Header, spacing: np.timedelta64) -> None:
 
 
 def _longitudes(observations: SimulatedObservations, time: np.datetime64) -> tuple[float, float]:
-    """Carrington longitudes of the patch's centre and of the observer, degrees."""
+    """Return the Carrington longitudes of the patch's centre and of the observer, degrees."""
     hours = (time - start_time(observations.ar_number)) / np.timedelta64(1, "h")
     centre = observations.trajectory.longitude(time)
-    return centre, centre - np.degrees(disk_longitude(hours))
+    return centre, centre - np.degrees(float(disk_longitude(np.asarray(hours))))
 
 
 def _places_on_patch(longitude: float, latitude: float, pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which pixel of the patch, or of its edge, is seen where on the disk.
+    """Return which pixel of the patch, or of the patch's edge, each pixel of the disk shows.
 
     Args:
-        longitude: of the patch's centre, degrees west of the observer's meridian.
-        latitude: of the patch's centre, degrees.
-        pixels: on a side of the patch.
+        longitude: longitude of the patch's centre, degrees west of the observer's meridian.
+        latitude: latitude of the patch's centre, degrees.
+        pixels: pixels on a side of the patch.
 
     Returns:
-        Rows and columns of the patch for each pixel of the disk, and where in the image the disk is, a mask.
+        Rows and columns in the patch for each pixel of the disk, and a mask of the image's pixels on the disk.
     """
     row, column = np.mgrid[:_IMAGE_PIXELS, :_IMAGE_PIXELS] + 1.0
     along, up = (
@@ -300,7 +300,7 @@ def _places_on_patch(longitude: float, latitude: float, pixels: int) -> tuple[np
     west, north, toward = length * west, length * north, distance - length
     tilt = np.radians(OBSERVER_LATITUDE)
     axial, meridional = north * np.cos(tilt) + toward * np.sin(tilt), toward * np.cos(tilt) - north * np.sin(tilt)
-    # About the patch's centre: east-west, south-north and outwards.
+    # Axes about the patch's centre: east-west, south-north and outwards.
     turn, centre = np.radians(longitude), np.radians(latitude)
     across, inward = west * np.cos(turn) - meridional * np.sin(turn), west * np.sin(turn) + meridional * np.cos(turn)
     up, outward = axial * np.cos(centre) - inward * np.sin(centre), axial * np.sin(centre) + inward * np.cos(centre)
@@ -316,11 +316,11 @@ def _places_on_patch(longitude: float, latitude: float, pixels: int) -> tuple[np
 
 
 def _fits_bytes(hdu: fits.PrimaryHDU | fits.CompImageHDU) -> bytes:
-    """The file of one image. The checksums' comments would hold today's date, were they not given."""
+    """Return the bytes of the file of one image. The bytes hold no date, because the checksums' comments are empty."""
     if isinstance(hdu, fits.CompImageHDU):
         buffer = io.BytesIO()
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
-        # Opened as the table that it is stored in, which the checksums are about.
+        # Opened as the table that stores the image, because the checksums are those of the table.
         hdus = fits.open(io.BytesIO(buffer.getvalue()), disable_image_compression=True)
     else:
         hdus = fits.HDUList([hdu])

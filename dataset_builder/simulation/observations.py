@@ -1,27 +1,29 @@
-"""Raw observations of the simulated Sun: what HMI would have seen of the regions in `simulate`, pixel by pixel.
+"""Raw observations of the simulated Sun: what HMI would have seen of the regions in `timelines`, pixel by pixel.
 
-The regions, the growth of their flux and what it does to power and intensity are those of `simulate`. Here they become
-frames of velocity every 45 s, and a magnetogram and a continuum image for each step, which the pipeline turns back
-into timelines; what it has to find is known (`expected_timeline`). A patch spans 9 x 9 tiles of 3.36 degrees.
+The regions, the growth of their flux and the response of power and intensity are those of `timelines`. Here they
+become frames of velocity every 45 s, and a magnetogram and a continuum image for each step, which the pipeline turns
+back into timelines. The right result is known: `expected_timeline`. A patch spans 9 x 9 tiles of 3.36 degrees.
 
 *Velocity* is the sum of
 
-- p-modes: one line in each bin of the transform of 639 differences, of the same strength in all pixels, with phases of
-  their own; the envelope is a Lorentzian about 3.3 mHz, 290 m/s rms. Each band of lines is modulated in time and space
-  so that its power changes by `power_response`, exactly; as a line lies in one bin of a window of any start, its power
-  has no noise of its own. Random modes would have a tile's power scatter by one over the root of bins times pixels,
-  6 % with 9 pixels a tile, where a tile of HMI has 3136 pixels and published quiet tiles scatter by 1 %.
-- granulation: Gaussian noise, its density falling with frequency as Harvey's (1 + (f/f0)^2)^-1 (ESA SP-235, 199,
-  1985), f0 = 0.6 mHz and 105 m/s rms. It adds to the lines with any phase: this is the noise in the power.
-- the Sun's rotation along the line of sight, which differs over the patch and drifts while the patch crosses the disk,
-  and the satellite's orbit, 3 km/s in 24 h. Both are smooth, and gone after differencing.
+- p-modes: one line in each bin of the transform of 639 differences. A line has the same strength in all pixels and a
+  random phase in each. The envelope is a Lorentzian about 3.3 mHz, 290 m/s rms. Each band of lines is modulated in
+  time and space so that the power changes exactly by `power_response`. Because a line lies in one bin of every window,
+  the power of the lines has no noise. With random modes, the power of a tile would scatter by one over the root of
+  bins times pixels: 6 % with 9 pixels a tile, while an HMI tile has 3136 pixels and published quiet tiles scatter by 1
+  %.
+- granulation: Gaussian noise whose density falls with frequency as Harvey's (1 + (f/f0)^2)^-1 (ESA SP-235, 199, 1985),
+  f0 = 0.6 mHz and 105 m/s rms. Granulation adds to the lines with a random phase, which gives the noise in the power.
+- the Sun's rotation along the line of sight, which varies over the patch and drifts while the patch crosses the disk,
+  and the satellite's orbit, 3 km/s in 24 h. Both are smooth and vanish in the differences.
 
-*Magnetograms* show two polarities of opposite sign whose unsigned density is `flux_density`, and noise; *continuum
-images* limb darkening, granulation and `intensity_response`. Modes fade and magnetograms grow noisier to the limb:
-with limb darkening the trend across the patch that the correction of the background takes out but for its curvature.
+*Magnetograms* show two polarities of opposite sign, whose unsigned density is `flux_density`, and noise. *Continuum
+images* show limb darkening, granulation and `intensity_response`. Towards the limb the modes fade and magnetograms
+grow noisier. Together with limb darkening this gives the trend across the patch that the background correction
+removes, except for the curvature.
 
-Frames are missing one by one and in runs; `GAP_REGION` suffers an eclipse, and in `NAN_REGION` the eastern tiles are
-beyond the edge of what is observed in the beginning.
+Frames are missing singly and in runs. `GAP_REGION` has an eclipse. In `NAN_REGION` the eastern tiles lie beyond the
+edge of the observations in the beginning.
 """
 
 from dataclasses import dataclass
@@ -53,21 +55,21 @@ from dataset_builder.simulation.timelines import (
 from solared_hf.schema import PATCH_COLUMNS, PATCH_ROWS
 
 FRAMES_PER_STEP = 80
-# The frame that a step takes flux and intensity from is the first after the middle of its window, on the full hour.
+# A step takes flux and intensity from this frame: the first after the middle of the window, on the full hour.
 FIELD_FRAME = WINDOW_FRAMES // 2
 ECLIPSE_FRAMES = 200
 SHORT_RUN_REGION, SHORT_RUN_FRAMES = FIRST_SIMULATED + 1, 30
 
-# As in patches of 512 pixels of 0.06 degrees, whose centre is 256/56 tiles from the south-east corner.
+# As in patches of 512 pixels of 0.06 degrees: the centre lies 256/56 tiles from the south-east corner.
 TILE_DEGREES = 56 * 0.06
 CENTRE_TILES = 256 / 56
 OBSERVER_LATITUDE = -5.0
 
 _DIFFERENCES = WINDOW_FRAMES - 1
-# First and last bin of 2-3, 3-4, 4-5 and 5-6 mHz as published, stated here again: a truth asks nobody.
+# First and last bin of 2-3, 3-4, 4-5 and 5-6 mHz as published, stated independently of the code that is tested.
 _BANDS = ((58, 86), (87, 115), (116, 144), (144, 172))
 
-# From 1.5 to 7 mHz.
+# Lines from 1.5 to 7 mHz.
 _MODE_BINS = (43, 202)
 _MODE_PEAK_HZ, _MODE_WIDTH_HZ = 3.3e-3, 0.8e-3
 _MODE_POWER_3_4MHZ = 4.5e8
@@ -86,19 +88,19 @@ _SINGLE_DROPOUTS_PER_FRAME = 5e-4
 
 @dataclass(frozen=True)
 class SimulatedObservations:
-    """What was observed of a simulated region, tracked, and the truth behind it.
+    """The tracked observations of a simulated region, and the truth behind them.
 
     Args:
         ar_number: number of the region.
-        emergence: what emerges; its hours count from the middle of the first step's window.
+        emergence: the emerging bipole; hours count from the middle of the first step's window.
         trajectory: where the patch is.
-        times: (frames,) naive TAI, 45 s apart; step i takes the 640 frames from frame 80 i.
+        times: (frames,) naive TAI, 45 s apart; step i is computed from the 640 frames from frame 80 i on.
         velocity: (frames, pixels, pixels) float32, m/s, away from the observer; NaN where nothing was observed.
-        orbital_velocity: (frames,) the satellite's own part in it, m/s: OBS_VR of the headers.
-        magnetogram: (steps, pixels, pixels) float32, G along the line of sight, of `FIELD_FRAME` of each step.
-        continuum: (steps, pixels, pixels) float32, DN, of the same frames.
-        missing: (frames,) bool, frames that are not there or bad.
-        bad: (frames,) bool, those of them that are there, but marked in QUALITY.
+        orbital_velocity: (frames,) the satellite's part of the velocity, m/s: OBS_VR in headers.
+        magnetogram: (steps, pixels, pixels) float32, G along the line of sight, at `FIELD_FRAME` of each step.
+        continuum: (steps, pixels, pixels) float32, DN, at the same frames.
+        missing: (frames,) bool, frames that are missing or bad.
+        bad: (frames,) bool, frames that exist but are marked as bad in QUALITY.
     """
 
     ar_number: int
@@ -114,22 +116,22 @@ class SimulatedObservations:
 
     @property
     def field_times(self) -> np.ndarray:
-        """(steps,) times of magnetograms and continuum images."""
+        """(steps,) times of the magnetograms and continuum images."""
         return self.times[_field_frames(len(self.magnetogram))]
 
 
 def simulate_observations(ar_number: int, seed: int = 0, steps: int = 240, pixels: int = 27) -> SimulatedObservations:
-    """Raw observations of one simulated region.
+    """Return the raw observations of one simulated region.
 
     Args:
-        ar_number: number of a simulated region; the regions are those of `simulate.emergence`.
+        ar_number: number of a simulated region; the regions are those of `timelines.emergence`.
         seed: the same seed gives the same values, bit for bit.
-        steps: hourly steps that can be computed from the frames; the region emerges within the first 130 hours.
-        pixels: on a side of the patch, at least 9; multiples of 9 leave none outside the tiles.
+        steps: hourly steps that the frames suffice for; the region emerges within the first 130 hours.
+        pixels: pixels on a side of the patch, at least 9; with a multiple of 9 every pixel belongs to a tile.
 
     Raises:
-        SolaredError: the number is that of a real region.
-        ValueError: there are too few steps or pixels.
+        SolaredError: If the number is that of a real region.
+        ValueError: If there are too few steps or pixels.
 
     >>> observations = simulate_observations(90001, steps=1, pixels=9)
     >>> observations.velocity.shape, observations.magnetogram.shape
@@ -174,21 +176,21 @@ def simulate_observations(ar_number: int, seed: int = 0, steps: int = 240, pixel
 
 
 def expected_timeline(ar_number: int, seed: int = 0, steps: int = 240, pixels: int = 27) -> np.ndarray:
-    """What the pipeline gives for `simulate_observations` in expectation, had no frame been missing.
+    """Return the expectation of the pipeline's result for `simulate_observations`, if no frame were missing.
 
     Args:
-        ar_number, seed, steps, pixels: as in `simulate_observations`.
+        ar_number, seed, steps, pixels: see `simulate_observations`.
 
     Returns:
         (steps, 6, 63) float64, after the correction of the background, in the channels and units of `schema`.
 
     Raises:
-        SolaredError: the number is that of a real region.
-        ValueError: there are too few steps or pixels.
+        SolaredError: If the number is that of a real region.
+        ValueError: If there are too few steps or pixels.
     """
     truth = _Truth(ar_number, seed, steps, pixels)
     at_hours = truth.power_ratios(truth.window_hours)
-    # Amplitudes run straight from hour to hour, so over each the mean of their square is that of these three.
+    # Amplitudes are linear in time between hours, so the mean of their square over an hour is the mean of these three.
     first, second = at_hours[:-1], at_hours[1:]
     over_hours = (first + np.sqrt(first * second) + second) / 3
     hours_per_window = WINDOW_FRAMES // FRAMES_PER_STEP
@@ -205,7 +207,7 @@ def expected_timeline(ar_number: int, seed: int = 0, steps: int = 240, pixels: i
 
 
 def band_mode_power() -> np.ndarray:
-    """Power of the modes that follow the field, at the centre of a quiet disk: (4,), in the unit of `schema`.
+    """Return the (4,) power of the modes that follow the field, at a quiet disk's centre, in the unit of `schema`.
 
     Bin 144 belongs to two bands, and its line, like those outside the bands, is left as it is.
 
@@ -222,7 +224,7 @@ class _Truth:
     """A region without noise: functions of hours since the middle of the first step's window, and of the pixels."""
 
     def __init__(self, ar_number: int, seed: int, steps: int, pixels: int):
-        split_of(ar_number)  # refuses the number of a real region
+        split_of(ar_number)  # raises for the number of a real region
         if steps < 1 or pixels < PATCH_ROWS:
             raise ValueError(f"steps={steps} and pixels={pixels} must be at least 1 and {PATCH_ROWS}.")
         place = np.random.default_rng([seed, ar_number, 2])
@@ -232,16 +234,16 @@ class _Truth:
             latitude=place.uniform(-15.0, 15.0),
             t0=start_time(ar_number),
         )
-        # In units of kept tiles, and in tiles from the south-east corner of the patch.
+        # Rows and columns in units of kept tiles; `corner` in tiles from the south-east corner of the patch.
         corner = (np.arange(pixels) + 0.5) / (pixels // PATCH_ROWS)
         self.rows, self.columns = (axis - 0.5 for axis in np.meshgrid(corner - 1, corner, indexing="ij"))
         self._offset = np.radians(TILE_DEGREES * (corner - CENTRE_TILES))
-        # On the full hours of the windows' frames, the last one included.
+        # The full hours of the windows' frames, including the last hour.
         self.window_hours = np.arange(steps + WINDOW_FRAMES // FRAMES_PER_STEP) - (_DIFFERENCES / 2) / FRAMES_PER_STEP
         self.field_hours = np.arange(steps) + (FIELD_FRAME - _DIFFERENCES / 2) / FRAMES_PER_STEP
 
     def field(self, hours: np.ndarray, lead: float = 0.0) -> np.ndarray:
-        """(hours, pixels, pixels) unsigned field along the line of sight, G; of `lead` hours later, seen now."""
+        """(hours, pixels, pixels) unsigned field along the line of sight `lead` hours later, G, seen now."""
         density = flux_density(self.bipole, hours + lead, self.rows.ravel(), self.columns.ravel())
         return (density * np.cos(disk_longitude(hours))[:, None]).reshape(-1, *self.rows.shape)
 
@@ -272,7 +274,7 @@ class _Truth:
         return quiet + intensity_response(self.field(hours))
 
     def _places(self, hours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Latitude and longitude from the central meridian, radians, on a patch small enough to be flat."""
+        """Return latitude and longitude from the central meridian, radians, for a patch small enough to be flat."""
         latitude = np.radians(self.trajectory.latitude) + self._offset[:, None]
         return latitude, disk_longitude(np.asarray(hours))[:, None, None] + self._offset
 
@@ -282,7 +284,7 @@ def _field_frames(steps: int) -> np.ndarray:
 
 
 def _mode_lines() -> tuple[np.ndarray, np.ndarray]:
-    """Bins of the transform of 639 differences, and the amplitude of the line in each, m/s."""
+    """Return the bins of the transform of 639 differences, and the amplitude of the line in each bin, m/s."""
     bins = np.arange(*_MODE_BINS)
     frequency = bins / (_DIFFERENCES * CADENCE_S)
     shape = 1 / np.sqrt(1 + ((frequency - _MODE_PEAK_HZ) / _MODE_WIDTH_HZ) ** 2)
@@ -293,13 +295,13 @@ def _mode_lines() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lines_of_band(bins: np.ndarray) -> np.ndarray:
-    """The band that each line is modulated with: 0 to 3, or 4 for the rest."""
+    """Return the band with which each line is modulated: 0 to 3, or 4 for lines in no band or in two."""
     owners = [(bins >= first) & (bins <= last) for first, last in _BANDS]
     return np.where(np.sum(owners, axis=0) == 1, np.argmax(owners, axis=0), len(_BANDS))
 
 
 def _velocity(random: np.random.Generator, truth: _Truth, frames: int) -> np.ndarray:
-    """(frames, pixels, pixels) float32, m/s, without the satellite's own."""
+    """Return the velocity, (frames, pixels, pixels) float32, m/s, without the satellite's part."""
     shape = truth.rows.shape
     modes = _modes(random, truth.rows.size)
     velocity = _granulation(random, frames, truth.rows.size)
@@ -307,7 +309,7 @@ def _velocity(random: np.random.Generator, truth: _Truth, frames: int) -> np.nda
         np.sqrt(truth.power_ratios(truth.window_hours)).astype(np.float32).reshape(-1, len(_BANDS), modes.shape[-1])
     )
     rotation = truth.rotation(truth.window_hours).astype(np.float32).reshape(-1, modes.shape[-1])
-    # What changes slowly runs straight from hour to hour.
+    # Slow changes are linear in time between hours.
     share = (np.arange(FRAMES_PER_STEP, dtype=np.float32) / FRAMES_PER_STEP)[:, None]
     for hour, block in enumerate(velocity.reshape(-1, FRAMES_PER_STEP, velocity.shape[-1])):
         phase = (FRAMES_PER_STEP * hour + np.arange(FRAMES_PER_STEP)) % _DIFFERENCES
@@ -319,7 +321,7 @@ def _velocity(random: np.random.Generator, truth: _Truth, frames: int) -> np.nda
 
 
 def _modes(random: np.random.Generator, pixels: int) -> np.ndarray:
-    """(5, 639, pixels) float32, m/s: one period of the lines of the four bands, and of those outside the bands."""
+    """Return one period of the lines of each band, and of the other lines: (5, 639, pixels) float32, m/s."""
     bins, amplitudes = _mode_lines()
     turns = random.uniform(size=(len(bins), pixels))
     lines = _DIFFERENCES / 2 * amplitudes[:, None] * np.exp(2j * np.pi * turns)
@@ -329,11 +331,11 @@ def _modes(random: np.random.Generator, pixels: int) -> np.ndarray:
 
 
 def _granulation(random: np.random.Generator, frames: int, pixels: int) -> np.ndarray:
-    """(frames, pixels) float32, m/s."""
+    """Return the velocity of granulation, (frames, pixels) float32, m/s."""
     length = scipy.fft.next_fast_len(frames, real=True)
     frequency = scipy.fft.rfftfreq(length, CADENCE_S)
     density = _GRANULATION_DENSITY / (1 + (frequency / _GRANULATION_KNEE_HZ) ** 2)
-    # Half of the variance of a bin in the real part and half in the imaginary one.
+    # Half of the variance of a bin lies in the real part and half in the imaginary part.
     deviation = np.sqrt(density * length / CADENCE_S) / 2
     white = random.standard_normal((len(frequency), pixels, 2), dtype=np.float32)
     white *= deviation.astype(np.float32)[:, None, None]
@@ -342,8 +344,8 @@ def _granulation(random: np.random.Generator, frames: int, pixels: int) -> np.nd
 
 
 def _dropouts(random: np.random.Generator, ar_number: int, steps: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames that are missing or bad, and those that are bad, (frames,) bool each."""
-    # Never alone on the full hour, so that a lone dropout costs no step its flux and intensity.
+    """Return which frames are missing or bad, and which are bad, (frames,) bool each."""
+    # No lone dropout on a full hour, because a step would lose flux and intensity.
     lone = (random.uniform(size=frames) < _SINGLE_DROPOUTS_PER_FRAME) & (np.arange(frames) % FRAMES_PER_STEP != 0)
     bad = lone & (random.uniform(size=frames) < 0.5)
     missing = lone.copy()

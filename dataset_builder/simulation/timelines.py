@@ -7,13 +7,14 @@ Nothing here is an observation. The amplitudes are those of the published files 
   in 3-4 mHz; 0.19 and 0.42 of that in 2-3 and 4-5 mHz. In 5-6 mHz weak field brightens first (the acoustic halo, +9e6
   at 40 G) and strong field darkens (-30e6).
 - *Continuum intensity* brightens by some 300 DN in weak field (faculae) and falls by about 30 DN per gauss above 90 G,
-  when pores form. It therefore follows the power by many hours: what makes a forecast possible, and persistence poor.
-- *Background*: what the correction by rows 0 and 8 leaves of the limb darkening is close to a parabola over the rows,
-  zero at the ends, 630 DN at the centre; it varies by a quarter while the region crosses the disk.
+  when pores form. Intensity therefore follows the power by many hours, which makes a forecast possible and persistence
+  poor.
+- *Background*: the correction by rows 0 and 8 leaves a remainder of the limb darkening, close to a parabola over the
+  rows: zero at the ends, 630 DN at the centre. It varies by a quarter while the region crosses the disk.
 - *Noise*: power windows of 8 h overlap by 7/8, so part of the power noise, 76 % of the variance in the lowest band and
-  24 % in the highest, is a moving mean of eight hourly draws, and the rest remembers a day; flux noise remembers about
-  12 h; half the intensity noise is white. Removing the background from a column gives its seven tiles a common part, a
-  correlation of 0.4. A weak 24 h wave is left by the satellite's orbit.
+  24 % in the highest, is a moving mean of eight hourly draws; the rest has a memory of a day. Flux noise has a memory
+  of about 12 h; half of the intensity noise is white. Removing the background from a column gives its seven tiles a
+  common part, a correlation of 0.4. The satellite's orbit leaves a weak wave of 24 h.
 - Edge tiles beyond the limb are NaN as whole columns, and eclipses leave gaps.
 """
 
@@ -28,7 +29,7 @@ from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError, whole_number
 from solared_hf.schema import CHANNELS, POWER_CHANNELS, TILE_COLUMNS, TILE_ROWS
 
-# NOAA has not numbered so far and will not for decades: a simulated region is never taken for a real one.
+# NOAA numbers will not reach 90,001 for decades, so a simulated region is never taken for a real region.
 FIRST_SIMULATED = 90_001
 SIMULATED_REGIONS = range(FIRST_SIMULATED, FIRST_SIMULATED + 10)
 _SPLIT_OF_TEN = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
@@ -36,7 +37,7 @@ _SPLIT_OF_TEN = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 GAP_REGION, GAP_STEPS = FIRST_SIMULATED + 2, 9
 NAN_REGION, NAN_POWER_STEPS, NAN_FIELD_STEPS = FIRST_SIMULATED + 4, 3, 1
 
-# Before SDO was launched; regions are seen one after another and overlap by a day, as the real ones do here and there.
+# Before SDO was launched. Regions are seen one after another and overlap by a day, as some real regions do.
 _FIRST_TIME = np.datetime64("2001-01-01T00:59:37.500", "ms")
 _CADENCE = np.timedelta64(1, "h")
 _REGION_SPACING = np.timedelta64(9, "D")
@@ -58,19 +59,19 @@ _HALO, _HALO_SCALE_G = 25e6, 40.0
 _HIGH_FREQUENCY_SUPPRESSION, _HIGH_FREQUENCY_SCALE_G = 30e6, 300.0
 _FACULAE_DN, _FACULAE_SCALE_G = 300.0, 20.0
 _DARKENING_DN_PER_G, _PORE_FIELD_G, _PORE_SOFTNESS_G = 30.0, 90.0, 8.0
-# Rising flux touches the wave field below the surface before it is seen in the magnetogram.
+# Rising flux affects the wave field below the surface before the magnetogram shows the flux.
 POWER_LEAD_HOURS = 3.0
 
 
 @dataclass(frozen=True)
 class Emergence:
-    """The truth behind a simulated region: a bipole that rises at a known time and place.
+    """A bipole that rises at a known time and place: the truth behind a simulated region.
 
     Args:
         onset_hours: hours from the first step until flux begins to rise at the surface.
         rise_hours: hours from the onset until the flux reaches its peak.
         decay_hours: e-folding time of the flux afterwards.
-        row, column: centre of the bipole among the 7 x 9 kept tiles, 0 = south and east; fractions are places between.
+        row, column: centre of the bipole among the 7 x 9 kept tiles, counted from south and east; may be fractions.
         peak_field: mean unsigned flux density of a tile at a polarity's centre, G, seen from above.
         separation: distance of the two polarities along the row when the flux peaks, in tiles.
     """
@@ -85,33 +86,33 @@ class Emergence:
 
     @property
     def tile(self) -> int:
-        """Number of the kept tile (0..62) that ends with most flux: a polarity comes closest to its centre."""
-        columns = (self.column - self.separation / 2, self.column + self.separation / 2)
-        column = round(min(columns, key=lambda column: abs(column - round(column))))
-        return round(self.row) * TILE_COLUMNS + column
+        """Number of the kept tile (0..62) with most flux at the peak: a polarity comes closest to its centre."""
+        polarities = [self.column - self.separation / 2, self.column + self.separation / 2]
+        nearest = min(polarities, key=lambda polarity: abs(polarity - round(polarity)))
+        return round(self.row) * TILE_COLUMNS + round(nearest)
 
 
 def is_simulated(ar_number: int) -> bool:
-    """Whether a region's number is one that only this module gives."""
+    """Return True if the number is that of a simulated region."""
     return ar_number >= FIRST_SIMULATED
 
 
 def split_of(ar_number: int) -> str:
-    """Split of a simulated region: of every ten, six train, two validate, two test.
+    """Return the split of a simulated region: of every ten, six train, two validate, two test.
 
     >>> [split_of(number) for number in (90001, 90007, 90010)]
     ['train', 'validation', 'test']
 
     Raises:
-        SolaredError: the number is that of a real region.
+        SolaredError: If the number is that of a real region.
     """
     if not is_simulated(ar_number):
-        raise SolaredError(f"AR{ar_number} is no simulated region; simulated numbers start at {FIRST_SIMULATED}.")
+        raise SolaredError(f"AR{ar_number} is not a simulated region. Simulated numbers start at {FIRST_SIMULATED}.")
     return _SPLIT_OF_TEN[(ar_number - FIRST_SIMULATED) % len(_SPLIT_OF_TEN)]
 
 
 def emergence(ar_number: int, seed: int = 0) -> Emergence:
-    """When, where and how strongly a simulated region emerges; the same for the same arguments."""
+    """Return when, where and how strongly a simulated region emerges; the same arguments give the same result."""
     random = np.random.default_rng([seed, ar_number, 0])
     return Emergence(
         onset_hours=random.uniform(75.0, 130.0),
@@ -125,15 +126,15 @@ def emergence(ar_number: int, seed: int = 0) -> Emergence:
 
 
 def start_time(ar_number: int) -> np.datetime64:
-    """Time of a simulated region's first step, naive TAI."""
+    """Return the time of a simulated region's first step, naive TAI."""
     return _FIRST_TIME + (ar_number - FIRST_SIMULATED) * _REGION_SPACING
 
 
 def disk_longitude(hours: np.ndarray) -> np.ndarray:
-    """Angle of a simulated region from the central meridian, west positive, radians.
+    """Return the angle of a simulated region from the central meridian, west positive, radians.
 
     Args:
-        hours: of any shape, since the first step; the result has the same.
+        hours: hours since the first step, of any shape; the result has the same shape.
 
     >>> np.degrees(disk_longitude(np.array([0.0, 120.0, 240.0]))).round()
     array([-60.,   0.,  60.])
@@ -142,19 +143,20 @@ def disk_longitude(hours: np.ndarray) -> np.ndarray:
 
 
 def _disk_crossing(hours: np.ndarray) -> np.ndarray:
-    """How far a region is across the disk, -1 at the first step and 1 after `_DISK_CROSSING_HOURS`."""
+    """Return how far a region is across the disk, -1 at the first step and 1 after `_DISK_CROSSING_HOURS`."""
     return 2 * hours / _DISK_CROSSING_HOURS - 1
 
 
 def flux_density(bipole: Emergence, hours: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Unsigned flux density of an emerging bipole, without noise and foreshortening.
+    """Return the unsigned flux density of an emerging bipole, without noise and foreshortening.
 
-    Growth is a smooth step over `rise_hours`, decay exponential; two round polarities of 0.7 tiles drift apart.
+    The flux grows as a smooth step over `rise_hours` and then decays exponentially, while two round polarities of 0.7
+    tiles drift apart.
 
     Args:
-        bipole: what emerges.
+        bipole: the emerging bipole.
         hours: (T,) hours since the first step.
-        rows, columns: (P,) places in units of kept tiles, fractions allowed.
+        rows, columns: (P,) places in units of kept tiles; may be fractions.
 
     Returns:
         (T, P) float64, G.
@@ -172,7 +174,7 @@ def flux_density(bipole: Emergence, hours: np.ndarray, rows: np.ndarray, columns
 
 
 def power_response(field: np.ndarray) -> np.ndarray:
-    """Change of the four acoustic power bands in a field of any shape, G: (4, ...) in the unit of the power channels.
+    """Return the change of acoustic power, (4, ...) in the unit of the power channels, by a field of any shape, G.
 
     >>> (power_response(np.array([40.0, 250.0])) / 1e6).round().tolist()
     [[-12.0, -47.0], [-63.0, -250.0], [-27.0, -105.0], [9.0, -15.0]]
@@ -184,7 +186,7 @@ def power_response(field: np.ndarray) -> np.ndarray:
 
 
 def intensity_response(field: np.ndarray) -> np.ndarray:
-    """Change of the continuum intensity in a field of any shape, G: the same shape, DN.
+    """Return the change of continuum intensity, DN, by a field of any shape, G.
 
     >>> intensity_response(np.array([20.0, 100.0, 250.0])).round(-2).tolist()
     [200.0, -100.0, -4500.0]
@@ -196,23 +198,23 @@ def intensity_response(field: np.ndarray) -> np.ndarray:
 
 
 def simulate_region(ar_number: int, seed: int = 0, steps: int = 240) -> Timeline:
-    """One simulated region, after background removal, as the published files hold it.
+    """Return the timeline of one simulated region, after background removal, as in the published files.
 
-    `GAP_REGION` misses `GAP_STEPS` steps after three fifths of its time; in `NAN_REGION` the eastern column of tiles
-    is NaN at the beginning, in power for longer than in flux and intensity.
+    `GAP_REGION` lacks `GAP_STEPS` steps after three fifths of the time. In `NAN_REGION` the eastern column of tiles is
+    NaN at the beginning, in power for longer than in flux and intensity.
 
     Args:
         ar_number: `FIRST_SIMULATED` or more.
         seed: the same seed gives the same values, bit for bit.
-        steps: hourly steps before any is taken away; the region emerges within the first 130 hours.
+        steps: hourly steps, before a gap is cut out; the region emerges within the first 130 hours.
 
     Raises:
-        SolaredError: the number is that of a real region.
+        SolaredError: If the number is that of a real region.
 
     >>> simulate_region(90001).values.shape
     (240, 6, 63)
     """
-    split_of(ar_number)  # refuses the number of a real region
+    split_of(ar_number)  # raises for the number of a real region
     steps = whole_number(steps, "The number of steps", "simulate at least one")
     bipole = emergence(ar_number, seed)
     hours = np.arange(steps, dtype=np.float64)
@@ -245,32 +247,32 @@ def simulate_region(ar_number: int, seed: int = 0, steps: int = 240) -> Timeline
 def write_simulated(
     folder: Path | str, regions: Iterable[int] = SIMULATED_REGIONS, seed: int = 0, steps: int = 240
 ) -> None:
-    """Write simulated regions into `folder` in the published format; arguments as in `simulate_region`."""
+    """Write simulated regions into `folder` in the published format; the arguments are those of `simulate_region`."""
     for ar_number in regions:
         write_published(folder, simulate_region(ar_number, seed, steps))
 
 
 def _noise(random: np.random.Generator, steps: int) -> np.ndarray:
-    """(T, 6, 63) correlated noise of unit variance times `_NOISE`."""
+    """Return (T, 6, 63) correlated noise of unit variance times `_NOISE`."""
     spin_up = 5 * 12
     shape = (spin_up + steps, len(CHANNELS), TILE_ROWS, TILE_COLUMNS)
     own, shared = random.standard_normal(shape), random.standard_normal((*shape[:2], 1, TILE_COLUMNS))
     white = np.sqrt(1 - _COLUMN_NOISE_SHARE) * own + np.sqrt(_COLUMN_NOISE_SHARE) * shared
     white = white.reshape(*shape[:2], -1)
 
-    # What is slow needs draws of its own.
+    # Slow noise needs separate draws, because it must not correlate with the fast noise.
     slow = random.standard_normal(white.shape)
     windows = np.lib.stride_tricks.sliding_window_view(white[:, :4], _POWER_WINDOW_STEPS, axis=0)
     fast_power = windows.mean(axis=-1)[-steps:] * np.sqrt(_POWER_WINDOW_STEPS)
-    slow_power = _remember(slow[:, :4], 24.0)[-steps:]
+    slow_power = _autoregression(slow[:, :4], 24.0)[-steps:]
     power = np.sqrt(_WINDOW_NOISE_SHARE) * fast_power + np.sqrt(1 - _WINDOW_NOISE_SHARE) * slow_power
-    flux = _remember(white[:, 4:5], 12.0)[-steps:]
-    intensity = np.sqrt(0.5) * (white[:, 5:] + _remember(slow[:, 5:], 5.0))[-steps:]
+    flux = _autoregression(white[:, 4:5], 12.0)[-steps:]
+    intensity = np.sqrt(0.5) * (white[:, 5:] + _autoregression(slow[:, 5:], 5.0))[-steps:]
     return np.concatenate([power, flux, intensity], axis=1) * _NOISE[:, None]
 
 
-def _remember(white: np.ndarray, hours: float) -> np.ndarray:
-    """First-order autoregression along axis 0 with unit variance and the given e-folding time."""
+def _autoregression(white: np.ndarray, hours: float) -> np.ndarray:
+    """Return a first-order autoregression along axis 0 with unit variance and the given e-folding time."""
     memory = np.exp(-1 / hours)
     result = np.empty_like(white)
     result[0] = white[0]

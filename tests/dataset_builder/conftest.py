@@ -1,4 +1,4 @@
-"""What the tests of the builder share."""
+"""Fixtures shared by the tests of the builder."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from solared_hf.schema import CHANNELS
 
 @pytest.fixture
 def few(tmp_path) -> Path:
-    """Three small simulated regions, one of each split, in the published format; tests spoil them."""
+    """Return the folder of three small simulated regions, one of each split; tests may damage it."""
     write_simulated(tmp_path / "few", (90001, 90007, 90009), steps=20)
     return tmp_path / "few"
 
@@ -27,19 +27,19 @@ def _tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def tree():
-    """Gives the contents of a dataset folder by name, without the lock, which carries nothing."""
+    """Return a function that returns the files of a dataset folder by name, without the lock file."""
     return _tree
 
 
 def _regions(folder: Path) -> list[dict]:
-    """What the manifest says of each region, without what depends on the last bit of a value."""
+    """Return the manifest's entries of regions, without the entries that depend on the last bit of a value."""
     regions = json.loads((folder / "manifest.json").read_text())["regions"]
     return [{**region, "sha256": None, "bytes": None} for region in regions]
 
 
 @pytest.fixture
 def assert_same_dataset():
-    """Compares two folders that were computed apart: files, times and facts exactly, and values but for rounding."""
+    """Return a function that compares two datasets: files, times and facts exactly, values except for rounding."""
 
     def compare(actual: Path, expected: Path) -> None:
         names = _tree(expected).keys()
@@ -50,22 +50,22 @@ def assert_same_dataset():
                 tables = [pq.read_table(folder / name) for folder in (actual, expected)]
                 assert tables[0].drop_columns(list(CHANNELS)).equals(tables[1].drop_columns(list(CHANNELS)))
                 for channel in CHANNELS:
-                    ours, theirs = (table[channel].combine_chunks().flatten().to_numpy() for table in tables)
-                    tolerance = 1e-5 * np.nanmax(abs(theirs), initial=0)
-                    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=tolerance, err_msg=channel)
+                    values, reference = (table[channel].combine_chunks().flatten().to_numpy() for table in tables)
+                    tolerance = 1e-5 * np.nanmax(abs(reference), initial=0)
+                    np.testing.assert_allclose(values, reference, rtol=1e-4, atol=tolerance, err_msg=channel)
 
     return compare
 
 
 @pytest.fixture
 def times_of():
-    """Gives the times at which the files of a dataset folder were written, by name."""
+    """Return a function that returns when the files of a dataset folder were written, by name."""
     return lambda folder: {name: (folder / name).stat().st_mtime_ns for name in _tree(folder)}
 
 
 @pytest.fixture
 def shards():
-    """Gives the names of the shards in a dataset folder."""
+    """Return a function that returns the names of the shards in a dataset folder."""
     return lambda folder: sorted(
         path.relative_to(folder / "data").as_posix() for path in (folder / "data").rglob("*.parquet")
     )
@@ -73,6 +73,6 @@ def shards():
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Address of a Dask scheduler with two workers, which many builds share."""
+    """Give the address of a Dask scheduler with two workers, which many builds share."""
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as running:
         yield running.scheduler_address

@@ -1,4 +1,4 @@
-"""The simulated Sun as FITS: every form holds the same pixels and says in its headers what it is."""
+"""The simulated Sun as FITS: every form holds the same pixels, and the headers describe the form."""
 
 import io
 import warnings
@@ -23,7 +23,7 @@ SECOND = np.timedelta64(1, "s")
 
 @pytest.fixture(scope="module")
 def observations():
-    """Two steps, of whose first frames one is missing and one bad: so soon that is too rare to wait for."""
+    """Return two steps with a missing and a bad frame near the start, where random dropouts are too rare."""
     sun = simulate_observations(REGION, steps=2, pixels=9)
     sun.missing[[3, 7]], sun.bad[7] = True, True
     sun.velocity[[3, 7]] = np.nan
@@ -31,7 +31,7 @@ def observations():
 
 
 def images(observations, observable, form):
-    """The image HDUs of the files; astropy checks their checksums."""
+    """Return the image HDUs of the files; astropy verifies the checksums."""
     for _, content in fits_files(observations, observable, form):
         with warnings.catch_warnings():
             warnings.simplefilter("error", fits.verify.VerifyWarning)
@@ -68,19 +68,19 @@ def test_sequences_are_cut_into_days():
     assert [len(hdu.data) for hdu in images(more, "continuum", "sequence")] == [24, 6]
 
 
-def test_frames_are_those_that_are_there(observations):
+def test_each_frame_that_exists_has_a_file(observations):
     found = list(islice(images(observations, "dopplergram", "frames"), 40))
     there = np.flatnonzero(~observations.missing | observations.bad)[: len(found)]
     for hdu, frame in zip(found, there, strict=True):
         header = hdu.header
         assert (header["CTYPE1"], header["CTYPE2"], hdu.data.ndim) == ("CRLN-ARC", "CRLT-ARC", 2)
         assert parse_time(header["T_REC"]) == observations.times[frame]
-        # The satellite is nearer than 1 au, so light is early.
+        # The satellite is nearer than 1 au, so light arrives early.
         assert -10 < (parse_time(header["T_OBS"]) - observations.times[frame]) / SECOND < -5
         assert header["OBS_VR"] == pytest.approx(observations.orbital_velocity[frame])
         assert bool(header["QUALITY"] & 0x80000000) == observations.bad[frame]
         if observations.bad[frame]:
-            # Of no use, which shows.
+            # The pixels of a bad frame are far off.
             assert hdu.data.std() == 0
         else:
             np.testing.assert_allclose(hdu.data, observations.velocity[frame], atol=0.26)
@@ -113,8 +113,8 @@ def test_cubes_are_windows(observations, observable):
 
 
 @pytest.mark.parametrize("step", [0, 60, 119])
-def test_images_of_the_sun_show_the_region_where_it_is(step):
-    """Cut out again, the tiles are those of the scene, at the limb and at the centre of the disk."""
+def test_images_of_the_sun_show_the_region_at_the_right_place(step):
+    """Tracked patches give the tiles of the simulated patch, near the limb and at the disk centre."""
     region = simulate_observations(REGION, steps=120, pixels=9)
     only = slice(80 * step, None)
     region = replace(
@@ -138,7 +138,7 @@ def test_images_of_the_sun_show_the_region_where_it_is(step):
 
     tiles = tile_means(PatchMapper(region.trajectory).map(hdu.data, pointing)).reshape(9, 9)
     scene = region.continuum[0].astype(np.float64)
-    # A tile beside would show another level: by 800 DN and more at the limb, and noise of 250 DN everywhere.
+    # A neighbouring tile differs by 800 DN or more at the limb, and by noise of 250 DN everywhere.
     assert np.abs(tiles - scene).max() < 0.25 * np.abs(np.diff(scene, axis=0)).mean() + 100
     assert np.corrcoef(tiles.ravel(), scene.ravel())[0, 1] > 0.99
 
@@ -152,12 +152,12 @@ def test_images_of_the_sun_are_compressed_and_blank_beyond_the_limb(observations
     beyond = np.isnan(first.data)
     radius = np.sqrt((~beyond).sum() / np.pi) * first.header["CDELT1"]
     assert radius == pytest.approx(first.header["RSUN_OBS"], rel=0.005)
-    # As float32 has no error there, only that of the scaling is left.
+    # float32 is exact here, so only the rounding of the scaling is left.
     shown = np.unique(first.data[~beyond])
     assert np.abs(shown[:, None] - observations.continuum[0].ravel()).min(axis=1).max() < 1.6
 
 
-def test_the_folder_has_its_layout_and_the_same_bytes(tmp_path):
+def test_the_folder_has_the_layout_and_always_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         write_observations(tmp_path / name, [REGION, REGION + 1], seed=5, steps=2, pixels=9)
     one, two = (
@@ -173,14 +173,14 @@ def test_the_folder_has_its_layout_and_the_same_bytes(tmp_path):
     assert folders == {f"AR{n}{sub}" for n in (REGION, REGION + 1) for sub in ("", *(f"/{o}" for o in OBSERVABLES))}
     region = read_region_file(tmp_path / "one" / f"AR{REGION}")
     assert region.trajectory == simulate_observations(REGION, seed=5, steps=1, pixels=9).trajectory
-    # The compressed form holds no date either.
+    # The compressed form does not hold a date either.
     sun = simulate_observations(REGION, steps=1, pixels=9)
     assert next(fits_files(sun, "continuum", "full_disk")) == next(fits_files(sun, "continuum", "full_disk"))
     assert b"updated" not in next(fits_files(sun, "continuum", "full_disk"))[1]
 
 
-def test_what_cannot_be_written_is_refused(tmp_path):
+def test_unknown_forms_and_real_regions_raise(tmp_path):
     with pytest.raises(ValueError, match="form='cube' must be one of sequence, frames, cubes, full_disk"):
         write_observations(tmp_path, [REGION], steps=1, pixels=9, form="cube")
-    with pytest.raises(SolaredError, match="AR11130 is no simulated region"):
+    with pytest.raises(SolaredError, match="AR11130 is not a simulated region"):
         write_observations(tmp_path, [11130], steps=1)

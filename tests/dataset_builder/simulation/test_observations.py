@@ -1,4 +1,4 @@
-"""What was put into the simulated Sun comes back out of its frames, through the functions the pipeline is made of.
+"""The functions of the pipeline find in the frames what was put into the simulated Sun.
 
 A region is written as FITS and read with astropy. A tile's power scatters for two reasons: the granulation adds to the
 modes with any phase, and rows 0 and 8, which are subtracted, scatter alike. With 28 bins and 9 pixels a tile that is
@@ -38,13 +38,13 @@ REGION = FIRST_SIMULATED
 STEPS = 240
 POWER, FLUX, INTENSITY = slice(4), 4, 5
 MIDDLE_BAND = 1
-# Of a tile's power after the correction, and of its flux and intensity.
+# Noise of a tile's power after the correction, and of the tile's flux and intensity.
 NOISE = np.array([3e6, 5e6, 3.7e6, 2.7e6, 1.0, 110.0])
 
 
 @pytest.fixture(scope="module")
 def read_back(tmp_path_factory):
-    """Velocity, magnetograms and continuum images of one region, from its files."""
+    """Return velocity, magnetograms and continuum images of one region, read from files."""
     folder = tmp_path_factory.mktemp("raw")
     write_observations(folder, [REGION])
 
@@ -56,7 +56,7 @@ def read_back(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def windows(read_back):
-    """Steps none of whose frames is missing, and the power maps of some of them, (steps, 4, 27, 27)."""
+    """Return steps without a missing frame, and the power maps of some of them, (steps, 4, 27, 27)."""
     velocity = read_back[0]
     whole = np.isfinite(velocity).all(axis=(1, 2))
     steps = [step for step in range(0, STEPS, 2) if whole[80 * step : 80 * step + 640].all()]
@@ -66,7 +66,7 @@ def windows(read_back):
 
 @pytest.fixture(scope="module")
 def quiet_velocity(read_back, windows):
-    """The first window, (640, 27, 27), from which no frame is missing, long before anything emerges."""
+    """Return the first window, (640, 27, 27), without a missing frame, long before anything emerges."""
     first = 80 * windows[0][0]
     assert first < 80 * 40
     return read_back[0][first : first + 640].astype(np.float64)
@@ -74,21 +74,21 @@ def quiet_velocity(read_back, windows):
 
 @pytest.fixture(scope="module")
 def measured(read_back, windows):
-    """Timelines after the correction, (steps, 6, 63), at the steps of `windows`."""
+    """Return timelines after the correction, (steps, 6, 63), at the steps of `windows`."""
     steps, power = windows
     maps = np.concatenate([power, np.abs(read_back[1][steps, None]), read_back[2][steps, None]], axis=1)
     return keep_tiles(remove_latitude_background(tile_means(maps)))
 
 
-def test_what_was_put_in_comes_back(windows, measured):
+def test_the_measured_timeline_is_the_expected_timeline(windows, measured):
     expected = expected_timeline(REGION)[windows[0]]
     errors = measured - expected
     scatter = np.sqrt((errors**2).mean(axis=(0, 2)))
     assert (scatter < 1.2 * NOISE).all(), scatter
     assert (scatter > 0.5 * NOISE).all(), scatter
-    # Windows overlap, so noise averages out less than it would: the mean of all tiles is known to a tenth of it.
+    # Windows overlap, so noise averages out slowly: the mean of all tiles is known to a tenth of the noise.
     assert (np.abs(errors.mean(axis=(0, 2))) < 0.1 * NOISE).all()
-    # Where the signal is strong it has its full size, in every channel.
+    # A strong signal has the full amplitude in every channel.
     tile = emergence(REGION).tile
     for channel in range(6):
         truth, found = expected[:, channel, tile], measured[:, channel, tile]
@@ -97,8 +97,8 @@ def test_what_was_put_in_comes_back(windows, measured):
         assert np.polyfit(truth, found, 1)[0] == pytest.approx(1, abs=tolerance)
 
 
-def test_the_truth_is_that_of_the_simulated_timelines(windows):
-    """The mean over a tile's pixels differs from the value at its centre, but not by much."""
+def test_the_expected_timeline_agrees_with_the_simulated_timeline(windows):
+    """The mean over a tile's pixels differs little from the value at the tile's centre."""
     expected, timeline = expected_timeline(REGION), simulate_region(REGION)
     tile = emergence(REGION).tile
     for channel in range(6):
@@ -109,10 +109,10 @@ def test_the_truth_is_that_of_the_simulated_timelines(windows):
     assert strongest == tile
 
 
-def test_every_band_keeps_some_of_its_power_and_the_quiet_sun_has_that_of_the_modes(windows):
+def test_every_band_keeps_some_power_and_the_quiet_sun_has_the_power_of_the_modes(windows):
     steps, power = windows
     assert power.min() > 0
-    # Whatever the field, and although the modes fade towards the limb.
+    # In any field, and although the modes fade towards the limb.
     quiet = power[steps < 70].mean(axis=(0, 2, 3))
     assert (quiet < 1.03 * band_mode_power()).all()
     assert (quiet > 0.85 * band_mode_power()).all()
@@ -132,16 +132,16 @@ def test_the_spectrum_peaks_at_five_minutes_over_a_background_that_falls(quiet_v
     assert frequency[searched][smooth[searched].argmax()] == pytest.approx(3.3e-3, abs=0.2e-3)
     oscillation = np.sqrt(density[searched].sum() * frequency[1])
     assert 200 < oscillation < 350
-    # Outside the modes is the granulation.
+    # Outside the modes there is only granulation.
     low, high = (density[(frequency > a) & (frequency < b)].mean() for a, b in ((0.9e-3, 1.3e-3), (8e-3, 10e-3)))
     assert low > 20 * high > 0
-    # No line is left out where bands meet; that in two bands does not fade near the limb, where this region still is.
+    # No line is missing between bands; the line in two bands does not fade near the limb, where the region is now.
     lines = (np.abs(rfft(np.diff(quiet_velocity, axis=0), axis=0)) ** 2).mean(axis=(1, 2))[43:202]
     np.testing.assert_allclose(2 * lines[1:-1] / (lines[:-2] + lines[2:]), 1, atol=0.2)
 
 
-def test_granulation_follows_its_law():
-    """The lines repeat every 639 frames and granulation does not: what differs between repetitions is granulation."""
+def test_granulation_follows_harveys_law():
+    """The lines repeat every 639 frames and granulation does not, so the difference of repetitions is granulation."""
     knee, rms = 0.6e-3, 105.0
     observations = simulate_observations(REGION, steps=40)
     velocity = (observations.velocity - observations.orbital_velocity[:, None, None]).reshape(-1, 27 * 27)
@@ -149,7 +149,7 @@ def test_granulation_follows_its_law():
     basis = np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, len(velocity)), 5)
     velocity -= basis @ np.linalg.lstsq(basis[there], velocity[there], rcond=None)[0]
     assert np.nanstd(velocity[639:] - velocity[:-639]) / np.sqrt(2) == pytest.approx(rms, rel=0.05)
-    # One frame in 2000 is missing: without a value in its place the spectrum gains nothing.
+    # One frame in 2000 is missing and counts as 0, which adds next to nothing to the spectrum.
     frequency, density = welch(np.nan_to_num(velocity), 1 / 45.0, nperseg=640, axis=0)
     law = rms**2 / (np.pi / 2 * knee) / (1 + (0.3e-3 / knee) ** 2)
     assert density.mean(axis=1)[np.abs(frequency - 0.3e-3) < 0.05e-3].mean() == pytest.approx(law, rel=0.3)
@@ -164,7 +164,7 @@ def test_the_east_approaches_the_west_recedes_and_the_limb_is_dark():
     assert abs(middle) < 150
     assert 1000 < last < 1990
 
-    # Rows of tiles that nothing emerges in.
+    # Rows of tiles in which nothing emerges.
     first, middle, last = (observations.continuum[step, [0, 8]].mean(axis=0) for step in (0, 120, 239))
     for limb in (first, last):
         assert limb.mean() / middle.mean() == pytest.approx(0.75, abs=0.05)
@@ -174,7 +174,7 @@ def test_the_east_approaches_the_west_recedes_and_the_limb_is_dark():
     assert slopes[2] < -500
 
 
-def test_rotation_and_orbit_are_there_and_vanish(quiet_velocity):
+def test_rotation_and_orbit_vanish_in_the_differences(quiet_velocity):
     observations = simulate_observations(REGION, steps=40)
     hourly = observations.velocity[: 24 * 80].reshape(24, 80, 27, 27)
     hourly = np.nanmean(hourly, axis=1)
@@ -202,19 +202,19 @@ def test_flux_grows_from_the_known_time_and_power_falls_before_the_intensity(win
     assert truth.onset_hours < steps[flux > 5 * NOISE[FLUX]][0] < truth.onset_hours + 6
 
     def falls(values):
-        """When a third of the fall is over."""
+        """Return when a third of the fall is over."""
         quiet = values[steps < 70].mean()
         return steps[values < quiet + (values.min() - quiet) / 3][0]
 
     assert truth.onset_hours < falls(power)
     assert 4 <= falls(intensity) - falls(power) <= 48
-    # At first sight of the fall in power the intensity has not begun to fall.
+    # When the fall in power becomes visible, the intensity has not begun to fall.
     seen = falls(power)
     assert intensity[steps <= seen][-1] > intensity[steps < 70].mean() - 3 * NOISE[INTENSITY]
 
 
 def test_power_follows_the_field_of_three_hours_later(windows, measured):
-    """The response at the pixels of a tile, over the eight hours of a window, fits best with the lead it was given."""
+    """The response at a tile's pixels, over the eight hours of a window, fits best with the simulated lead."""
     truth, steps = emergence(REGION), windows[0]
     inside = np.array([-1, 0, 1]) / 3
     row, column = divmod(truth.tile, 9)
@@ -244,14 +244,14 @@ def test_times_are_those_of_the_simulated_timelines():
     assert len(observations.times) == 2 * 80 + 640
     middle = observations.times[0] + (observations.times[639] - observations.times[0]) / 2
     assert middle == start_time(REGION)
-    # The nearest frames to the middle, on the hour.
+    # The frames nearest the middle, on the hour.
     assert (
         np.abs(observations.field_times - middle - np.arange(3) * np.timedelta64(1, "h")) < np.timedelta64(45, "s")
     ).all()
     assert (observations.field_times == observations.field_times.astype("datetime64[h]")).all()
 
 
-def test_frames_are_missing_one_by_one_and_in_runs():
+def test_frames_are_missing_singly_and_in_runs():
     for region, longest in ((REGION, 1), (SHORT_RUN_REGION, SHORT_RUN_FRAMES), (GAP_REGION, ECLIPSE_FRAMES)):
         observations = simulate_observations(region, steps=STEPS, pixels=9)
         missing = observations.missing
@@ -287,7 +287,7 @@ def test_eastern_tiles_are_missing_at_first_in_one_region():
         assert np.isfinite(images[NAN_FIELD_STEPS:]).all()
 
 
-def test_same_seed_same_values():
+def test_the_same_seed_gives_the_same_values():
     arrays = ("velocity", "magnetogram", "continuum", "missing", "bad", "orbital_velocity")
     first, again, other = (simulate_observations(REGION, seed=seed, steps=2, pixels=9) for seed in (3, 3, 4))
     for name in arrays:
@@ -296,8 +296,8 @@ def test_same_seed_same_values():
     assert (first.velocity != other.velocity).any()
 
 
-def test_what_cannot_be_simulated_is_refused():
-    with pytest.raises(SolaredError, match="AR11130 is no simulated region"):
+def test_real_regions_and_wrong_sizes_raise():
+    with pytest.raises(SolaredError, match="AR11130 is not a simulated region"):
         simulate_observations(11130)
     with pytest.raises(ValueError, match="pixels=8 must be at least 1 and 9"):
         simulate_observations(REGION, steps=1, pixels=8)

@@ -1,4 +1,4 @@
-"""The simulated Sun behaves as its docstring says, and as the real one does."""
+"""The simulated timelines behave as documented, and like the real Sun."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def hours_of(timeline) -> np.ndarray:
 
 
 def first_hour(hours: np.ndarray, holds: np.ndarray) -> float:
-    """Hour from which something holds for three steps."""
+    """Return the hour from which a condition holds for three steps."""
     lasting = holds[:-2] & holds[1:-1] & holds[2:]
     assert lasting.any()
     return hours[lasting.argmax()]
@@ -42,23 +42,23 @@ def first_hour(hours: np.ndarray, holds: np.ndarray) -> float:
 
 def test_every_split_has_regions():
     assert {split_of(number) for number in SIMULATED_REGIONS} == set(SPLITS)
-    with pytest.raises(SolaredError, match="AR11130 is no simulated region"):
+    with pytest.raises(SolaredError, match="AR11130 is not a simulated region"):
         simulate_region(11130)
 
 
-def test_same_seed_same_bytes():
+def test_the_same_seed_gives_the_same_bytes():
     again = simulate_region(FIRST_SIMULATED, seed=3)
     assert simulate_region(FIRST_SIMULATED, seed=3).values.tobytes() == again.values.tobytes()
     assert (simulate_region(FIRST_SIMULATED, seed=4).values != again.values).any()
     assert emergence(FIRST_SIMULATED, seed=3) != emergence(FIRST_SIMULATED + 1, seed=3)
 
 
-def test_flux_grows_where_and_when_it_should(sun):
+def test_flux_grows_at_the_simulated_time_and_place(sun):
     for timeline in sun:
         truth, hours = emergence(timeline.ar_number), hours_of(timeline)
         flux = timeline.values[:, FLUX, truth.tile]
         assert np.abs(flux[hours < truth.onset_hours]).max() < 8
-        # A smooth step reaches a tenth after a fifth of its time.
+        # A smooth step reaches a tenth of its height after a fifth of its time.
         seen = first_hour(hours, flux > 0.1 * flux.max())
         assert truth.onset_hours < seen < truth.onset_hours + 0.5 * truth.rise_hours
         assert flux.max() > 0.5 * truth.peak_field
@@ -81,14 +81,14 @@ def test_flux_follows_the_formula():
     place = np.array([bipole.row]), np.array([bipole.column])
     hours = np.array([bipole.onset_hours - 1, bipole.onset_hours, bipole.onset_hours + 1e-3])
     assert (flux_density(bipole, hours, *place)[:, 0] > 0).tolist() == [False, False, True]
-    # On a polarity's own centre the peak is the peak, and one decay time later 1/e of it.
+    # At a polarity's centre the flux reaches the peak value, and 1/e of it one decay time later.
     end = bipole.onset_hours + bipole.rise_hours
     polarity = np.array([bipole.row]), np.array([bipole.column + bipole.separation / 2])
     late = flux_density(bipole, np.array([end, end + bipole.decay_hours]), *polarity)[:, 0]
     np.testing.assert_allclose(late, [bipole.peak_field, bipole.peak_field / np.e])
 
 
-def test_gap_and_nan_are_where_they_should_be(sun):
+def test_gap_and_nan_steps_are_in_their_regions(sun):
     for timeline in sun:
         assert timeline.missing_steps == (GAP_STEPS if timeline.ar_number == GAP_REGION else 0)
         assert timeline.nan_steps == (NAN_POWER_STEPS if timeline.ar_number == NAN_REGION else 0)
@@ -96,8 +96,8 @@ def test_gap_and_nan_are_where_they_should_be(sun):
             assert sorted({tile % 9 for tile in np.argwhere(np.isnan(timeline.values))[:, 2]}) == [0]
 
 
-def test_power_noise_remembers_the_window_of_eight_hours(sun):
-    """Structure function of the lowest band: what is shared by two windows `lag` hours apart does not change."""
+def test_power_noise_is_correlated_over_the_window_of_eight_hours(sun):
+    """The structure function of the lowest band grows with the part that windows `lag` hours apart do not share."""
     power = np.concatenate([t.values[:QUIET_STEPS, 0] for t in sun if t.ar_number != NAN_REGION], axis=1)
     lags = np.array([1, 4, 8, 12])
     changes = np.array([(power[lag:] - power[:-lag]).var() for lag in lags])
@@ -121,7 +121,7 @@ def test_amplitudes_are_those_of_the_published_files(sun, published_dir):
 
 
 def features_and_changes(timeline):
-    """Lagged channels of each tile, in round numbers, and the change of intensity over the horizon in DN."""
+    """Return lagged channels of each tile, scaled, and the change of intensity over the horizon in DN."""
     values = timeline.values / np.array([1e7, 5e7, 2e7, 1e7, 100, 1000])[:, None]
     lags = (0, 3, 6, 12)
     rows, changes = [], []
@@ -135,7 +135,7 @@ def features_and_changes(timeline):
 
 
 def test_persistence_loses_to_a_regression_that_sees_power_and_flux(sun):
-    """Fitted on the train regions, scored on the test regions; the intensity alone helps much less."""
+    """Fit on the train regions, score on the test regions; the intensity alone helps much less."""
     parts = {split: [features_and_changes(t) for t in sun if split_of(t.ar_number) == split] for split in SPLITS}
     (x, y), (x_test, y_test) = (tuple(map(np.concatenate, zip(*parts[s], strict=True))) for s in ("train", "test"))
     persistence = np.sqrt((y_test**2).mean())
@@ -147,5 +147,5 @@ def test_persistence_loses_to_a_regression_that_sees_power_and_flux(sun):
     everything = np.arange(x.shape[1])
     assert error(everything) < 0.8 * persistence
     assert error(everything) < 0.9 * error(everything[INTENSITY :: len(CHANNELS)])
-    # And it is no gift: noise alone leaves an error.
+    # The forecast is not trivial: noise leaves an error.
     assert error(everything) > 100
