@@ -1,4 +1,4 @@
-"""Observations from JSOC, the archive of SDO/HMI at Stanford: what is missing is ordered, waited for and fetched."""
+"""Download observations from JSOC, the archive of SDO/HMI data at Stanford, and resume interrupted downloads."""
 
 from typing import TYPE_CHECKING
 

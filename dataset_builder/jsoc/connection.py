@@ -1,4 +1,4 @@
-"""HTTP connections that end: an answer neither trickles nor goes on for ever, and never comes from another host."""
+"""HTTP connections with limits: an answer must not be too slow or too long, and must not come from another host."""
 
 import io
 import time
@@ -9,43 +9,43 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Reque
 
 from solared_hf.errors import SolaredError
 
-# What a broken connection raises; URLError and its HTTPError are OSErrors, named for the reader.
+# The exceptions of a broken connection. URLError and its subclass HTTPError are OSErrors.
 CONNECTION_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError)
 
-# An answer may take twice the timeout, and the time that its bytes need at this rate.
+# An answer may take twice the timeout, plus the time that its bytes take at this rate.
 LEAST_BYTES_A_SECOND = 10_000
-# A full image has 64 MB at most.
+# A full image has at most 64 MB.
 MOST_BYTES = 2**30
 
 _USER_AGENT = "solared-hf"
 
 
 def open_url(url: str, timeout_s: float, headers: dict[str, str] | None = None) -> HTTPResponse:
-    """Ask for `url`; the answer is to be read and closed by the caller.
+    """Return the response to a request for `url`, which the caller must read and close.
 
     Args:
-        url: what to ask for.
-        timeout_s: silence after which the connection counts as broken. A server that sends a byte now and then is cut
-            off as well, see `LEAST_BYTES_A_SECOND`; so is an answer of more than `MOST_BYTES`.
-        headers: of the request.
+        url: the address to request.
+        timeout_s: seconds without data after which the connection counts as broken. The connection is also closed if
+            the answer is slower than `LEAST_BYTES_A_SECOND` allows, or longer than `MOST_BYTES`.
+        headers: headers of the request.
 
     Raises:
-        SolaredError: the server redirects to another host.
-        HTTPError: the server answers with an error.
-        OSError, HTTPException: one of `CONNECTION_ERRORS`, also while the answer is read.
+        SolaredError: If the server redirects to another host.
+        HTTPError: If the server answers with an error.
+        OSError, HTTPException: One of `CONNECTION_ERRORS`, also while the answer is read.
     """
     try:
         return _OPENER.open(Request(url, headers={"User-Agent": _USER_AGENT, **(headers or {})}), timeout=timeout_s)
     except HTTPError as error:
         if error.code // 100 != 3:
             raise
-        # urllib gives up after ten redirects, and says so with the status of the last.
+        # urllib stops after ten redirects and raises an error with the status of the last redirect.
         error.close()
-        raise ConnectionError("it redirects in a circle") from error
+        raise ConnectionError("the server redirects in a circle") from error
 
 
 class _Received(io.RawIOBase):
-    """The bytes of an answer as they come, until there are too few or too many of them."""
+    """Raw stream of an answer that raises an error if the bytes come too slowly or are too many."""
 
     def __init__(self, raw: io.RawIOBase, timeout_s: float):
         self._raw, self._timeout_s = raw, timeout_s
@@ -59,9 +59,9 @@ class _Received(io.RawIOBase):
         self._bytes += count or 0
         elapsed = time.monotonic() - self._begin
         if elapsed > 2 * self._timeout_s + self._bytes / LEAST_BYTES_A_SECOND:
-            raise TimeoutError(f"only {self._bytes:,} bytes came in {elapsed:.0f} s")
+            raise TimeoutError(f"only {self._bytes:,} bytes arrived in {elapsed:.0f} s")
         if self._bytes > MOST_BYTES:
-            raise ConnectionError(f"the answer goes on after {self._bytes:,} bytes")
+            raise ConnectionError(f"the answer is longer than {self._bytes:,} bytes")
         return count
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class _Received(io.RawIOBase):
 
 
 class _Response(HTTPResponse):
-    """An answer of which every byte, those of its head too, goes through `_Received`."""
+    """Response whose bytes, including the headers, are all read through `_Received`."""
 
     def __init__(self, sock, *args, **kwargs):
         super().__init__(sock, *args, **kwargs)
@@ -97,16 +97,16 @@ class _Https(HTTPSHandler):
 
 
 class _SameHost(HTTPRedirectHandler):
-    """Follows a redirect within a host, such as from http to https."""
+    """Follows redirects within a host, such as from http to https, and rejects all others."""
 
     def redirect_request(self, request, response, code, message, headers, url):
-        # urllib would read the text that comes with a redirect to its end.
+        # urllib would read the whole text of the redirect.
         response.close()
         here, there = urlsplit(request.full_url).hostname, urlsplit(url).hostname
         if here != there:
             raise SolaredError(
-                f"{here} sends us to {there} for its files and answers, and nothing is downloaded from another host; "
-                "check the address of the server."
+                f"{here} redirects to {there}, but files are not downloaded from another host. Check the address of "
+                "the server."
             )
         return super().redirect_request(request, response, code, message, headers, url)
 

@@ -1,20 +1,20 @@
-"""Download: the observations of the regions of a catalog, from JSOC to the folders that `solared build` reads.
+"""Download the observations of the regions of a catalog from JSOC into the folders that `solared build` reads.
 
-Dopplergrams are taken every 45 s; of magnetograms and continuum images only the one nearest the middle of each step's
-window, as the pipeline uses no others. Frames that QUALITY marks as bad are not ordered.
+Dopplergrams are downloaded every 45 s. Of magnetograms and continuum images, only the frame nearest to the middle of
+the window of each step is downloaded, because the pipeline does not use others. Frames that QUALITY marks as bad are
+not ordered.
 
-As a rule JSOC cuts the images before it sends them: its process `im_patch` cuts a rectangle out of each image, without
-interpolation, whose place follows a Carrington position; the keywords stay those of an image of the Sun, and our
-tracking maps them as it maps whole images. The rectangle is so large that the patch stays within it while it drifts
-against the Carrington rate. JSOC's `Maproj`, which makes maps, is of no use here: the centre of its maps is fixed in
-Carrington coordinates, so one order cannot follow the region at the rate of `mtrack`, and tracking its maps would
-interpolate twice.
+By default JSOC cuts the images before it sends them: its process `im_patch` cuts a rectangle out of each image,
+without interpolation, that follows a Carrington position. The keywords stay those of an image of the Sun, so our
+tracking maps cutouts like whole images. The rectangle is large enough to hold the patch while it drifts against the
+Carrington rate. JSOC's process `Maproj` is not used: the centre of its maps is fixed in Carrington coordinates, so one
+order cannot follow the region at the rate of `mtrack`, and tracking its maps would interpolate twice.
 
-Everything can be interrupted. A file that bears its final name is whole. The order that is being downloaded is kept in
-`RAW/AR<number>/.jsoc/`, and the next run takes it up again as long as JSOC has it.
+Every download can be interrupted. A file with its final name is complete. The current order is stored in
+`RAW/AR<number>/.jsoc/`, and the next run resumes it while JSOC still has it.
 
-What is wrong with one file, order or region keeps no other from being downloaded: it is told at the end. Records that
-hold no image, as in an eclipse, are kept in `RAW/AR<number>/without_image.json` and not asked for again.
+An error of one file, order or region does not stop the others; all errors are reported at the end. Records without an
+image, as during an eclipse, are listed in `RAW/AR<number>/without_image.json` and are not ordered again.
 """
 
 import json
@@ -35,6 +35,7 @@ from dataset_builder.jsoc.failures import Failures, RegionFailed
 from dataset_builder.jsoc.plan import (
     RegionPlan,
     frame_path,
+    largest_side,
     observed_regions,
     plan_regions,
     read_catalog,
@@ -61,19 +62,22 @@ from solared_hf.files import locked, write_atomically
 NO_BAR = partial(tqdm, disable=True)
 
 LOCK_NAME = ".download.lock"
-# So many files in a row that are damaged whenever they come, at both ends of an order, or so many orders in a row that
-# fail, mean that more of them will not help.
+# Stop an order after this many damaged files in a row at both of its ends, and a region after this many failed orders.
 MOST_FAILED_IN_A_ROW = 3
-# So many files or exports in a row that do not come in time mean that the server is gone, and each takes long.
+# Stop after this many files or exports in a row that do not arrive in time, because each of them takes long.
 MOST_LATE_IN_A_ROW = 2
 ORDER_FOLDER, ORDER_NAME = ".jsoc", "order.json"
 
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """What a download did: `files` counts those it wrote, `undelivered` what JSOC left out of its exports.
+    """Result of a download.
 
-    `without_image` counts the records that turned out to hold no image.
+    Args:
+        plans: the plan of each region.
+        files: number of files that were written.
+        undelivered: number of frames that JSOC left out of its exports.
+        without_image: number of records that lack an image.
     """
 
     plans: tuple[RegionPlan, ...]
@@ -96,57 +100,57 @@ def download_regions(
     say: Callable[[str], None] = print,
     progress: Callable[..., tqdm] = NO_BAR,
 ) -> DownloadReport:
-    """Download the observations of the selected regions of a catalog, or what is missing of them.
+    """Download the missing observations of the selected regions of a catalog.
 
     Args:
         catalog: file that `solared select` wrote.
         output: folder for the `AR<number>` folders, see `region_file`.
-        email: address registered at JSOC; a dry run needs none.
-        ar_numbers: only these of the selected regions; all if empty.
-        cadence: of the steps, one of `CADENCES`: how often magnetograms and continuum images are taken.
-        full_disk: take whole images instead of cutouts.
-        dry_run: only say what there is to download.
-        server: another server than Stanford's.
-        patience: how long and how often to ask.
-        say: takes the statement of what there is to download, line by line.
-        progress: makes a bar, as `tqdm` does.
+        email: address registered at JSOC; may be None for a dry run.
+        ar_numbers: download only these of the selected regions; all if empty.
+        cadence: cadence of the steps, one of `CADENCES`, which is also that of magnetograms and continuum images.
+        full_disk: download whole images instead of cutouts.
+        dry_run: only report what would be downloaded.
+        server: address of the server.
+        patience: how long to wait and how often to try.
+        say: called with each line of the report of what will be downloaded.
+        progress: makes a progress bar, like `tqdm`.
 
     Raises:
-        SolaredError: the arguments do not fit, there are no observations of the regions, another download is writing
-            `output`, the server does not do its part, or the disk is full. What is finished is kept. If `output` holds
-            observations of another position of a region, or its exports fail, or files of it arrive damaged, then the
-            message comes when all other regions are done, and has a line for each that failed.
+        SolaredError: If the arguments are wrong, there are no observations of the regions, another download is writing
+            `output`, the server fails, or the disk is full. Finished files are kept. If only single regions fail,
+            the error is raised when all other regions are done, and has a line for each failed region.
     """
     if cadence not in CADENCES:
-        raise SolaredError(f"Unknown cadence {cadence!r}; choose one of {', '.join(CADENCES)}.")
+        raise SolaredError(f"Unknown cadence {cadence!r}. Choose one of {', '.join(CADENCES)}.")
     if email is None and not dry_run:
-        raise SolaredError("JSOC exports to registered e-mail addresses alone; name yours with --email.")
+        raise SolaredError("JSOC exports only to registered e-mail addresses. Name yours with --email.")
     jsoc, output = Jsoc(server, patience), Path(output)
     regions = read_catalog(Path(catalog), ar_numbers)
     failures = Failures(len(regions))
     regions = observed_regions(regions, say, failures)
 
-    def plan() -> tuple[RegionPlan, ...]:
+    def make_plans() -> tuple[RegionPlan, ...]:
         here = _at_their_positions(output, regions, failures)
         if not here:
             failures.tell()
         return plan_regions(jsoc, here, output, CADENCES[cadence], full_disk, say, progress, failures)
 
     if dry_run:
-        plans = plan()
+        plans = make_plans()
         failures.tell()
         return DownloadReport(plans)
-    busy = f"Another download is writing {output}, and JSOC asks for one at a time; wait until it has finished."
+    assert email is not None  # checked above
+    busy = f"Another download is writing {output}, and JSOC asks for one at a time. Wait until it has finished."
     with locked(output / LOCK_NAME, busy):
         jsoc.check_email(email)
-        plans = plan()
+        plans = make_plans()
         with progress(total=sum(plan.files_missing for plan in plans), unit="file", smoothing=0.05) as bar:
             downloads = [_RegionDownload(jsoc, plan, output, email, full_disk, bar) for plan in plans]
             late = 0
             for plan, download in zip(plans, downloads, strict=True):
                 with failures.of(plan.region.ar_number):
                     if late == MOST_LATE_IN_A_ROW:
-                        raise RegionFailed("Not begun, because JSOC did not finish the exports before it in time.")
+                        raise RegionFailed("Not started, because JSOC did not finish the previous exports in time.")
                     try:
                         download.run()
                         late = 0
@@ -156,22 +160,22 @@ def download_regions(
     for plan, download in zip(plans, downloads, strict=True):
         if download.without_image:
             say(
-                f"AR{plan.region.ar_number}: {len(download.without_image):,} records hold no image, the first is "
-                f"{download.without_image[0]}; {WITHOUT_IMAGE_NAME} names them, and they are not asked for again"
+                f"AR{plan.region.ar_number}: {len(download.without_image):,} records lack an image, the first is "
+                f"{download.without_image[0]}; they are listed in {WITHOUT_IMAGE_NAME} and not ordered again"
             )
     failures.tell()
     return DownloadReport(
         plans,
-        sum(one.written for one in downloads),
-        sum(one.undelivered for one in downloads),
-        sum(len(one.without_image) for one in downloads),
+        sum(download.written for download in downloads),
+        sum(download.undelivered for download in downloads),
+        sum(len(download.without_image) for download in downloads),
     )
 
 
 def _at_their_positions(output: Path, regions: Sequence[RegionFile], failures: Failures) -> list[RegionFile]:
-    """Those of some regions that can be gone on with.
+    """Return the regions whose folder is new or holds observations of the same position.
 
-    The cutouts of another position would lack part of the patch of this one.
+    The cutouts of another position would lack a part of the patch.
     """
     here = []
     for region in regions:
@@ -183,9 +187,9 @@ def _at_their_positions(output: Path, regions: Sequence[RegionFile], failures: F
                 raise RegionFailed(str(error)) from error
             if old is not None and old.trajectory != region.trajectory:
                 raise RegionFailed(
-                    f"{folder} holds observations of another position, {_position(old)}, while the catalog says "
-                    f"{_position(region)}; move it away, or name another folder with --output (if it holds whole "
-                    "images alone, it is enough to correct its region.json)."
+                    f"{folder} holds observations of another position, {_position(old)}, but the catalog says "
+                    f"{_position(region)}. Move it away, or name another folder with --output (if it holds only whole "
+                    "images, it is enough to correct its region.json)."
                 )
             here.append(region)
     return here
@@ -197,12 +201,12 @@ def _position(region: RegionFile) -> str:
 
 
 class _RegionDownload:
-    """Brings what is missing of a region, order by order.
+    """Downloads the missing files of a region, order by order.
 
     Attributes:
-        written: how many files it wrote.
-        undelivered: how many frames JSOC left out.
-        without_image: the records that hold no image, by observable and time.
+        written: number of files that were written.
+        undelivered: number of frames that JSOC left out.
+        without_image: observable and time of each record without an image.
     """
 
     def __init__(self, jsoc: Jsoc, plan: RegionPlan, output: Path, email: str, full_disk: bool, bar: tqdm):
@@ -215,11 +219,11 @@ class _RegionDownload:
         self._unreachable_in_a_row = 0
 
     def run(self) -> None:
-        """Download, beginning with the order of a run that was interrupted, if JSOC still has it.
+        """Download the missing files, and first resume the order of an interrupted run if JSOC still has it.
 
         Raises:
-            RegionFailed: orders failed or files did not arrive whole; everything else is there.
-            SolaredError: the server or this machine do not do their part.
+            RegionFailed: If orders failed or files arrived damaged. All other files are downloaded.
+            SolaredError: If the server fails or files cannot be written.
         """
         write_region_file(self._orders.parent, self._plan.region)
         self._take_up_order()
@@ -250,7 +254,7 @@ class _RegionDownload:
         if self._damaged:
             reasons.append(
                 f"{len(self._damaged)} files arrived damaged {self._jsoc.patience.attempts} times each, or did not "
-                f"arrive; run the same command again later. The first was {self._damaged[0]}."
+                f"arrive. Run the same command again later. The first was {self._damaged[0]}."
             )
         if reasons:
             raise RegionFailed(" ".join(reasons))
@@ -265,12 +269,12 @@ class _RegionDownload:
             except NotReady:
                 raise
             except (ExportFailed, Gone, RegionFailed):
-                pass  # what is still missing is ordered anew
+                pass  # the files that are still missing are ordered again
         self._forget_order()
 
     def _bring(self, observable: str, slots: np.ndarray) -> None:
         """Order some frames and download them."""
-        # JSOC may delete an export while it is downloaded; then the rest is ordered once more.
+        # JSOC may delete an export during its download. Then the rest is ordered once more.
         try:
             self._order(observable, slots)
         except Gone:
@@ -281,7 +285,7 @@ class _RegionDownload:
     def _order(self, observable: str, slots: np.ndarray, again: bool = False) -> None:
         process = None if self._full_disk else cutout_process(self._plan.region.trajectory, slots)
         # A server rounds to whole pixels.
-        largest = 1.1 * max(process["im_patch"]["width"], process["im_patch"]["height"]) if process else None
+        largest = 1.1 * largest_side(process) if process else None
         try:
             request = self._jsoc.request(observable, slots, self._email, process)
             order = {
@@ -294,10 +298,10 @@ class _RegionDownload:
             write_atomically(self._orders / ORDER_NAME, json.dumps(order, indent=1))
             delivered = self._receive(request, observable, slots, largest, again)
         except ExportFailed as error:
-            way_out = "" if self._full_disk else ", or add --full-disk to download whole images"
+            alternative = "" if self._full_disk else ", or add --full-disk to download whole images"
             raise RegionFailed(
-                f"{self._jsoc.address} could not export {slots.size:,} records of {SERIES[observable][0]}: {error}; "
-                f"run the same command again later{way_out}."
+                f"{self._jsoc.address} could not export {slots.size:,} records of {SERIES[observable][0]}: {error}. "
+                f"Run the same command again later{alternative}."
             ) from error
         self.undelivered += slots.size - delivered
 
@@ -309,9 +313,9 @@ class _RegionDownload:
         largest_arcsec: float | None,
         again: bool = False,
     ) -> int:
-        """Wait for an export and download its frames of some slots; how many it has.
+        """Wait for an export, download its frames of some slots, and return how many frames it has.
 
-        A file that is not there raises `Gone`, unless the frames were ordered `again`: then JSOC does not have it.
+        A missing file raises `Gone`, unless the frames were ordered `again`: then JSOC does not have the file.
         """
         name = f"AR{self._number} {observable}"
         self._bar.set_description(f"{name}, JSOC prepares {request.id}")
@@ -319,7 +323,7 @@ class _RegionDownload:
         self._bar.set_description(name)
         queue = deque(slot for slot in slots.tolist() if slot in urls)
         delivered, damaged, in_a_row = len(queue), [], 0
-        # From the other end on, once too many in a row are of no use: what is wrong there keeps nothing else back.
+        # After too many failures in a row, continue from the other end, so that one bad part does not stop the rest.
         take = queue.popleft
         while queue:
             slot = take()
@@ -339,12 +343,12 @@ class _RegionDownload:
                 if not again:
                     raise
                 delivered -= 1
-                trouble = f"{urls[slot]} was just exported and is not there; try again later."
+                trouble = f"{urls[slot]} was just exported but is missing. Run the same command again later."
             except Damaged as error:
                 damaged.append(f"{urls[slot]}: {error}")
                 trouble = (
                     f"{MOST_FAILED_IN_A_ROW} files in a row arrived damaged {self._jsoc.patience.attempts} times "
-                    f"each, at both ends of an order, the last was {damaged[-1]}; run the same command again later."
+                    f"each, at both ends of an order, the last was {damaged[-1]}. Run the same command again later."
                 )
             else:
                 self.written += 1
@@ -369,7 +373,7 @@ class _RegionDownload:
         return np.setdiff1d(missing, frames_without_image(self._output, self._number, observable))
 
     def _remembered_order(self) -> dict | None:
-        """The order of an earlier run, if it was one like ours; one that cannot be read is none."""
+        """Return the order of an earlier run from the same server and of the same kind of images, or None."""
         try:
             order = json.loads((self._orders / ORDER_NAME).read_bytes())
             ours = order["server"] == self._jsoc.address and order["full_disk"] == self._full_disk
@@ -378,7 +382,7 @@ class _RegionDownload:
         return order if ours and order["request"] and order["observable"] in SERIES else None
 
     def _forget_order(self) -> None:
-        """The parts of files that lie with it are of use to no other order."""
+        """Delete the stored order with its partial files, which other orders cannot use."""
         with writing(self._orders):
             if self._orders.exists():
                 shutil.rmtree(self._orders)

@@ -1,4 +1,4 @@
-"""Regions whose download fails while that of the others goes on."""
+"""Collect the errors of regions, so that the download of the other regions continues."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from solared_hf.errors import SolaredError
 
 
 class RegionFailed(SolaredError):
-    """What is wrong with one region, and nothing else."""
+    """An error that concerns only one region."""
 
 
 class Failures:
-    """What went wrong with which region: one sentence each, to be told when all others are done.
+    """The errors of regions, to be raised together when all regions are done.
 
     Args:
-        regions: how many there are in all.
+        regions: number of all regions.
     """
 
     def __init__(self, regions: int):
@@ -23,21 +23,21 @@ class Failures:
 
     @contextmanager
     def of(self, ar_number: int) -> Iterator[None]:
-        """Take the `RegionFailed` that is raised within; any other error stops everything."""
+        """Record a `RegionFailed` that the block raises. All other errors pass through."""
         try:
             yield
         except RegionFailed as error:
             self._sentences[ar_number] = str(error)
 
     def tell(self) -> None:
-        """Do nothing if all went well.
+        """Raise one error for all failed regions.
 
         Raises:
-            SolaredError: some regions failed; the message has a line for each.
+            SolaredError: If regions failed. The message has a line for each of them.
         """
         if not self._sentences:
             return
         lines = [f"AR{number}: {sentence}" for number, sentence in sorted(self._sentences.items())]
         if self._regions > 1:
-            lines.insert(0, f"{len(lines)} of {self._regions} regions failed, and the others were gone on with:")
+            lines.insert(0, f"{len(lines)} of {self._regions} regions failed; the others were downloaded:")
         raise SolaredError("\n".join(lines))

@@ -1,10 +1,11 @@
-"""What there is to download of the regions of a catalog: which frames, cut out how, and what of them is missing."""
+"""Plan the download of the regions of a catalog: which frames are needed, which are missing, and their cutouts."""
 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -29,11 +30,11 @@ HMI_BEGINS = np.datetime64("2010-05-01", "ms")
 
 _HOUR = 3600 // SLOT_SECONDS
 _DAY = 24 * _HOUR
-# Half the side of the patch, and what a cutout has beyond it: for the kernel of the interpolation, and for a satellite
-# that does not hold north exactly up.
+# Half the side of the patch, and the margin of a cutout around it: for the interpolation kernel, and because the
+# images are not aligned exactly to north.
 _PATCH_HALF_SIDE_DEGREES = 15.36
 _MARGIN_ARCSEC = 20.0
-# Of HMI, to estimate sizes. The bytes are those of a full image as JSOC compresses it; nearly all are of the disk.
+# HMI values, to estimate sizes. The bytes are those of a full image as JSOC compresses it, nearly all for the disk.
 _ARCSEC_A_PIXEL = 0.504
 _PIXELS_ON_DISK = 11_300_000
 _USUAL_BYTES = 15e6
@@ -41,18 +42,18 @@ _USUAL_BYTES = 15e6
 
 @dataclass(frozen=True)
 class RegionPlan:
-    """What there is to download for a region.
+    """The files to download for a region.
 
     Args:
-        region: what its `region.json` will say.
-        slots: the 45 s slots of its span.
+        region: the content of its `region.json`.
+        slots: the 45 s slots of its time span.
         wanted: for each observable, the slots of the good frames that the pipeline needs, ascending int64.
-        missing: those of them that are not in the folder yet.
-        bad: how many records JSOC marks as bad, or has no QUALITY of.
-        without_image: how many records were found to have no image, by the file that JSOC sent.
-        absent: how many times have no record.
-        bytes: estimate of what is missing.
-        stated: whether that follows from sizes that the server states.
+        missing: for each observable, the wanted slots that are not in the folder yet.
+        bad: number of records that JSOC marks as bad or whose QUALITY is missing.
+        without_image: number of records that lacked an image in earlier downloads.
+        absent: number of times without a record.
+        bytes: estimated size of the missing files.
+        stated: True if the estimate uses sizes that the server states.
     """
 
     region: RegionFile
@@ -67,12 +68,12 @@ class RegionPlan:
 
     @property
     def files(self) -> int:
-        """How many files the region will have."""
+        """Number of files that the region will have."""
         return sum(map(len, self.wanted.values()))
 
     @property
     def files_missing(self) -> int:
-        """How many of them are to be downloaded."""
+        """Number of files to download."""
         return sum(map(len, self.missing.values()))
 
     def __str__(self) -> str:
@@ -94,20 +95,20 @@ def plan_regions(
     progress: Callable[..., tqdm],
     failures: Failures,
 ) -> tuple[RegionPlan, ...]:
-    """Find out what is missing of some regions, and state it; regions without a single good frame are left out.
+    """Plan the download of some regions and report it; regions without a good frame are left out.
 
     Args:
-        jsoc: the server to ask.
-        regions: of the catalog.
-        output: folder that holds what is there already, see `frame_path`.
-        cadence: slots from step to step.
-        full_disk: whether whole images are to come.
-        say: takes a line for each region, and one for all.
-        progress: makes a bar, as `tqdm` does.
-        failures: takes what the server refuses to tell of a region, which is left out.
+        jsoc: the server.
+        regions: regions of the catalog.
+        output: folder that holds the files of earlier downloads, see `frame_path`.
+        cadence: number of slots from step to step.
+        full_disk: True for whole images instead of cutouts.
+        say: called with a line for each region and a line for all regions.
+        progress: makes a progress bar, like `tqdm`.
+        failures: records the regions for which the server answers with an error; they are left out.
 
     Raises:
-        SolaredError: the server does not answer, or has no good frame of any region.
+        SolaredError: If the server does not answer, or lacks good frames of all regions.
     """
     asked = []
     with progress(regions, desc="asking JSOC", unit="region") as bar:
@@ -120,7 +121,7 @@ def plan_regions(
     plans = tuple(plan for plan in asked if plan.files)
     if not plans:
         failures.tell()
-        raise SolaredError(f"{jsoc.address} has no good observations of these regions; choose others.")
+        raise SolaredError(f"{jsoc.address} has no good observations of these regions. Choose other regions.")
     files, size = sum(plan.files_missing for plan in plans), sum(plan.bytes for plan in plans)
     stated = any(plan.stated for plan in plans)
     basis = "the sizes that JSOC states" if stated else f"{_readable(_USUAL_BYTES)} a full image"
@@ -134,53 +135,53 @@ def plan_regions(
 
 
 def read_catalog(path: Path, ar_numbers: Sequence[int] = ()) -> list[RegionFile]:
-    """The selected regions of a catalog.
+    """Return the selected regions of a catalog.
 
     Args:
         path: file that `solared select` wrote.
-        ar_numbers: only these; all if empty.
+        ar_numbers: return only these regions; all selected regions if empty.
 
     Raises:
-        SolaredError: the file is no such catalog, or a region is not selected in it, or none is.
+        SolaredError: If the file is not such a catalog, or the requested regions are not selected in it.
     """
     if not path.is_file():
-        raise SolaredError(f"There is no file {path}; name the Parquet file that `solared select` wrote.")
+        raise SolaredError(f"The file {path} does not exist. Name the Parquet file that `solared select` wrote.")
     schema = selection_features().arrow_schema
-    # Catalogs that were made before there were notes are read as well.
+    # Older catalogs lack the column notes.
     schema = schema.remove(schema.get_field_index("notes"))
     try:
         rows = pq.read_table(path, columns=schema.names, partitioning=None).cast(schema).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SolaredError(
-            f"{path} is no catalog of regions ({str(error).splitlines()[0].rstrip('.')}); name the Parquet file that "
-            "`solared select` wrote."
+            f"{path} is not a catalog of regions ({str(error).splitlines()[0].rstrip('.')}). Name the Parquet file "
+            "that `solared select` wrote."
         ) from error
     by_number = {row["ar_number"]: row for row in rows}
     for number in ar_numbers:
         if number not in by_number:
-            raise SolaredError(f"AR{number} is not in {path}; name regions that `solared select` printed.")
+            raise SolaredError(f"AR{number} is not in {path}. Name regions that `solared select` printed.")
         if not by_number[number]["selected"]:
             raise SolaredError(
-                f"AR{number} is not selected in {path}: {by_number[number]['reason']}; name regions that are."
+                f"AR{number} is not selected in {path}: {by_number[number]['reason']}. Name selected regions."
             )
     chosen = [by_number[number] for number in dict.fromkeys(ar_numbers)] or [row for row in rows if row["selected"]]
     if not chosen:
-        raise SolaredError(f"No region is selected in {path}; let `solared select` read more reports.")
+        raise SolaredError(f"No region is selected in {path}. Run `solared select` on more reports.")
     return [_region(row, path) for row in chosen]
 
 
 def observed_regions(
     regions: Sequence[RegionFile], say: Callable[[str], None], failures: Failures
 ) -> list[RegionFile]:
-    """Those of some regions whose span does not end before HMI's observations begin; `say` is told of the others.
+    """Return the regions whose time span does not end before the observations of HMI begin.
 
     Args:
-        regions: of the catalog.
-        say: takes a line for each region that is skipped.
-        failures: takes what is wrong with the position of a region, which is left out.
+        regions: regions of the catalog.
+        say: called with a line for each skipped region.
+        failures: records the regions with a wrong position; they are left out.
 
     Raises:
-        SolaredError: there are none.
+        SolaredError: If HMI did not observe any of the regions.
     """
     observed = []
     for region in regions:
@@ -193,46 +194,46 @@ def observed_regions(
     if not observed:
         failures.tell()
         raise SolaredError(
-            "There are no HMI observations of these regions: they begin in May 2010; choose later ones."
+            "There are no HMI observations of these regions: they begin in May 2010. Choose later regions."
         )
     return observed
 
 
 def region_slots(trajectory: Trajectory) -> range:
-    """The 45 s slots of a region's timeline.
+    """Return the 45 s slots of the timeline of a region.
 
-    These are ten days about its passage over the central meridian, and half a window more at both ends; the first is a
-    whole hour TAI. The meridian is that seen from the Earth: SDO passes it less than a minute and a half earlier or
-    later.
+    The slots cover ten days centred on the passage over the central meridian, plus half a window at both ends. The
+    first slot is a whole hour TAI. The meridian is that seen from the Earth; for SDO the passage is less than a minute
+    and a half earlier or later.
 
     Raises:
-        RegionFailed: the region is behind the Sun at the time that its position holds for.
+        RegionFailed: If the region is behind the Sun at the time of its position.
     """
     earth = _earth_about(trajectory.t0)
     longitudes = [trajectory.longitude(time) for time in slot_time(earth.slots)]
-    # West of the meridian, at every time; it grows by 13.2 degrees a day.
+    # Degrees west of the meridian at each time; they grow by 13.2 degrees a day.
     past = np.unwrap(np.array(longitudes) + 360 * earth.rotation, period=360)
     now = np.interp(slot_of(trajectory.t0), earth.slots, past)
     turns = 360 * round(now / 360)
     if abs(now - turns) > 90:
         raise RegionFailed(
             f"Carrington longitude {trajectory.carrington_longitude:g} is behind the Sun at {trajectory.t0} TAI, when "
-            "a region is said to have emerged there; make the catalog again."
+            "the catalog says that a region emerged there. Run `solared select` again."
         )
     length = DAYS * _DAY + WINDOW_FRAMES
     first = round((np.interp(turns, past, earth.slots) - length / 2) / _HOUR) * _HOUR
     return range(first, first + length)
 
 
-def cutout(trajectory: Trajectory, slots: np.ndarray) -> dict[str, dict[str, str | int | float]]:
-    """The process `im_patch` for some slots: a rectangle fixed in Carrington coordinates that the patch never leaves.
+def cutout(trajectory: Trajectory, slots: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Return the process `im_patch` for some slots: a rectangle at a fixed Carrington position that holds the patch.
 
-    Width and height are in arcsec, `x` and `y` degrees of Carrington longitude and latitude. The parameters are those
-    of JSOC's im_patch.c: t, r and c at 0 leave tracking on, and registration and cropping at the limb off.
+    Width and height are in arcsec, `x` and `y` in degrees of Carrington longitude and latitude. The parameters are
+    those of JSOC's im_patch.c: with t, r and c at 0, tracking is on, registration and cropping at the limb are off.
 
     Args:
-        trajectory: of the region.
-        slots: (n,) int64, ascending, of its timeline.
+        trajectory: trajectory of the region.
+        slots: (n,) int64, ascending slots of the timeline.
     """
     earth = _earth_about(trajectory.t0)
     middle = (int(slots[0]) + int(slots[-1])) // 2
@@ -276,15 +277,20 @@ def cutout(trajectory: Trajectory, slots: np.ndarray) -> dict[str, dict[str, str
     }
 
 
+def largest_side(process: dict[str, dict[str, Any]]) -> float:
+    """Return the larger of width and height of a `cutout`, in arcsec."""
+    return max(process["im_patch"]["width"], process["im_patch"]["height"])
+
+
 def frame_path(output: Path, ar_number: int, observable: str, slot: int) -> Path:
-    """The file of a frame: named as JSOC does, after what the frame is, whatever the server calls its file."""
+    """Return the path of the file of a frame, named by the convention of JSOC for any name that the server uses."""
     series, segment = SERIES[observable]
     time = format_time(slot_time(slot)).replace(".", "").replace(":", "")
     return output / f"AR{ar_number}" / observable / f"{series}.{time}.{segment}.fits"
 
 
 def without_file(output: Path, ar_number: int, observable: str, slots: np.ndarray) -> np.ndarray:
-    """Those of some slots, (n,) int64, whose frame is not there yet: (m,) int64 in their order."""
+    """Return the slots whose frame is not in the folder yet: (m,) int64 of the (n,) int64 slots, in order."""
     here = [frame_path(output, ar_number, observable, slot).exists() for slot in slots.tolist()]
     return slots[~np.array(here, dtype=bool)]
 
@@ -293,9 +299,9 @@ def _region(row: dict, path: Path) -> RegionFile:
     needed = ("carrington_longitude", "noaa_latitude", "noaa_emergence_time")
     lacking = next((name for name in needed if row[name] is None), None)
     if lacking:
-        raise SolaredError(f"AR{row['ar_number']} in {path} has no {lacking}; make the catalog again.")
+        raise SolaredError(f"AR{row['ar_number']} in {path} has no {lacking}. Run `solared select` again.")
     emergence = row["noaa_emergence_time"].isoformat()
-    # These are float32, whose digits beyond the sixth are noise.
+    # The values are float32, so the digits beyond the sixth are noise.
     facts = {
         name: round(value, 4) if isinstance(value, float) else value
         for name, value in row.items()
@@ -310,10 +316,12 @@ def _region(row: dict, path: Path) -> RegionFile:
 
 def _plan_region(jsoc: Jsoc, region: RegionFile, output: Path, cadence: int, full_disk: bool) -> RegionPlan:
     slots = region_slots(region.trajectory)
-    # There are as many frames before the frame in the middle of a window as from it on.
+    # The middle frame is the first frame of the second half of a window.
     middles = np.arange(slots.start + WINDOW_FRAMES // 2, slots.stop - WINDOW_FRAMES // 2, cadence)
     share = 1.0 if full_disk else _share_of_disk(region.trajectory, slots)
-    wanted, missing, bad, without_image, absent, size, stated = {}, {}, 0, 0, 0, 0.0, False
+    wanted: dict[str, np.ndarray] = {}
+    missing: dict[str, np.ndarray] = {}
+    bad, without_image, absent, size, stated = 0, 0, 0, 0.0, False
     for observable in SERIES:
         asked = np.array(slots) if observable == "dopplergram" else middles
         good, marked = jsoc.records(observable, asked)
@@ -333,7 +341,7 @@ def _plan_region(jsoc: Jsoc, region: RegionFile, output: Path, cadence: int, ful
 
 
 def _share_of_disk(trajectory: Trajectory, slots: range) -> float:
-    """How many pixels a cutout has for each of the disk: the mean of the orders that the span takes."""
+    """Return the pixels of a cutout divided by those of the disk, averaged over the orders of the time span."""
     boxes = [cutout(trajectory, chunk)["im_patch"] for chunk in chunks(np.array(slots))]
     return float(np.mean([box["width"] * box["height"] for box in boxes])) / _ARCSEC_A_PIXEL**2 / _PIXELS_ON_DISK
 
@@ -341,12 +349,12 @@ def _share_of_disk(trajectory: Trajectory, slots: range) -> float:
 def _neighbours(
     jsoc: Jsoc, observable: str, middles: np.ndarray, dopplergrams: np.ndarray, empty: np.ndarray, reach: int
 ) -> np.ndarray:
-    """For each of some slots without a good frame, the slot of the nearest good one, if one is near.
+    """Return for each of some slots without a good frame the slot of the nearest good frame, if one is close enough.
 
-    The pipeline takes frames up to half a cadence, `reach`, from the middle of a window, which is half a slot before
-    the slot given here: of the frames that far away only the earlier will do, and of two that are equally far from the
-    slot the earlier is nearer. All observables are made of the same exposures: where there is no good Dopplergram,
-    JSOC need not be asked. `empty` are the slots that are known to have no image.
+    The pipeline accepts frames up to half a cadence, `reach`, from the middle of a window, which is half a slot before
+    the slot given here. So at the distance `reach` only the earlier frame is accepted, and of two frames at the same
+    distance from the slot the earlier one is nearer. All observables come from the same exposures, so JSOC is asked
+    only for slots with a good Dopplergram. `empty` are the slots that are known to lack an image.
     """
     around = np.add.outer(middles, np.arange(-reach, reach))
     good, _ = jsoc.records(observable, np.setdiff1d(np.intersect1d(around, dopplergrams), empty))
@@ -356,10 +364,10 @@ def _neighbours(
 
 @dataclass(frozen=True)
 class _Earth:
-    """Where the Earth is, as the Sun sees it, at some slots.
+    """Heliographic position of the Earth at some slots.
 
-    The decimal part of `rotation`, Carrington's number, counts backwards in longitude: the Earth is at longitude
-    -360 * rotation. `latitude` is in degrees, `distance` in m.
+    The decimal part of `rotation`, the Carrington rotation number, counts backwards in longitude: the Earth is at
+    longitude -360 * rotation. `latitude` is in degrees, `distance` in m.
     """
 
     slots: np.ndarray
@@ -370,7 +378,7 @@ class _Earth:
 
 @cache
 def _earth_about(time: np.datetime64) -> _Earth:
-    """Two weeks before and after a time, every six hours: linear between these to a thousandth of a degree."""
+    """Return the Earth every six hours, two weeks before and after a time; linear to a thousandth of a degree."""
     slots = slot_of(time) + 6 * _HOUR * np.arange(-56, 57)
     times = Time(slot_time(slots).astype(str), scale="tai")
     earth = get_earth(times)

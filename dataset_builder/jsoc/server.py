@@ -1,15 +1,16 @@
-"""What we ask of JSOC, through drms: who is registered, which records there are, and exports of them.
+"""Requests to JSOC through drms: check an e-mail address, find records, and order exports.
 
-One question at a time, each on a connection of its own, as JSOC asks for. What the server answers beside the point
-becomes one sentence.
+JSOC asks for one request at a time, so each request uses a new connection. Every unexpected answer becomes one
+sentence.
 """
 
 import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPException
 from types import SimpleNamespace
 from typing import TypeVar
@@ -28,7 +29,7 @@ from dataset_builder.jsoc.failures import RegionFailed
 from dataset_builder.jsoc.transfer import DEFAULT_PATIENCE, Patience, status_text
 from solared_hf.errors import SolaredError
 
-# drms makes every program that imports it log what it does, in the middle of our progress bar.
+# drms logs to the terminal, in the middle of our progress bar.
 logging.getLogger("drms").setLevel(logging.WARNING)
 
 PUBLIC_SERVER = "http://jsoc.stanford.edu"
@@ -41,9 +42,9 @@ SERIES = {
     "continuum": ("hmi.Ic_45s", "continuum"),
 }
 
-# One day of 45 s frames: some 30 GB of full images, where JSOC exports at most 100 GB at a time.
+# One day of 45 s frames: about 30 GB of full images. JSOC exports at most 100 GB at a time.
 FRAMES_AN_EXPORT = 1920
-# JSOC reads queries of some 4,000 characters; a range of times takes up to 40 of them.
+# JSOC reads queries of about 4,000 characters. A range of times takes up to 40 characters.
 RANGES_AN_EXPORT = 50
 
 _RECORDS_A_QUERY = 1920
@@ -55,31 +56,31 @@ Answer = TypeVar("Answer")
 
 
 class ExportFailed(Exception):
-    """JSOC will not, or no longer, provide what was asked for; the message is its own."""
+    """JSOC does not deliver an export; the message is that of JSOC."""
 
 
 class Refused(RegionFailed):
-    """JSOC tells an error, again and again, in the place of an answer to one question; others it may answer."""
+    """JSOC answered every attempt of one request with an error; it may answer other requests."""
 
 
 class NotReady(RegionFailed):
-    """An export is not ready in time."""
+    """An export was not ready in time."""
 
 
 class Jsoc:
     """A JSOC server.
 
     Args:
-        server: address below which its `cgi-bin/ajax` and its files are.
-        patience: how long and how often to ask.
+        server: address of the server, without `cgi-bin/ajax`.
+        patience: how long to wait and how often to try.
 
     Raises:
-        SolaredError: the address is none of HTTP.
+        SolaredError: If the address is not an HTTP address.
     """
 
     def __init__(self, server: str = PUBLIC_SERVER, patience: Patience = DEFAULT_PATIENCE):
         if urlsplit(server).scheme not in ("http", "https") or not urlsplit(server).netloc:
-            raise SolaredError(f"{server} is not the address of a server; give one such as {PUBLIC_SERVER}.")
+            raise SolaredError(f"{server} is not the address of a server. Use one such as {PUBLIC_SERVER}.")
         self.address = server.rstrip("/")
         self.patience = patience
         config = ServerConfig(
@@ -99,43 +100,43 @@ class Jsoc:
         """Check that an e-mail address may order exports.
 
         Raises:
-            SolaredError: it is not registered, or the server does not answer.
+            SolaredError: If the address is not registered, or the server does not answer.
         """
         if not self._ask(lambda: self._is_registered(email)):
             raise SolaredError(
-                f"{email} is not registered at JSOC, which exports data to registered addresses alone; register it at "
-                f"{REGISTRATION_PAGE}, answer the e-mail that comes, and run the same command again."
+                f"{email} is not registered at JSOC, which exports only to registered addresses. Register it at "
+                f"{REGISTRATION_PAGE}, answer the e-mail from JSOC, and run the same command again."
             )
 
     def _is_registered(self, email: str) -> bool:
         answer = self._client._json.check_address(email)
-        # 2 is for addresses that are registered, 4 for those that are not, and -2 for what is no address.
+        # 2 means registered, 4 means not registered, -2 means not an address.
         status = str(answer["status"])
         if status not in ("2", "4", "-2"):
             raise drms.DrmsQueryError(_error_text(answer))
         return status == "2"
 
     def records(self, observable: str, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of some 45 s slots have a frame.
+        """Return the slots that have a good frame and the slots that have a bad frame.
 
         Args:
             observable: one of `SERIES`.
             slots: (n,) int64, ascending.
 
         Returns:
-            Those with a good frame, and those with a bad one, by QUALITY, or with a QUALITY that is no number, such as
-            MISSING and Invalid KeyLink; the others have no record. Ascending int64.
+            The slots with a good frame, and the slots whose frame is bad by QUALITY or whose QUALITY is not a number,
+            such as MISSING and Invalid KeyLink, both as ascending int64. The other slots do not have a record.
 
         Raises:
-            Refused: the server tells an error.
-            SolaredError: the server does not answer, or not with records.
+            Refused: If the server answers with an error.
+            SolaredError: If the server does not answer, or answers in another form.
         """
-        found = {}
+        found: dict[int, bool] = {}
         for chunk in chunks(slots, _RECORDS_A_QUERY):
             query = record_set(observable, chunk)
-            # To convert numbers, drms with pandas>=3 makes NaN of QUALITY, which is hexadecimal.
+            # With pandas>=3, the number conversion of drms turns QUALITY, which is hexadecimal, into NaN.
             table = self._ask(
-                lambda query=query: self._client.query(query, key=["T_REC", "QUALITY"], convert_numeric=False)
+                partial(self._client.query, query, key=["T_REC", "QUALITY"], convert_numeric=False),
             )
             try:
                 rows = list(zip(table.get("T_REC", ()), table.get("QUALITY", ()), strict=True))
@@ -143,27 +144,27 @@ class Jsoc:
                 raise self._odd_answer(error) from error
             chunk_found = {}
             for t_rec, quality in rows:
-                # A record without its time is of no slot that we know.
+                # A record without a time cannot be assigned to a slot.
                 with suppress(SolaredError):
                     chunk_found[slot_of(parse_time(t_rec))] = _is_good(quality)
             if rows and not chunk_found:
                 raise self._odd_answer(ValueError(f"T_REC {rows[0][0]}"))
             found |= chunk_found
         states = [found.get(slot) for slot in slots.tolist()]
-        return tuple(slots[[state is wanted for state in states]] for wanted in (True, False))
+        return slots[[state is True for state in states]], slots[[state is False for state in states]]
 
     def bytes_a_frame(self, observable: str, slots: np.ndarray) -> float | None:
-        """How large full images are in JSOC's storage, by a few records; None where the server cannot say.
+        """Return the size of full images in JSOC's storage from a few records, or None if the server does not know it.
 
-        The server tells the size of a storage unit, which as many records share as the series says. Once it has, it is
-        not asked again for this observable.
+        The server states the size of a storage unit, which several records share. The result is cached for each
+        observable.
 
         Args:
             observable: one of `SERIES`.
-            slots: (n,) int64, some that have a frame.
+            slots: (n,) int64, slots that have a frame.
 
         Raises:
-            SolaredError: the server does not answer, or not as JSOC does.
+            SolaredError: If the server does not answer, or answers in another form.
         """
         if observable in self._bytes:
             return self._bytes[observable]
@@ -183,23 +184,23 @@ class Jsoc:
         return self._bytes[observable]
 
     def request(self, observable: str, slots: np.ndarray, email: str, process: Mapping | None) -> drms.ExportRequest:
-        """Order an export of the frames of some slots; while too many others of this user are pending, wait for them.
+        """Order an export of the frames of some slots, and wait while too many other exports of the user are pending.
 
         Args:
             observable: one of `SERIES`.
-            slots: (n,) int64, a chunk as `chunks` makes them.
+            slots: (n,) int64, one of the `chunks`.
             email: a registered address.
-            process: what the server does with the images, as drms takes it, or None.
+            process: the process that the server applies to the images, in the form of drms, or None.
 
         Raises:
-            ExportFailed: the server refuses the order.
-            NotReady: others stay pending.
-            SolaredError: the server does not answer.
+            ExportFailed: If the server refuses the order.
+            NotReady: If other exports stay pending.
+            SolaredError: If the server does not answer.
         """
         query = f"{record_set(observable, slots)}{{{SERIES[observable][1]}}}"
         deadline = time.monotonic() + self.patience.wait_s
         while True:
-            # An order that is repeated within hours gets the identifier of the first.
+            # An order that is repeated within hours gets the identifier of the first order.
             request = self._ask(
                 lambda: self._checked(
                     self._client.export(query, method="url", protocol="fits", email=email, process=process)
@@ -209,26 +210,26 @@ class Jsoc:
                 return request
             if time.monotonic() > deadline:
                 raise NotReady(
-                    f"{self.address} could not export {slots.size:,} records of {SERIES[observable][0]}, because in "
-                    f"{self.patience.wait_s / 3600:g} h it has not finished your other exports; run the same command "
+                    f"{self.address} could not export {slots.size:,} records of {SERIES[observable][0]}, because it "
+                    f"has not finished your other exports in {self.patience.wait_s / 3600:g} h. Run the same command "
                     "again later."
                 )
             time.sleep(self.patience.poll_s)
 
     def _checked(self, request: drms.ExportRequest) -> drms.ExportRequest:
-        """The same request, unless what the server says of it is an error that may pass."""
+        """Return the request, or raise if the server reports an error that may be temporary."""
         failed = request.has_failed(skip_update=True) and request.status not in (_DELETED, _TOO_MANY_PENDING)
-        # As an answer to any other question, 1 is an error; an order that is pending has an identifier.
+        # Without an identifier, 1 and 2 are errors; a pending order has an identifier.
         if failed or (request.id is None and request.status in (1, 2)):
             raise drms.DrmsExportError(_error_text(self._client._json.answer))
         return request
 
     def request_of(self, identifier: str) -> drms.ExportRequest:
-        """An export that was ordered before.
+        """Return an export that was ordered before.
 
         Raises:
-            ExportFailed: the server does not know it.
-            SolaredError: the server does not answer.
+            ExportFailed: If the server does not know the export.
+            SolaredError: If the server does not answer.
         """
         request = self._ask(lambda: self._client.export_from_id(identifier))
         if request.id is None:
@@ -236,12 +237,12 @@ class Jsoc:
         return request
 
     def files(self, request: drms.ExportRequest) -> dict[int, str]:
-        """Wait until an export is ready; the address of its file for each slot.
+        """Wait until an export is ready, and return the address of the file of each slot.
 
         Raises:
-            ExportFailed: the server gave it up, or has deleted it.
-            NotReady: it is not ready in time.
-            SolaredError: its files are elsewhere, or the server does not answer.
+            ExportFailed: If the export failed or was deleted.
+            NotReady: If the export is not ready in time.
+            SolaredError: If the files are on another server, or the server does not answer.
         """
         request = self._finished(request)
         try:
@@ -256,32 +257,32 @@ class Jsoc:
         elsewhere = next((url for url in urls.values() if urlsplit(url)[:2] != urlsplit(self.address)[:2]), None)
         if elsewhere:
             raise SolaredError(
-                f"{self.address} names files of the export {request.id} that are elsewhere, such as {elsewhere}, and "
-                "nothing is downloaded from there; check the address of the server."
+                f"{self.address} names files of the export {request.id} on another server, such as {elsewhere}, which "
+                "are not downloaded. Check the address of the server."
             )
         return urls
 
     def _finished(self, request: drms.ExportRequest) -> drms.ExportRequest:
-        """Ask for an export again and again until it is ready, or has failed; each question has all its attempts."""
+        """Poll an export until it is ready or has failed; each poll has all attempts."""
         deadline, not_found, identifier = time.monotonic() + self.patience.wait_s, 0, request.id
         while not request.has_finished(skip_update=True):
             if time.monotonic() + self.patience.poll_s > deadline:
                 raise NotReady(
-                    f"{self.address} has not finished the export {identifier} in {self.patience.wait_s / 3600:g} h; "
-                    "run the same command again later: it waits for the same export."
+                    f"{self.address} has not finished the export {identifier} in {self.patience.wait_s / 3600:g} h. "
+                    "Run the same command again later to wait for the same export."
                 )
             time.sleep(self.patience.poll_s)
             request = self._ask(lambda: self._checked(self._client.export_from_id(identifier)))
-            # A new order takes a while to be found.
+            # The server may need some time to find a new order.
             not_found += request.status == _NOT_FOUND
             if not_found == self.patience.attempts:
                 raise ExportFailed(f"there is no export {identifier}")
         return request
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
-        """The answer to a question; a server that has answered before is given time to come back.
+        """Return the answer to a question, with several attempts if the server has answered before.
 
-        An error that the server tells is as passing as a server that does not answer.
+        An error in an answer is retried like a missing answer, because both may be temporary.
         """
         attempt = 0
         while attempt < (self.patience.attempts if self._has_answered else 1):
@@ -290,12 +291,12 @@ class Jsoc:
             try:
                 answer = question()
             except (drms.DrmsQueryError, drms.DrmsExportError) as error:
-                self._has_answered = True  # with an error, in the form of JSOC
+                self._has_answered = True  # the error has the form of JSOC
                 cause, trouble = error, None
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                cause, trouble = error, "answers with something else than data, such as a web page"
+                cause, trouble = error, "answers with a web page or other text instead of data"
             except HTTPError as error:
-                # What the error says holds the address with all that was asked, the e-mail too.
+                # Do not show the error text, because it contains the whole address with the e-mail.
                 with error:
                     cause, trouble = error, f"answers {status_text(error.code)}"
             except (URLError, ConnectionError, TimeoutError) as error:
@@ -313,23 +314,23 @@ class Jsoc:
             raise ExportFailed(str(cause).rstrip(".")) from cause
         if trouble is None:
             raise Refused(
-                f"{self.address} refuses a question: {str(cause).rstrip('.')}; check the server, or run the same "
-                "command again later: what is finished is kept."
+                f"{self.address} refuses a request: {str(cause).rstrip('.')}. Check the server, or run the same "
+                "command again later; finished files are kept."
             ) from cause
         raise SolaredError(
-            f"{self.address} {trouble}; check the connection and the address, or run the same command again later, if "
-            "the server is down for maintenance: what is finished is kept."
+            f"{self.address} {trouble}. Check the connection and the address, or run the same command again later if "
+            "the server is down for maintenance; finished files are kept."
         ) from cause
 
     def _odd_answer(self, error: Exception) -> SolaredError:
         return SolaredError(
-            f"{self.address} answers in another form than JSOC does ({type(error).__name__}: {error}); check the "
-            "address, or try again later."
+            f"{self.address} answers in another form than JSOC does ({type(error).__name__}: {error}). Check the "
+            "address, or run the same command again later."
         )
 
 
 def chunks(slots: np.ndarray, most: int = FRAMES_AN_EXPORT) -> Iterator[np.ndarray]:
-    """Cut slots, (n,) int64 ascending, into chunks of at most `most` that one query can name, in order."""
+    """Split slots, (n,) int64 ascending, into chunks of at most `most` slots that fit into one query, in order."""
     chunk: list[int] = []
     ranges = 0
     for first, count, stride in _ranges(slots):
@@ -347,7 +348,7 @@ def chunks(slots: np.ndarray, most: int = FRAMES_AN_EXPORT) -> Iterator[np.ndarr
 
 
 def record_set(observable: str, slots: np.ndarray) -> str:
-    """The query for exactly these slots, in the language of JSOC's record sets.
+    """Return the query for exactly these slots, as a JSOC record set.
 
     Args:
         observable: one of `SERIES`.
@@ -356,7 +357,7 @@ def record_set(observable: str, slots: np.ndarray) -> str:
     >>> record_set("magnetogram", np.array([0, 80, 160, 161]))
     'hmi.M_45s[1993.01.01_00:00:00_TAI/10800s@3600s,1993.01.01_02:00:45_TAI]'
     """
-    return f"{SERIES[observable][0]}[{','.join(_range_query(*one) for one in _ranges(slots))}]"
+    return f"{SERIES[observable][0]}[{','.join(_range_query(*run) for run in _ranges(slots))}]"
 
 
 def _range_query(first: int, count: int, stride: int) -> str:
@@ -368,9 +369,9 @@ def _range_query(first: int, count: int, stride: int) -> str:
     return query
 
 
-def _ranges(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Evenly spaced runs of slots: first, count and stride."""
-    slots = np.asarray(slots).tolist()
+def _ranges(slot_array: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Yield the evenly spaced runs of slots: first, count and stride."""
+    slots = slot_array.tolist()
     start = 0
     while start < len(slots):
         stop = start + 1
@@ -382,7 +383,7 @@ def _ranges(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _is_good(quality: str) -> bool:
-    """Whether JSOC says of a record that it has an image; a QUALITY that is no number says nothing of the kind."""
+    """Return True if QUALITY is a number that does not mark the record as bad."""
     try:
         return not is_bad(quality)
     except (ValueError, TypeError):
@@ -394,7 +395,7 @@ def _error_text(answer: Mapping) -> str:
 
 
 class _Questions(HttpJsonClient):
-    """drms's questions, over connections that end; `answer` is the last one."""
+    """JSON client of drms that uses connections with limits; `answer` is the last answer."""
 
     def __init__(self, server: ServerConfig, timeout_s: float):
         super().__init__(server)

@@ -1,4 +1,4 @@
-"""One file over HTTP, whole or not at all: resumed where a connection was cut, and checked before it gets its name."""
+"""Download one file over HTTP: resume interrupted downloads, and check the file before it gets its final name."""
 
 import os
 import time
@@ -23,14 +23,14 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True)
 class Patience:
-    """How long and how often a server is asked.
+    """How long to wait for a server and how often to try.
 
     Args:
-        attempts: how often one thing is tried before it is given up.
-        pause_s: before the second attempt, in seconds; it doubles from one to the next.
-        timeout_s: silence after which a connection counts as broken, and a trickle of twice as long, see `open_url`.
-        poll_s: between two questions whether an export is ready.
-        wait_s: for an export, in all.
+        attempts: number of attempts for each request.
+        pause_s: seconds before the second attempt; the pause doubles with each further attempt.
+        timeout_s: seconds without data after which a connection counts as broken, see `open_url`.
+        poll_s: seconds between two requests for the status of an export.
+        wait_s: seconds to wait for an export in total.
     """
 
     attempts: int = 6
@@ -40,7 +40,7 @@ class Patience:
     wait_s: float = 8 * 3600.0
 
     def rest(self, attempt: int) -> None:
-        """Sleep before an attempt; they count from 0, and there is no pause before the first."""
+        """Sleep before an attempt. Attempts count from 0, and the first starts at once."""
         if attempt:
             time.sleep(self.pause_s * 2 ** (attempt - 1))
 
@@ -49,19 +49,19 @@ DEFAULT_PATIENCE = Patience()
 
 
 class Gone(Exception):
-    """The server has the file no longer."""
+    """The server does not have the file any more."""
 
 
 class Damaged(Exception):
-    """What arrived is not the file that was asked for; the message says in what."""
+    """The downloaded file is damaged or is another file; the message says how."""
 
 
 class NoImage(Exception):
-    """The file is whole, and says that there is no image of its time, as in an eclipse."""
+    """The file is intact but its record lacks an image, as during an eclipse."""
 
 
 class Unreachable(SolaredError):
-    """The file did not come, for the connection or the server; another file may."""
+    """The file could not be downloaded because of the connection or the server; other files may be available."""
 
 
 class _Cut(Exception):
@@ -69,7 +69,7 @@ class _Cut(Exception):
 
 
 def status_text(code: int) -> str:
-    """An HTTP status in figures and in words.
+    """Return an HTTP status as number and words.
 
     >>> status_text(503)
     '503 Service Unavailable'
@@ -80,77 +80,77 @@ def status_text(code: int) -> str:
 def fetch(url: str, path: Path, partial: Path, check: Callable[[Path], None], patience: Patience) -> None:
     """Download `url` to `path`.
 
-    The bytes go to `partial`, which stays when the download ends early: the next one asks for the rest, if the server
-    gives parts of files. `path` appears in one rename, once as many bytes have come as the server announced and
-    `check` has nothing to say.
+    The bytes are written to `partial`, which stays if the download is interrupted. The next download then requests
+    only the rest, if the server supports ranges. `partial` is renamed to `path` when it has the announced length and
+    passes `check`.
 
     Args:
-        url: what to download; it always has the same content.
-        path: the file to make.
-        partial: on the same disk as `path`, and of this URL alone.
-        check: raises `Damaged` if the file it is given is not as it should be.
+        url: the address of the file. Its content must not change.
+        path: the file to write.
+        partial: a file on the same disk as `path`, used for this URL only.
+        check: raises `Damaged` if the given file is not as expected.
         patience: how often to try.
 
     Raises:
-        Gone: the server has no such file.
-        Damaged: every attempt brought something else.
-        Unreachable: every attempt ended early, or with an error of the server.
-        SolaredError: nothing can be written, or the server sends us elsewhere; or what `check` raises.
+        Gone: If the server does not have the file.
+        Damaged: If the file was damaged in every attempt.
+        Unreachable: If every attempt was interrupted or failed with a server error.
+        SolaredError: If the file cannot be written, the server redirects to another host, or `check` raises it.
     """
+    failure: Exception | None = None
     for attempt in range(patience.attempts):
         patience.rest(attempt)
         try:
             _receive(url, partial, patience.timeout_s)
             check(partial)
         except Damaged as error:
-            trouble = error
+            failure = error
             with writing(partial):
                 partial.unlink(missing_ok=True)
         except (_Cut, *CONNECTION_ERRORS) as error:
-            trouble = error
+            failure = error
         else:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial.replace(path)
             return
-    if isinstance(trouble, Damaged):
-        raise trouble
+    if isinstance(failure, Damaged):
+        raise failure
     raise Unreachable(
-        f"Could not download {url} in {patience.attempts} attempts ({trouble}); run the same command again later: it "
-        "goes on where it stopped."
-    ) from trouble
+        f"Could not download {url} in {patience.attempts} attempts ({failure}). Run the same command again later to "
+        "resume."
+    ) from failure
 
 
 def check_frame(path: Path, slot: int, largest_arcsec: float | None = None) -> None:
-    """Check that a file is a whole FITS image of one time: all can be decoded, and DATASUM holds where there is one.
+    """Check that a file is an intact FITS image of one time: it can be decoded, and DATASUM is right if present.
 
     Args:
         path: the file.
-        slot: the 45 s slot that T_REC has to state.
-        largest_arcsec: what no side of the image may exceed.
+        slot: the 45 s slot that T_REC must state.
+        largest_arcsec: the largest allowed side of the image.
 
     Raises:
-        Damaged: it is not.
-        NoImage: it is a whole FITS file of this time whose header says that it has no pixels, or that there is no
-            image, by QUALITY.
-        SolaredError: the image is larger than it may be.
+        Damaged: If the file is not such an image.
+        NoImage: If the file is intact and of this time, but lacks pixels, or QUALITY says that there is no image.
+        SolaredError: If the image is too large.
     """
     try:
-        # Headers of JSOC lead to warnings of nonstandard keywords; what matters is checked.
+        # astropy warns of nonstandard keywords in JSOC headers. The keywords that matter are checked below.
         with warnings.catch_warnings(action="ignore", category=AstropyWarning):
-            # DATASUM is that of the table in which a compressed image is stored.
+            # DATASUM is computed over the table that stores a compressed image.
             with fits.open(path, memmap=False, checksum=True, disable_image_compression=True) as hdus:
                 if any(hdu.verify_datasum() == 0 for hdu in hdus):
-                    raise Damaged("its checksum does not fit its data")
+                    raise Damaged("the checksum does not match the data")
             with fits.open(path, memmap=False) as hdus:
-                # A cut file may lack an HDU without an error: there has to be an image, or a header that has none.
+                # A truncated file may lack an HDU without an error, so require an image or a header of an empty image.
                 image = next((hdu for hdu in hdus if hdu.is_image and hdu.data is not None), None)
                 if image is None:
                     header = next((hdu.header for hdu in hdus if "T_REC" in hdu.header and not hdu.size), None)
                 else:
                     header = image.header
                 if header is None or (image is not None and image.data.ndim != 2):
-                    raise Damaged("it holds no image")
+                    raise Damaged("it does not hold an image")
                 time, quality = header.get("T_REC"), header.get("QUALITY", 0)
                 side = 0.0 if image is None else max(image.data.shape) * abs(header["CDELT1"])
     except Damaged:
@@ -158,19 +158,19 @@ def check_frame(path: Path, slot: int, largest_arcsec: float | None = None) -> N
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise Damaged(f"it cannot be read as FITS: {error}") from error
     if time is None:
-        raise Damaged("it is a FITS image without T_REC, the time of its frame")
+        raise Damaged("it is a FITS image without T_REC, the time of the frame")
     try:
         of_this_time = slot_of(parse_time(time)) == slot
     except SolaredError as error:
-        raise Damaged(f"its T_REC says {time!r}, which is no time") from error
+        raise Damaged(f"T_REC is {time!r}, which is not a time") from error
     if not of_this_time:
         raise Damaged(f"it is of another time, {time}")
     if image is None or _says_no_image(quality):
         raise NoImage(str(time))
     if largest_arcsec is not None and side > largest_arcsec:
         raise SolaredError(
-            f"The server sent an image {side:.0f} arcsec wide where a cutout of {largest_arcsec:.0f} was ordered: it "
-            "makes no cutouts; add --full-disk to download whole images."
+            f"The server sent an image {side:.0f} arcsec wide instead of a cutout of at most {largest_arcsec:.0f} "
+            "arcsec. Add --full-disk to download whole images."
         )
 
 
@@ -178,27 +178,27 @@ def _says_no_image(quality: int | str) -> bool:
     try:
         return bool(quality_word(quality) >> 31)
     except (ValueError, TypeError):
-        return False  # what the pixels are worth is judged where they are read
+        return False  # the build judges the quality when it reads the pixels
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Makes a sentence of what the operating system says when `path` cannot be written.
+    """Turn an operating system error of the block into a `SolaredError` about `path`.
 
     Raises:
-        SolaredError: it could not be.
+        SolaredError: If `path` cannot be written.
     """
     try:
         yield
     except OSError as error:
         raise SolaredError(
-            f"Could not write {path} ({error.strerror or error}); make room or choose another folder and run the same "
-            "command again: finished files were kept."
+            f"Could not write {path} ({error.strerror or error}). Make room or choose another folder, and run the "
+            "same command again; finished files are kept."
         ) from error
 
 
 def _receive(url: str, partial: Path, timeout_s: float) -> None:
-    """Bring `partial` up to the length that the server announces."""
+    """Download the missing bytes of `partial`."""
     with writing(partial):
         partial.parent.mkdir(parents=True, exist_ok=True)
         have = partial.stat().st_size if partial.exists() else 0
@@ -207,7 +207,7 @@ def _receive(url: str, partial: Path, timeout_s: float) -> None:
     except HTTPError as error:
         with error:
             if error.code == 416:
-                raise Damaged("there is more of it here than there") from error
+                raise Damaged("the partial file is longer than the file of the server") from error
             if error.code in (404, 410):
                 raise Gone(url) from error
             raise _Cut(f"the server answers {status_text(error.code)}") from error
@@ -216,7 +216,7 @@ def _receive(url: str, partial: Path, timeout_s: float) -> None:
             raise _Cut("the server answers with a web page; it may be down for maintenance")
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise Damaged("the server sends another part of it than was asked for")
+            raise Damaged("the server sent another part of the file than was requested")
         size = have if resumed else 0
         length = response.headers.get("Content-Length")
         expected = None if length is None else size + int(length)

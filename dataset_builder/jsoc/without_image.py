@@ -1,4 +1,4 @@
-"""Records that hold no image, as in an eclipse: found by downloading them, and kept so that none is ordered again."""
+"""List the records without an image, as during an eclipse, so that they are not ordered again."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ FILE_NAME = "without_image.json"
 
 
 def frames_without_image(output: Path, ar_number: int, observable: str) -> np.ndarray:
-    """The slots whose record holds no image, as earlier downloads found: (n,) int64, ascending.
+    """Return the slots, (n,) int64 ascending, whose record lacked an image in earlier downloads.
 
-    They are kept in `without_image.json`, in the folder of the region; without that file there are none.
+    They are stored in `without_image.json` in the folder of the region. The result is empty if the file is missing.
 
     Raises:
-        RegionFailed: the file says something else.
+        RegionFailed: If the file cannot be read.
     """
     path = _path(output, ar_number)
     try:
@@ -29,18 +29,18 @@ def frames_without_image(output: Path, ar_number: int, observable: str) -> np.nd
     except FileNotFoundError:
         return np.array([], dtype=np.int64)
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise RegionFailed(f"{path} cannot be read ({reason_of(error)}); delete it.") from error
+        raise RegionFailed(f"{path} cannot be read ({reason_of(error)}). Delete it.") from error
 
 
 def add_frame_without_image(output: Path, ar_number: int, observable: str, slot: int) -> None:
-    """Keep that the record of a slot holds no image, so that the next download does not ask for it.
+    """Store that the record of a slot lacks an image, so that the next download does not order it.
 
     Raises:
-        SolaredError: it cannot be written.
+        SolaredError: If the list cannot be written.
     """
     found = {name: frames_without_image(output, ar_number, name).tolist() for name in SERIES}
     found[observable] = sorted({*found[observable], slot})
-    times = {name: [format_time(slot_time(one)) for one in slots] for name, slots in found.items() if slots}
+    times = {name: [format_time(slot_time(slot)) for slot in slots] for name, slots in found.items() if slots}
     write_atomically(_path(output, ar_number), json.dumps(times, indent=1) + "\n")
 
 

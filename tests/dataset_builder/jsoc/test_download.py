@@ -255,7 +255,7 @@ def test_cutouts_of_another_position_are_not_gone_on_with(jsoc, command, tmp_pat
         assert (
             f"raw/AR{AR} holds observations of another position, Carrington longitude 321 and latitude 13.3" in message
         )
-        assert "move it away, or name another folder with --output" in message
+        assert "Move it away, or name another folder with --output" in message
     assert not jsoc.asked["info"]
     assert not jsoc.asked["request"]
     assert (tmp_path / f"raw/AR{AR}/region.json").read_bytes() == before

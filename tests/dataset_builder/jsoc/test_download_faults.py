@@ -32,7 +32,7 @@ def test_failed_export_says_why_and_how_to_go_on(jsoc, download, tmp_path):
         download()
     message = str(caught.value)
     assert message.startswith(f"AR{AR}: {jsoc.url} could not export 7 records of hmi.V_45s: im_patch: Output series")
-    assert "add --full-disk" in message
+    assert "dd --full-disk" in message
     assert message.endswith("2 more of its orders failed.")
     assert names(tmp_path / "raw") == {f"AR{AR}/region.json"}
     with pytest.raises(SolaredError) as caught:
@@ -77,7 +77,7 @@ def test_damaged_file_of_the_right_length(jsoc, download, tmp_path, spoil):
 def test_file_that_always_arrives_damaged(jsoc, download, tmp_path):
     jsoc.damage = {HELD[2]: (cut_in_half, 10**6)}
     name = file_name("hmi.v_45s", HELD[2])
-    with pytest.raises(SolaredError, match=rf"1 files arrived damaged 3 times .*{name}: it (cannot|holds no)"):
+    with pytest.raises(SolaredError, match=rf"1 files arrived damaged 3 times .*{name}: it (cannot|does not hold)"):
         download()
     assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[2]})
     jsoc.damage.clear()
@@ -102,8 +102,8 @@ def missing_time(body: bytes) -> bytes:
     ("spoil", "reason"),
     [
         (without_time, "it is a FITS image without T_REC"),
-        (missing_time, "its T_REC says 'MISSING', which is no time"),
-        (flip_a_bit, "its checksum does not fit its data"),
+        (missing_time, "T_REC is .MISSING., which is not a time"),
+        (flip_a_bit, "the checksum does not match the data"),
     ],
 )
 def test_damage_without_end_is_given_up_soon(jsoc, download, tmp_path, spoil, reason):
@@ -129,7 +129,7 @@ def test_http_error_is_told_without_the_question(jsoc, download, stage):
     with pytest.raises(SolaredError) as caught:
         download()
     message = str(caught.value)
-    assert message.startswith(f"{jsoc.url} answers 400 Bad Request; check")
+    assert message.startswith(f"{jsoc.url} answers 400 Bad Request. Check")
     for told in (EMAIL, EMAIL.split("@")[0], "op=", "cgi-bin", "does not answer"):
         assert told not in message
 
@@ -139,7 +139,7 @@ def test_files_that_an_export_names_elsewhere(jsoc, command, tmp_path, files_at)
     jsoc.files_at = files_at
     code, _, message = command()
     assert code == 2
-    assert "files of the export JSOC_20130415_001 that are elsewhere" in message
+    assert "files of the export JSOC_20130415_001 on another server" in message
     assert jsoc.served == []
     assert not list((tmp_path / "raw").rglob("*.fits"))
 
@@ -148,7 +148,7 @@ def test_files_to_which_a_server_redirects(jsoc, command, tmp_path):
     jsoc.sends_to = jsoc.url.replace("127.0.0.1", "localhost")
     code, _, message = command()
     assert code == 2
-    assert "127.0.0.1 sends us to localhost for its files" in message
+    assert "127.0.0.1 redirects to localhost, but files" in message
     assert len(jsoc.served) == 1
     assert not list((tmp_path / "raw").rglob("*.fits"))
 
@@ -192,28 +192,28 @@ def test_server_that_cannot_be_reached(command):
         code, _, message = command(server=nobody)
     assert code == 2
     assert message.startswith(f"solared: {nobody} does not answer (")
-    assert "check the connection" in message
+    assert "Check the connection" in message
 
 
 def test_server_that_is_no_jsoc(jsoc, command):
     code, _, message = command(server=f"{jsoc.url}/elsewhere")
     assert code == 2
-    assert "/elsewhere answers 404 Not Found; check" in message
+    assert "/elsewhere answers 404 Not Found. Check" in message
 
 
 @pytest.mark.parametrize("server", ["jsoc.stanford.edu", "ftp://127.0.0.1", "http://", ""])
 def test_address_of_no_server(command, server):
     code, _, message = command(server=server)
     assert code == 2
-    assert "is not the address of a server; give one such as http://jsoc.stanford.edu" in message
+    assert "is not the address of a server. Use one such as http://jsoc.stanford.edu" in message
 
 
 def test_server_that_makes_no_cutouts(jsoc, command, tmp_path):
     jsoc.makes_cutouts = False
     code, _, message = command()
     assert code == 2
-    assert "an image 2064 arcsec wide where a cutout" in message
-    assert "add --full-disk" in message
+    assert "an image 2064 arcsec wide instead of a cutout" in message
+    assert "dd --full-disk" in message
     assert not list((tmp_path / "raw").rglob("*.fits"))
     assert command("--full-disk")[0] == 0
     assert names(tmp_path / "raw") == all_files()
@@ -222,14 +222,14 @@ def test_server_that_makes_no_cutouts(jsoc, command, tmp_path):
 def test_no_address_given(command, tmp_path):
     code, _, message = command(email=None)
     assert code == 2
-    assert "name yours with --email" in message
+    assert "Name yours with --email" in message
     assert not (tmp_path / "raw").exists()
 
 
 def test_cadence_that_is_none(command):
     code, _, message = command("--cadence", "45s")
     assert code == 2
-    assert "choose one of 1h, 12min" in message
+    assert "Choose one of 1h, 12min" in message
 
 
 def test_catalogs_that_are_none(command, tmp_path):
@@ -241,11 +241,11 @@ def test_catalogs_that_are_none(command, tmp_path):
     text = selection_features().arrow_schema.set(0, pa.field("ar_number", pa.string()))
     pq.write_table(pa.Table.from_pylist([{**REGION, "ar_number": "eleven"}], schema=text), tmp_path / "types.parquet")
     for catalog, arguments, expected in (
-        (tmp_path / "missing.parquet", [], "There is no file"),
-        (tmp_path, [], "There is no file"),
-        (tmp_path / "text.parquet", [], "is no catalog of regions"),
-        (tmp_path / "columns.parquet", [], "is no catalog of regions"),
-        (tmp_path / "types.parquet", [], "is no catalog of regions"),
+        (tmp_path / "missing.parquet", [], "does not exist"),
+        (tmp_path, [], "does not exist"),
+        (tmp_path / "text.parquet", [], "is not a catalog of regions"),
+        (tmp_path / "columns.parquet", [], "is not a catalog of regions"),
+        (tmp_path / "types.parquet", [], "is not a catalog of regions"),
         (none, [], "No region is selected"),
         (none, ["--ar", AR], "is not selected in"),
         (none, ["--ar", 11158], "AR11158 is not in"),
@@ -263,7 +263,7 @@ def test_full_disk_of_this_machine(download, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        with pytest.raises(SolaredError, match=r"Could not write .*part .*make room"):
+        with pytest.raises(SolaredError, match=r"Could not write .*part .*Make room"):
             download()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

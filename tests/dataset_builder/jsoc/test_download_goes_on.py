@@ -69,7 +69,7 @@ def test_records_without_an_image_are_told_kept_and_never_ordered_again(jsoc, co
     jsoc.without_image = {("hmi.v_45s", slot) for slot in empty}
     code, out, _ = command()
     assert code == 0
-    assert f"AR{AR}: {count} records hold no image, the first is dopplergram {time_of(HELD[0])}; without_im" in out
+    assert f"AR{AR}: {count} records lack an image, the first is dopplergram {time_of(HELD[0])}; they are" in out
     raw = tmp_path / "raw"
     assert names(raw) == all_files(set(HELD) - set(empty)) | {f"AR{AR}/without_image.json"}
     kept = json.loads((raw / f"AR{AR}/without_image.json").read_text())
@@ -99,7 +99,7 @@ def test_a_list_of_frames_without_an_image_that_cannot_be_read(jsoc, command, tm
     code, _, message = command()
     assert code == 2
     assert f"{path} cannot be read" in message
-    assert message.endswith("delete it.")
+    assert message.endswith("Delete it.")
 
 
 def test_a_region_whose_export_fails_keeps_no_other_back(jsoc, download, tmp_path, two_regions):
@@ -125,7 +125,7 @@ def test_an_order_that_fails_keeps_no_other_of_its_region_back(jsoc, download, t
 def test_an_export_that_is_never_ready_keeps_no_other_region_back(jsoc, download, tmp_path, two_regions):
     jsoc.hangs = lambda order: of_region(REGION, order)
     impatient = Patience(attempts=2, pause_s=0, timeout_s=10, poll_s=0.01, wait_s=0.2)
-    with pytest.raises(SolaredError, match=rf"AR{AR}: .*has not finished the export JSOC_20130415_001 .*run the same"):
+    with pytest.raises(SolaredError, match=rf"AR{AR}: .*has not finished the export JSOC_20130415_001 .*Run the same"):
         download(catalog=two_regions, patience=impatient)
     assert names(tmp_path / "raw") == complete(11727) | {f"AR{AR}/region.json", f"AR{AR}/.jsoc/order.json"}
 
@@ -138,7 +138,7 @@ def test_exports_that_are_never_ready_are_waited_for_twice(jsoc, download, tmp_p
         download(catalog=catalog, patience=impatient)
     _, *lines = str(caught.value).splitlines()
     assert ["has not finished the export" in line for line in lines] == [True, True, False]
-    assert lines[2].startswith("AR11728: Not begun, because JSOC did not finish the exports before it in time")
+    assert lines[2].startswith("AR11728: Not started, because JSOC did not finish the previous exports in time")
     assert len(jsoc.orders) == 2
 
 
@@ -186,14 +186,14 @@ def test_an_error_in_json_that_stays_is_told(jsoc, command, stage):
     jsoc.errors = {stage: lambda query: ERROR}
     jsoc.asked.clear()
     one = Jsoc(jsoc.url, QUICK)
-    with pytest.raises(SolaredError, match=r"refuses a question: The database is restarting \[status=1\]; check"):
+    with pytest.raises(SolaredError, match=r"refuses a request: The database is restarting \[status=1\]. Check"):
         one.check_email("you@example.org") if stage == "email" else one.records("continuum", np.array(HELD))
     assert jsoc.asked[stage] == QUICK.attempts
 
 
 def test_a_region_that_the_server_tells_nothing_of_keeps_no_other_back(jsoc, download, tmp_path, two_regions):
     jsoc.errors["info"] = [ERROR] * QUICK.attempts
-    with pytest.raises(SolaredError, match=rf"(?s)1 of 2 .*AR{AR}: .*refuses a question: The database is restarting"):
+    with pytest.raises(SolaredError, match=rf"(?s)1 of 2 .*AR{AR}: .*refuses a request: The database is restarting"):
         download(catalog=two_regions)
     assert names(tmp_path / "raw") == complete(11727)
 
@@ -216,7 +216,7 @@ def test_one_file_that_is_not_there_is_told_and_left_out(jsoc, command, tmp_path
 def test_one_file_that_the_server_cannot_send_is_told_and_left_out(jsoc, download, tmp_path):
     jsoc.refusals["file"] = [500] * QUICK.attempts
     name = file_name("hmi.v_45s", HELD[0])
-    with pytest.raises(SolaredError, match=rf"1 files .* or did not arrive; .*{name}: the server answers 500"):
+    with pytest.raises(SolaredError, match=rf"1 files .* or did not arrive. .*{name}: the server answers 500"):
         download()
     assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[0]})
 

@@ -74,7 +74,7 @@ def test_an_order_that_the_server_forgets_while_it_is_waited_for(jsoc, download)
 def test_an_export_that_is_never_ready_is_taken_up_again(jsoc, download, tmp_path):
     jsoc.pending_polls = None
     impatient = Patience(attempts=2, pause_s=0, poll_s=0.01, wait_s=0.05)
-    with pytest.raises(SolaredError, match=r"has not finished the export JSOC_20130415_001 .*run the same command"):
+    with pytest.raises(SolaredError, match=r"has not finished the export JSOC_20130415_001 .*Run the same command"):
         download(patience=impatient)
     assert json.loads((tmp_path / f"raw/AR{AR}/.jsoc/order.json").read_text())["request"] == "JSOC_20130415_001"
     jsoc.pending_polls = 0
@@ -146,7 +146,7 @@ def test_connection_cut_once_is_resumed(jsoc, download, tmp_path, ranges):
 
 def test_connection_that_is_always_cut(jsoc, download, tmp_path):
     jsoc.cuts, jsoc.ranges = float("inf"), False
-    with pytest.raises(SolaredError, match=r"Could not download .* in 3 attempts .*cut after .* run the same command"):
+    with pytest.raises(SolaredError, match=r"Could not download .* in 3 attempts .*cut after .* Run the same command"):
         download()
     # Nothing bears a final name, and the rest is kept for the next run, which needs no new order.
     left = names(tmp_path / "raw")
@@ -185,7 +185,7 @@ def test_files_deleted_while_they_are_downloaded(jsoc, download, tmp_path):
 
 def test_files_that_are_never_there(jsoc, download, tmp_path):
     jsoc.gone = float("inf")
-    with pytest.raises(SolaredError, match=r"fits was just exported and is not there; try again later"):
+    with pytest.raises(SolaredError, match=r"fits was just exported but is missing. Run the same"):
         download()
     assert names(tmp_path / "raw") == {f"AR{AR}/region.json"}
 
