@@ -1,4 +1,4 @@
-"""Every wait for a server ends: one that says nothing, a byte now and then, too much, or sends us round in circles."""
+"""Every wait for a server ends, even if it is silent, too slow, sends too much, or redirects in circles."""
 
 import io
 
@@ -18,7 +18,7 @@ IMPATIENT = Patience(attempts=1, pause_s=0, timeout_s=1, poll_s=0.01, wait_s=10)
     ("stage", "at_once"),
     [("email", 0), ("info", 0), ("info", 200), ("file", 0), ("file", 10_000)],
 )
-def test_an_answer_that_trickles_is_cut_off(jsoc, download, tmp_path, stage, at_once):
+def test_an_answer_that_is_too_slow_is_cut_off(jsoc, download, tmp_path, stage, at_once):
     jsoc.drips_at[stage] = at_once
     # A byte every tenth of a second keeps within the timeout, unless this machine is very busy.
     with pytest.raises(SolaredError, match=r"(does not answer|Could not download).*(only [\d,]+ bytes|timed out)"):
@@ -27,7 +27,7 @@ def test_an_answer_that_trickles_is_cut_off(jsoc, download, tmp_path, stage, at_
 
 
 @pytest.mark.parametrize("stage", ["email", "info", "request", "file"])
-def test_a_server_that_says_nothing_is_given_up(jsoc, download, stage):
+def test_a_silent_server_is_an_error(jsoc, download, stage):
     jsoc.silent_at.add(stage)
     with pytest.raises(SolaredError, match=r"(does not answer|Could not download).*timed out"):
         download(patience=IMPATIENT)
@@ -49,7 +49,7 @@ def test_an_answer_without_end(jsoc, command, monkeypatch):
 
 
 class Line(io.RawIOBase):
-    """Gives as many bytes at every reading as there are in `pieces`, one second apart on its own clock."""
+    """Stream that gives the next number of `pieces` bytes at each read, one second apart on a simulated clock."""
 
     def __init__(self, pieces):
         self.pieces, self.now = iter(pieces), 0.0
@@ -62,7 +62,7 @@ class Line(io.RawIOBase):
 
 
 def seconds_read(monkeypatch, pieces) -> float:
-    """How long is read from a line, with a timeout of 10 s."""
+    """Return how many seconds a line is read with a timeout of 10 s."""
     line = Line(pieces)
     monkeypatch.setattr(connection.time, "monotonic", lambda: line.now)
     received, buffer = connection._Received(line, 10), bytearray(100_000)
@@ -74,15 +74,15 @@ def seconds_read(monkeypatch, pieces) -> float:
     raise AssertionError("not given up")
 
 
-def test_slow_is_not_too_slow(monkeypatch):
+def test_a_slow_answer_is_read_and_a_too_slow_one_is_cut_off(monkeypatch):
     # A pause of nearly the timeout, then as fast as needs be; two pauses of that length are forgiven, a third is not.
     steady = [LEAST_BYTES_A_SECOND] * 1000
     assert seconds_read(monkeypatch, [1] * 18 + steady + [1] * 30) > 1018
     assert seconds_read(monkeypatch, [1] * 30) == 21
 
 
-def test_a_trickle_is_resumed_by_the_next_run(jsoc, download, tmp_path):
-    """What came before a file was given up is not asked for again."""
+def test_a_slow_download_is_resumed_by_the_next_run(jsoc, download, tmp_path):
+    """The bytes that arrived before the timeout are not requested again."""
     jsoc.drips_at["file"] = 10_000
     with pytest.raises(SolaredError, match="Could not download"):
         download(patience=IMPATIENT)
@@ -94,7 +94,7 @@ def test_a_trickle_is_resumed_by_the_next_run(jsoc, download, tmp_path):
     assert jsoc.served[0][1].startswith("bytes=")
 
 
-def test_open_url_follows_no_redirect_to_another_host(jsoc):
+def test_open_url_rejects_a_redirect_to_another_host(jsoc):
     jsoc.sends_to = jsoc.url.replace("127.0.0.1", "localhost")
     with pytest.raises(SolaredError, match="redirects to localhost"):
         open_url(f"{jsoc.url}/SUM1/JSOC_20130415_001/a.fits", timeout_s=10)

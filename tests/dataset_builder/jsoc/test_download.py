@@ -1,4 +1,4 @@
-"""`solared download`: what it orders, what it makes, and what it states before."""
+"""`solared download`: the orders, the files, and the report before the download."""
 
 import random
 import re
@@ -231,7 +231,7 @@ def test_regions_without_observations_are_skipped(jsoc, command, tmp_path):
     assert not (tmp_path / "raw/AR11877").exists()
 
 
-def test_nothing_but_regions_without_observations(jsoc, command, tmp_path):
+def test_only_regions_without_observations(jsoc, command, tmp_path):
     catalog = write_catalog(tmp_path / "two.parquet", [BEFORE_HMI, WITHOUT_RECORDS])
     for arguments in ([], ["--dry-run"]):
         code, _, message = command("--ar", 9166, *arguments, catalog=catalog)
@@ -244,7 +244,7 @@ def test_nothing_but_regions_without_observations(jsoc, command, tmp_path):
     assert names(tmp_path / "raw") == set()
 
 
-def test_cutouts_of_another_position_are_not_gone_on_with(jsoc, command, tmp_path):
+def test_cutouts_of_another_position_are_not_mixed(jsoc, command, tmp_path):
     assert command()[0] == 0
     before = (tmp_path / f"raw/AR{AR}/region.json").read_bytes()
     moved = write_catalog(tmp_path / "moved.parquet", [{**REGION, "carrington_longitude": 327.5}])
@@ -280,7 +280,7 @@ def test_several_regions_and_a_choice_of_them(jsoc, tmp_path, command):
 
 
 def test_queries_name_exactly_the_slots():
-    """The server, which has a reader of queries of its own, finds what was meant."""
+    """The test server parses the queries independently and finds the same slots."""
     jsoc = LoopbackJsoc(set(range(20_000)))
     chance = random.Random(1)
     cases = [

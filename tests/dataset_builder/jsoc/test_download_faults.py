@@ -1,4 +1,4 @@
-"""What goes wrong at the server, on the way and on this machine becomes one sentence, and no bad file."""
+"""Faults of the server, the connection and this machine give one sentence and no bad file."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ def test_failed_export_says_why_and_how_to_go_on(jsoc, download, tmp_path):
         download()
     message = str(caught.value)
     assert message.startswith(f"AR{AR}: {jsoc.url} could not export 7 records of hmi.V_45s: im_patch: Output series")
-    assert "dd --full-disk" in message
+    assert "dd --full-disk to download whole" in message
     assert message.endswith("2 more of its orders failed.")
     assert names(tmp_path / "raw") == {f"AR{AR}/region.json"}
     with pytest.raises(SolaredError) as caught:
@@ -106,7 +106,7 @@ def missing_time(body: bytes) -> bytes:
         (flip_a_bit, "the checksum does not match the data"),
     ],
 )
-def test_damage_without_end_is_given_up_soon(jsoc, download, tmp_path, spoil, reason):
+def test_an_order_of_damaged_files_is_stopped_soon(jsoc, download, tmp_path, spoil, reason):
     # The second file is whole; then one after the other is not, from either end.
     jsoc.slots = set(range(MIDDLE - 8, MIDDLE + 8))
     jsoc.damage = {slot: (spoil, 10**6) for slot in jsoc.slots if slot != MIDDLE - 7}
@@ -122,8 +122,8 @@ def test_damage_without_end_is_given_up_soon(jsoc, download, tmp_path, spoil, re
 
 
 @pytest.mark.parametrize("stage", ["email", "info", "request", "status"])
-def test_http_error_is_told_without_the_question(jsoc, download, stage):
-    """A question holds the e-mail, and drms repeats it in what it says of errors."""
+def test_http_error_is_reported_without_the_request(jsoc, download, stage):
+    """A request contains the e-mail, and drms repeats it in error messages."""
     jsoc.refusals[stage] = 6 * [400]
     jsoc.pending_polls = 1
     with pytest.raises(SolaredError) as caught:
@@ -195,25 +195,25 @@ def test_server_that_cannot_be_reached(command):
     assert "Check the connection" in message
 
 
-def test_server_that_is_no_jsoc(jsoc, command):
+def test_server_that_is_not_jsoc(jsoc, command):
     code, _, message = command(server=f"{jsoc.url}/elsewhere")
     assert code == 2
     assert "/elsewhere answers 404 Not Found. Check" in message
 
 
 @pytest.mark.parametrize("server", ["jsoc.stanford.edu", "ftp://127.0.0.1", "http://", ""])
-def test_address_of_no_server(command, server):
+def test_invalid_server_address(command, server):
     code, _, message = command(server=server)
     assert code == 2
     assert "is not the address of a server. Use one such as http://jsoc.stanford.edu" in message
 
 
-def test_server_that_makes_no_cutouts(jsoc, command, tmp_path):
+def test_server_without_cutouts(jsoc, command, tmp_path):
     jsoc.makes_cutouts = False
     code, _, message = command()
     assert code == 2
     assert "an image 2064 arcsec wide instead of a cutout" in message
-    assert "dd --full-disk" in message
+    assert "dd --full-disk to download whole" in message
     assert not list((tmp_path / "raw").rglob("*.fits"))
     assert command("--full-disk")[0] == 0
     assert names(tmp_path / "raw") == all_files()
@@ -226,13 +226,13 @@ def test_no_address_given(command, tmp_path):
     assert not (tmp_path / "raw").exists()
 
 
-def test_cadence_that_is_none(command):
+def test_unknown_cadence(command):
     code, _, message = command("--cadence", "45s")
     assert code == 2
     assert "Choose one of 1h, 12min" in message
 
 
-def test_catalogs_that_are_none(command, tmp_path):
+def test_files_that_are_not_a_usable_catalog(command, tmp_path):
     none = write_catalog(tmp_path / "none.parquet", [{**REGION, "selected": False, "reason": "too small"}])
     behind = write_catalog(tmp_path / "behind.parquet", [{**REGION, "carrington_longitude": 150.0}])
     nowhere = write_catalog(tmp_path / "nowhere.parquet", [{**REGION, "carrington_longitude": None}])

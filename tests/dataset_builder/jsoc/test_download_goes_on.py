@@ -1,4 +1,4 @@
-"""What is wrong with one record, file, order or region keeps no other from being downloaded, and is told."""
+"""An error of one record, file, order or region is reported and does not stop the others."""
 
 import json
 
@@ -41,7 +41,7 @@ def complete(ar_number: int) -> set[str]:
 
 
 @pytest.mark.parametrize("quality", ["MISSING", "Invalid KeyLink", "nan", ""])
-def test_a_record_without_a_quality_is_told_and_not_ordered(jsoc, command, tmp_path, quality):
+def test_a_record_without_a_quality_is_reported_and_not_ordered(jsoc, command, tmp_path, quality):
     jsoc.quality = {("hmi.v_45s", HELD[1]): quality}
     code, out, _ = command()
     assert code == 0
@@ -49,13 +49,13 @@ def test_a_record_without_a_quality_is_told_and_not_ordered(jsoc, command, tmp_p
     assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[1]})
 
 
-def test_a_record_without_its_time_is_none(jsoc, command, tmp_path):
+def test_a_record_without_a_time_is_ignored(jsoc, command, tmp_path):
     jsoc.times = {("hmi.v_45s", HELD[1]): "MISSING"}
     assert command()[0] == 0
     assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[1]})
 
 
-def test_records_that_all_lack_their_time_are_no_answer(jsoc, command):
+def test_records_that_all_lack_their_time_are_an_error(jsoc, command):
     jsoc.times = {("hmi.v_45s", slot): "MISSING" for slot in HELD}
     code, _, message = command()
     assert code == 2
@@ -63,8 +63,8 @@ def test_records_that_all_lack_their_time_are_no_answer(jsoc, command):
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_records_without_an_image_are_told_kept_and_never_ordered_again(jsoc, command, tmp_path, count):
-    """As in an eclipse: some frames in a row, the first of the order."""
+def test_records_without_an_image_are_reported_and_never_ordered_again(jsoc, command, tmp_path, count):
+    """Some frames in a row from the first of the order, as during an eclipse."""
     empty = HELD[:count]
     jsoc.without_image = {("hmi.v_45s", slot) for slot in empty}
     code, out, _ = command()
@@ -83,7 +83,7 @@ def test_records_without_an_image_are_told_kept_and_never_ordered_again(jsoc, co
     assert jsoc.orders == {}
 
 
-def test_the_neighbour_of_a_frame_without_an_image_comes_with_the_next_run(jsoc, download, tmp_path):
+def test_the_next_run_downloads_the_neighbour_of_a_frame_without_an_image(jsoc, download, tmp_path):
     jsoc.without_image = {("hmi.m_45s", MIDDLE)}
     assert download().without_image == 1
     jsoc.orders.clear()
@@ -102,7 +102,7 @@ def test_a_list_of_frames_without_an_image_that_cannot_be_read(jsoc, command, tm
     assert message.endswith("Delete it.")
 
 
-def test_a_region_whose_export_fails_keeps_no_other_back(jsoc, download, tmp_path, two_regions):
+def test_a_failed_export_of_a_region_does_not_stop_the_others(jsoc, download, tmp_path, two_regions):
     jsoc.fails = lambda order: "im_patch: crashed" if of_region(REGION, order) else None
     with pytest.raises(SolaredError) as caught:
         download(catalog=two_regions)
@@ -115,14 +115,14 @@ def test_a_region_whose_export_fails_keeps_no_other_back(jsoc, download, tmp_pat
     assert names(tmp_path / "raw") == complete(11727) | complete(AR)
 
 
-def test_an_order_that_fails_keeps_no_other_of_its_region_back(jsoc, download, tmp_path):
+def test_a_failed_order_does_not_stop_the_other_orders_of_the_region(jsoc, download, tmp_path):
     jsoc.fails = lambda order: "a tape is lost" if order.series == "hmi.v_45s" else None
     with pytest.raises(SolaredError, match=r"could not export 7 records of hmi.V_45s: a tape is lost"):
         download()
     assert names(tmp_path / "raw") == all_files(dopplergrams=())
 
 
-def test_an_export_that_is_never_ready_keeps_no_other_region_back(jsoc, download, tmp_path, two_regions):
+def test_an_export_that_is_never_ready_does_not_stop_other_regions(jsoc, download, tmp_path, two_regions):
     jsoc.hangs = lambda order: of_region(REGION, order)
     impatient = Patience(attempts=2, pause_s=0, timeout_s=10, poll_s=0.01, wait_s=0.2)
     with pytest.raises(SolaredError, match=rf"AR{AR}: .*has not finished the export JSOC_20130415_001 .*Run the same"):
@@ -143,7 +143,7 @@ def test_exports_that_are_never_ready_are_waited_for_twice(jsoc, download, tmp_p
 
 
 def test_regions_with_something_wrong_in_the_catalog_or_the_folder(jsoc, download, tmp_path):
-    """One is behind the Sun when it is said to emerge, the observations of one are of another position."""
+    """One region is behind the Sun when it emerges, and one has observations of another position."""
     download()
     broken = tmp_path / "raw/AR11729/region.json"
     broken.parent.mkdir()
@@ -165,7 +165,7 @@ def test_regions_with_something_wrong_in_the_catalog_or_the_folder(jsoc, downloa
 
 @pytest.mark.parametrize("stage", ["email", "info", "request", "status"])
 @pytest.mark.parametrize("error", [ERROR, {"error": "busy"}])
-def test_an_error_in_json_is_passing(jsoc, download, tmp_path, stage, error):
+def test_a_temporary_error_in_json_is_retried(jsoc, download, tmp_path, stage, error):
     jsoc.pending_polls = 1
     jsoc.errors[stage] = [error, error]
     assert download().files == 9
@@ -173,7 +173,7 @@ def test_an_error_in_json_is_passing(jsoc, download, tmp_path, stage, error):
 
 
 @pytest.mark.parametrize("error", [[], "busy", {"keywords": "none"}])
-def test_an_answer_in_another_form_is_passing(jsoc, download, tmp_path, error):
+def test_a_temporary_answer_in_another_form_is_retried(jsoc, download, tmp_path, error):
     jsoc.pending_polls = 1
     for stage in ("info", "request", "status"):
         jsoc.errors[stage] = [error, error]
@@ -182,7 +182,7 @@ def test_an_answer_in_another_form_is_passing(jsoc, download, tmp_path, error):
 
 
 @pytest.mark.parametrize("stage", ["email", "info"])
-def test_an_error_in_json_that_stays_is_told(jsoc, command, stage):
+def test_a_permanent_error_in_json_is_reported(jsoc, command, stage):
     jsoc.errors = {stage: lambda query: ERROR}
     jsoc.asked.clear()
     one = Jsoc(jsoc.url, QUICK)
@@ -191,21 +191,21 @@ def test_an_error_in_json_that_stays_is_told(jsoc, command, stage):
     assert jsoc.asked[stage] == QUICK.attempts
 
 
-def test_a_region_that_the_server_tells_nothing_of_keeps_no_other_back(jsoc, download, tmp_path, two_regions):
+def test_an_error_of_the_server_for_a_region_does_not_stop_the_others(jsoc, download, tmp_path, two_regions):
     jsoc.errors["info"] = [ERROR] * QUICK.attempts
     with pytest.raises(SolaredError, match=rf"(?s)1 of 2 .*AR{AR}: .*refuses a request: The database is restarting"):
         download(catalog=two_regions)
     assert names(tmp_path / "raw") == complete(11727)
 
 
-def test_sizes_that_the_server_does_not_tell_are_estimated(jsoc, download):
+def test_sizes_that_the_server_does_not_state_are_estimated(jsoc, download):
     jsoc.errors["info"] = lambda query: ERROR if query.get("key") == "*size*" else None
     lines = []
     download(dry_run=True, full_disk=True, say=lines.append)
     assert "about 135MB, estimated from 15.0MB a full image" in lines[-1]
 
 
-def test_one_file_that_is_not_there_is_told_and_left_out(jsoc, command, tmp_path):
+def test_one_missing_file_is_reported_and_left_out(jsoc, command, tmp_path):
     jsoc.gone = 2  # in the first export, and in that ordered anew
     code, out, _ = command()
     assert code == 0
@@ -213,7 +213,7 @@ def test_one_file_that_is_not_there_is_told_and_left_out(jsoc, command, tmp_path
     assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[0]})
 
 
-def test_one_file_that_the_server_cannot_send_is_told_and_left_out(jsoc, download, tmp_path):
+def test_one_file_that_the_server_cannot_send_is_reported_and_left_out(jsoc, download, tmp_path):
     jsoc.refusals["file"] = [500] * QUICK.attempts
     name = file_name("hmi.v_45s", HELD[0])
     with pytest.raises(SolaredError, match=rf"1 files .* or did not arrive. .*{name}: the server answers 500"):
@@ -221,7 +221,7 @@ def test_one_file_that_the_server_cannot_send_is_told_and_left_out(jsoc, downloa
     assert names(tmp_path / "raw") == all_files(set(HELD) - {HELD[0]})
 
 
-def test_damaged_files_in_a_row_keep_none_behind_them_back(jsoc, download, tmp_path):
+def test_damaged_files_in_a_row_do_not_stop_the_files_after_them(jsoc, download, tmp_path):
     damaged = HELD[:3]
     jsoc.damage = {slot: (lambda body: b"", 10**6) for slot in damaged}
     with pytest.raises(SolaredError, match="3 files arrived damaged 3 times each"):

@@ -1,4 +1,4 @@
-"""Waiting, resuming and running again: what is finished is kept, and only the rest is asked for."""
+"""Waiting, resuming and running again: finished files are kept, and only the rest is requested."""
 
 import fcntl
 import json
@@ -86,7 +86,7 @@ def test_an_export_that_is_never_ready_is_taken_up_again(jsoc, download, tmp_pat
 
 
 @pytest.mark.parametrize("loss", ["expired", "unknown", "unreadable", "full_disk"])
-def test_an_order_that_is_lost_is_given_anew(jsoc, download, tmp_path, loss):
+def test_a_lost_order_is_ordered_again(jsoc, download, tmp_path, loss):
     jsoc.pending_polls = None
     with pytest.raises(SolaredError, match="has not finished"):
         download(patience=Patience(attempts=2, pause_s=0, poll_s=0.01, wait_s=0.05))
@@ -117,7 +117,7 @@ def test_other_exports_that_stay_pending(jsoc, download):
         download(patience=Patience(poll_s=0.01, wait_s=0.03))
 
 
-def test_frames_that_an_export_lacks_are_told_and_ordered_again(jsoc, command, tmp_path):
+def test_frames_missing_from_an_export_are_reported_and_ordered_again(jsoc, command, tmp_path):
     lacking = {HELD[1], HELD[2]}
     jsoc.undelivered = set(lacking)
     code, out, _ = command()
@@ -193,7 +193,7 @@ def test_files_that_are_never_there(jsoc, download, tmp_path):
 def test_second_download_at_the_same_time_is_refused(jsoc, download, tmp_path):
     download()
     with (tmp_path / "raw" / LOCK_NAME).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # stands in for another process
         jsoc.asked.clear()
         with pytest.raises(SolaredError, match="Another download is writing"):
             download()
@@ -213,7 +213,7 @@ def test_killed_in_the_middle_of_a_file_then_resumed(jsoc, catalog, download, tm
 
     jsoc.before_half = halfway
     options = ["--catalog", catalog, "--output", tmp_path / "raw", "--email", EMAIL, "--server", jsoc.url]
-    # A proxy that is not there keeps everything but this machine out of reach.
+    # A proxy that does not exist makes every other host unreachable.
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     process = subprocess.Popen(
         [sys.executable, "-m", "solared_hf", "download", *options], env=environment, stdout=subprocess.DEVNULL
