@@ -1,10 +1,11 @@
-"""SOLARED: forecast emerging solar active regions, native to the Hugging Face stack.
+"""SOLARED: forecast emerging solar active regions with the Hugging Face stack.
 
-Names are imported when they are first used, so that `import solared_hf` is quick and does one thing: transformers'
-Auto classes get to know the model families, and its `pipeline` the task.
+Start with `open_dataset` (the data), `SolaredWindows` (inputs and targets) and `load_forecaster` (a trained model or a
+baseline). The packages have more public names: `data`, `models` (the families), `forecasters`, `evaluation`,
+`training`, `hub` (cards and pushes) and `plotting`.
 
-The packages, each with its own public names: `data` (timelines, windows, datasets), `models` (the families),
-`forecasters` (models and baselines), `evaluation`, `training`, `hub`, `plotting`.
+Names are imported when they are first used, so that `import solared_hf` is fast. The import makes the model families
+known to the Auto classes of transformers, and the task to `transformers.pipeline`.
 """
 
 from importlib.metadata import version
@@ -16,6 +17,13 @@ from solared_hf.models import FAMILIES
 from solared_hf.registration import register_when_asked
 
 if TYPE_CHECKING:
+    from . import data as data
+    from . import evaluation as evaluation
+    from . import forecasters as forecasters
+    from . import hub as hub
+    from . import models as models
+    from . import plotting as plotting
+    from . import training as training
     from .data import SolaredProcessor as SolaredProcessor
     from .data import SolaredWindows as SolaredWindows
     from .data import Timeline as Timeline
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from .models import SpatioTemporalResnetConfig as SpatioTemporalResnetConfig
     from .models import SpatioTemporalResnetForPrediction as SpatioTemporalResnetForPrediction
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, _, __all__ = lazy_loader.attach(
     __name__,
     submodules=["data", "evaluation", "forecasters", "hub", "models", "plotting", "training"],
     submod_attrs={
@@ -45,5 +53,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
 )
 __all__ += ["__version__"]
 __version__ = version("solared-hf")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 register_when_asked()
