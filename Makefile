@@ -5,7 +5,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 EXTRAS := app,builder,release,test
 
-.PHONY: quickstart test test-floors install style bench release
+.PHONY: quickstart test test-floors install style types bench release
 
 quickstart: $(INSTALLED)
 	$(VENV)/bin/solared quickstart $(if $(DATA),--data '$(DATA)')
@@ -36,6 +36,9 @@ style: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/typos
+
+# Minutes the first time, seconds after that.
+types: $(INSTALLED)
 	$(VENV)/bin/mypy
 
 bench: $(INSTALLED)

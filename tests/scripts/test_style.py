@@ -1,4 +1,4 @@
-"""The checks before a commit: the same programs as `make style`, from the installed packages, without a network."""
+"""The checks before a commit: the programs of `make style` and `make types`, without a network."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ REPOSITORY = Path(__file__).parents[2]
 HOOKS = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
 
 
-def test_the_hooks_are_the_programs_of_make_style():
-    commands = run(["make", "style", "--dry-run"], cwd=REPOSITORY).stdout
+def test_the_hooks_are_the_programs_of_make_style_and_types():
+    commands = run(["make", "style", "types", "--dry-run"], cwd=REPOSITORY).stdout
     (hooks,) = (repository["hooks"] for repository in HOOKS)
     for hook in hooks:
         program = hook["entry"].split()[0]
