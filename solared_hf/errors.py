@@ -1,18 +1,19 @@
-"""The one exception users see: a sentence that says what is wrong and how to mend it."""
+"""The exception that users see: its message says what is wrong, and what to do."""
 
 import os
 import re
 from operator import index
+from typing import SupportsIndex, cast
 
-# How tokens of the Hub look.
+# Tokens of the Hub.
 _TOKEN = re.compile(r"\b(?:hf|api_org)_(?:(?=[\w.-]*[A-Z\d])[\w.-]{8,}|[A-Za-z\d]{8,})")
 
 
 class SolaredError(ValueError):
-    """Something a user can mend: the message names the file or value and the cure.
+    """An error that the user can fix: the message names the file or the value, and says what to do.
 
-    The command line prints the message alone and exits with code 2; a traceback is for defects. Messages quote what
-    was given or answered, so a token of the Hub is blotted out of them.
+    The command line prints only the message and exits with code 2; a traceback means a defect. Messages quote input
+    and answers of servers, so tokens of the Hub are masked.
     """
 
     def __init__(self, message: str):
@@ -21,26 +22,26 @@ class SolaredError(ValueError):
 
 
 def whole_number(value: object, name: str, cure: str, least: int = 1) -> int:
-    """`value` as an int, whichever whole type it has, such as `numpy.int64`.
+    """Return `value` as an int, from any integer type such as `numpy.int64`.
 
     Args:
-        value: what was given.
-        name: what an error calls it.
-        cure: how an error ends.
-        least: the smallest that is taken.
+        value: The number.
+        name: The name of the number in an error.
+        cure: The end of an error, which says what to do.
+        least: The smallest number that is allowed.
 
     Raises:
-        SolaredError: If it is no whole number, or less than `least`.
+        SolaredError: If the value is not an integer, or is less than `least`.
     """
     try:
-        number = None if isinstance(value, bool) else index(value)
+        number = None if isinstance(value, bool) else index(cast(SupportsIndex, value))
     except TypeError:
         number = None
     if number is None or number < least:
-        raise SolaredError(f"{name} is a whole number of at least {least}, but got {value!r:.60}; {cure}.")
+        raise SolaredError(f"{name} must be a whole number of at least {least}, but got {value!r:.60}; {cure}.")
     return number
 
 
 def reason_of(error: BaseException, most: int = 300) -> str:
-    """An error's message as part of a sentence: on one line, of `most` characters at most, without its full stop."""
+    """Return the message of an error on one line, without a full stop and with at most `most` characters."""
     return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__

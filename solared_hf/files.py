@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files atomically, and lock folders."""
 
 import os
 import tempfile
@@ -14,13 +14,13 @@ _TEMPORARY_SUFFIX = ".tmp"
 
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+    """Write `content` to `path` so that a reader sees either the old file or the whole new file.
 
-    The bytes go to a hidden file in the same folder, reach the disk, and take the name in one rename. A full disk or a
-    killed process leaves `path` as it was.
+    The bytes are written to a hidden file in the same folder and synced to the disk, and the hidden file is renamed. A
+    full disk or a killed process leaves `path` unchanged.
 
     Raises:
-        SolaredError: the disk is full, or the folder cannot be written; the message names `path`.
+        SolaredError: If the disk is full or the folder is not writable; the message names `path`.
     """
     path = Path(path)
     if isinstance(content, str):
@@ -33,25 +33,28 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; what we publish is as readable as any other file of this user.
+        # mkstemp makes private files; give the file the permissions of any other file of this user.
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise SolaredError(
-            f"Could not write {path} ({error.strerror or error}); make room or choose another folder and run the same "
-            "command again: finished files were kept."
+            f"Could not write {path} ({error.strerror or error}). Make room or choose another folder, and run the "
+            "same command again: finished files were kept."
         ) from error
 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path`; the operating system frees it when a process dies, however it dies.
+    """Hold the lock file `path`. The operating system releases the lock when the process ends, even if it is killed.
+
+    Args:
+        path: The lock file.
+        busy: The error message if another process holds the lock.
 
     Raises:
-        SolaredError: another process holds it, which `busy` says, and nobody waits for it; or the folder cannot be
-            written or its storage knows no locks.
+        SolaredError: If another process holds the lock, the folder is not writable, or its storage has no locks.
     """
     lock = FileLock(path)
     try:
@@ -60,10 +63,12 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     except Timeout as error:
         raise SolaredError(busy) from error
     except NotImplementedError as error:
-        raise SolaredError(f"The storage of {path.parent} knows no locks (flock); choose another folder.") from error
+        raise SolaredError(
+            f"The storage of {path.parent} does not support locks (flock). Choose another folder."
+        ) from error
     except OSError as error:
         raise SolaredError(
-            f"Could not write {path.parent} ({error.strerror or error}); choose another folder."
+            f"Could not write {path.parent} ({error.strerror or error}). Choose another folder."
         ) from error
     try:
         yield
@@ -72,7 +77,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Delete the temporary files that a killed writer left in `folders`, and not below them."""
+    """Delete the temporary files that a killed writer left in `folders`; subfolders are not searched."""
     for folder in folders:
         for leftover in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)

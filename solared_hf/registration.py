@@ -1,7 +1,7 @@
-"""Makes the families and the pipeline known to transformers, without importing them before they are needed.
+"""Register the model families and the pipeline with transformers when they are first needed.
 
-Importing transformers' model code takes seconds, so `import solared_hf` only waits: the families are registered the
-first time that one of the Auto classes is asked for something, the pipeline the first time that a task is looked up.
+The model code of transformers takes seconds to import, so `import solared_hf` only installs hooks. The families are
+registered at the first call of an Auto class, and the pipeline when a task is first looked up.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from functools import cache
 
 import wrapt
 
-# Where a user can first ask for one of our families. The methods are wrapped when their module is imported; to import
-# anything of ours at that moment would break transformers' own circular imports.
+# The calls that need the families. The methods are wrapped when their module is imported, and the package is not
+# imported at that moment, because that would break the circular imports of transformers.
 _AUTO_CLASSES = {
     "transformers.models.auto.configuration_auto": ("AutoConfig.for_model", "AutoConfig.from_pretrained"),
     "transformers.models.auto.modeling_auto": (
@@ -23,30 +23,31 @@ _AUTO_CLASSES = {
     "transformers.models.auto.processing_auto": ("AutoProcessor.from_pretrained",),
 }
 
-# What `transformers.pipeline` asks about its task. Whoever imported that function before us holds it as it was.
+# `transformers.pipeline` calls these methods. The function itself is not wrapped, because user code may have imported
+# the function before this package.
 _TASKS = {"transformers.pipelines.base": ("PipelineRegistry.check_task", "PipelineRegistry.get_supported_tasks")}
 
 
 def register_when_asked() -> None:
-    """Register the families and the pipeline at the first question about them, now or later."""
-    for questions, register in ((_AUTO_CLASSES, _register_families), (_TASKS, _register_pipeline)):
-        for module, methods in questions.items():
+    """Install the hooks that register the families and the pipeline when they are first needed."""
+    for hooks, register in ((_AUTO_CLASSES, _register_families), (_TASKS, _register_pipeline)):
+        for module, methods in hooks.items():
             _register_before(module, methods, register)
 
 
 def _register_before(module: str, methods: tuple[str, ...], register: Callable[[], None]) -> None:
-    def answer(wrapped, instance, arguments, keywords):
+    def register_and_call(wrapped, instance, arguments, keywords):
         register()
         return wrapped(*arguments, **keywords)
 
     def wrap(imported):
         for method in methods:
-            wrapt.wrap_function_wrapper(imported, method, answer)
+            wrapt.wrap_function_wrapper(imported, method, register_and_call)
 
     wrapt.register_post_import_hook(wrap, module)
 
 
-# Both run once: a cache keeps no errors, so a registration that was cut short by one is simply done again.
+# Each registration runs once. If it raises, the cache stays empty and the registration runs again at the next call.
 @cache
 def _register_families() -> None:
     from transformers import (
@@ -76,8 +77,8 @@ def _register_pipeline() -> None:
 
     from solared_hf.forecasters.pipeline import TASK, SolarActiveRegionForecastingPipeline
 
-    # Not by `register_pipeline`: with it, a folder that the pipeline saves would hold a copy of its code, and ask for
-    # `trust_remote_code=True` to run that in its place.
+    # Not with `register_pipeline`, because a folder saved by the pipeline would then hold a copy of the code of the
+    # pipeline, and loading the folder would need `trust_remote_code=True`.
     PIPELINE_REGISTRY.supported_tasks[TASK] = {
         "impl": SolarActiveRegionForecastingPipeline,
         "pt": (AutoModelForTimeSeriesPrediction,),

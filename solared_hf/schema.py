@@ -1,16 +1,16 @@
 """The vocabulary of SOLARED: channels, units, the tile grid and the columns of the dataset.
 
-Everything else in the package takes its names from here; this module imports nothing of ours.
+Every other module takes the names from here; this module does not import any other module of the package.
 """
 
 from datetime import timedelta
 
 from datasets import Features, List, Value
 
-# Raised when the columns of the dataset change their meaning; readers refuse what is newer than they know.
+# Increased when the meaning of the columns changes; readers refuse a newer version.
 SCHEMA_VERSION = 1
 
-# Files of a dataset beside its card and its shards, data/<split>/AR<number>.parquet.
+# Files of a dataset folder, beside the card and the shards data/<split>/AR<number>.parquet.
 MANIFEST_NAME = "manifest.json"
 CATALOG_PATH = "catalog/regions.parquet"
 
@@ -24,8 +24,8 @@ UNITS = {
     "continuum_intensity": "HMI DN",
 }
 
-# A patch is cut into 9 x 9 tiles, row 0 south and column 0 east, numbered row by row. Rows 0 and 8 carry the
-# latitude background, are zero after its removal and are dropped: 63 tiles remain.
+# A patch is cut into 9 x 9 tiles, row 0 south and column 0 east, numbered row by row. Rows 0 and 8 hold the latitude
+# background. They are zero after the background is removed, and are dropped: 63 tiles remain.
 PATCH_ROWS, PATCH_COLUMNS = 9, 9
 NUM_PATCH_TILES = PATCH_ROWS * PATCH_COLUMNS
 TILE_ROWS, TILE_COLUMNS = PATCH_ROWS - 2, PATCH_COLUMNS
@@ -35,10 +35,10 @@ KEPT_TILES = slice(PATCH_COLUMNS, PATCH_COLUMNS + NUM_TILES)
 KEY_COLUMNS = ("ar_number", "step", "time_tai")
 COLUMNS = (*KEY_COLUMNS, *CHANNELS)
 
-# A step is the middle of 8 h of observations, so half of them are still to come at its time.
+# The time of a step is the middle of 8 h of observations, so the last of them come 4 h later.
 AVAILABILITY_DELAY = timedelta(hours=4)
 
-# Columns for what NOAA reports of a region.
+# Columns with the facts that NOAA reports about a region.
 NOAA_FACTS = {
     "noaa_latitude": Value("float32"),
     "noaa_longitude": Value("float32"),
@@ -50,11 +50,11 @@ NOAA_FACTS = {
 
 
 def timeline_features() -> Features:
-    """Columns of the `timelines` config: one row per step of one region.
+    """Return the columns of the `timelines` config: one row per step of one region.
 
-    `ar_number` (int32) is the NOAA active region number, `step` (int32) counts the region's rows from 0,
+    `ar_number` (int32) is the NOAA active region number, `step` (int32) counts the rows of the region from 0,
     `time_tai` (timestamp[ms], naive TAI) is the middle of the step's 8 h window, and each channel is a list of 63
-    float32 in the unit that `UNITS` states.
+    float32 in the unit given in `UNITS`.
     """
     return Features(
         {
@@ -67,7 +67,7 @@ def timeline_features() -> Features:
 
 
 def catalog_features() -> Features:
-    """Columns of the `catalog` config: one row per region; NOAA facts are null where they are not known.
+    """Return the columns of the `catalog` config: one row per region; unknown NOAA facts are null.
 
     Times are naive TAI, except `noaa_emergence_time`, which is UTC as NOAA reports it. `noaa_area` is in millionths of
     a solar hemisphere, latitude and longitude in degrees (Stonyhurst, north and west positive).

@@ -1,4 +1,4 @@
-"""Which region belongs to which split: the published division, by NOAA active region number.
+"""The split of each region in the published benchmark, by NOAA active region number.
 
 Regions overlap in time and sky, so a split is always by region, never by step or window.
 """
@@ -16,7 +16,7 @@ TRAIN_REGIONS = frozenset(
 
 
 def published_split(ar_number: int) -> str:
-    """Split of a region in the published benchmark (arXiv 2508.14107): every region not listed is validation.
+    """Return the split of a region in the published benchmark (arXiv 2508.14107); unlisted regions are validation.
 
     >>> published_split(11726), published_split(11130), published_split(11190)
     ('test', 'train', 'validation')

@@ -78,7 +78,7 @@ def test_nobody_has_to_log_in(solared, hub):
     assert code == 0
     assert lines_of(out)["connection"] == ("ok", "the Hub answers")
     assert lines_of(out)["login"] == ("note", "none")
-    assert "- You are not logged in, which pushing and private repositories need; run `hf auth login`.\n" in out
+    assert "- You are not logged in, which pushes and private repositories need. Run `hf auth login`.\n" in out
 
 
 def test_a_token_that_the_hub_does_not_know_is_wrong(solared, hub, monkeypatch):
@@ -87,17 +87,17 @@ def test_a_token_that_the_hub_does_not_know_is_wrong(solared, hub, monkeypatch):
         code, out, _ = solared("doctor")
         assert code == 1
         assert lines_of(out)["login"] == ("WRONG", "a token that the Hub does not know")
-        assert "run `hf auth login` with a new one, and unset HF_TOKEN, which goes before it." in out
+        assert "Run `hf auth login` with a new token, and unset HF_TOKEN, which has priority." in out
         assert token not in out
 
 
 def test_a_hub_that_is_not_reached_is_worth_knowing(solared, hub, token, monkeypatch):
-    refused = "check the connection, the proxy and HF_ENDPOINT, or set HF_HUB_OFFLINE=1"
+    refused = "Check the connection, the proxy and HF_ENDPOINT, or set HF_HUB_OFFLINE=1"
     hub.down = True
     code, out, _ = solared("doctor")
     assert code == 0
     assert lines_of(out)["connection"] == ("note", "failed")
-    assert f"- The Hub at {hub.url} does not answer as it should" in out
+    assert f"- The Hub at {hub.url} does not answer correctly" in out
     assert refused in out
     hub.down = False
 
@@ -116,7 +116,7 @@ def test_a_disk_that_is_nearly_full_is_worth_knowing(solared, hub, token, monkey
     assert code == 0
     lines = lines_of(out)
     assert lines["Hub cache"][0] == lines["datasets cache"][0] == lines["temporary files"][0] == "note"
-    assert "left; make room, or name a folder with more in TMPDIR.\n" in out
+    assert "left. Make room, or set TMPDIR to a folder with more space.\n" in out
 
 
 def test_a_torchvision_for_another_torch_is_wrong(solared, hub, tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_a_torchvision_for_another_torch_is_wrong(solared, hub, tmp_path, monkey
     code, out, _ = solared("doctor")
     assert code == 1
     assert lines_of(out)["torchvision"] == ("WRONG", "broken")
-    assert "- torchvision cannot be used (0.26.0 is made for torch==2.11.0); run `pip uninstall --yes torch " in out
+    assert "- torchvision cannot be used (0.26.0 is made for torch==2.11.0). Run `pip uninstall --yes torch " in out
 
 
 def test_a_torchvision_without_its_compiled_operators_is_wrong(tmp_path):
@@ -140,7 +140,7 @@ def test_a_torchvision_without_its_compiled_operators_is_wrong(tmp_path):
     assert lines["torch"][0] == "ok"
     assert "WRONG" in (lines["torchvision"][0], lines.get("torchvision's operators", ("", ""))[0])
     assert "nms" in out
-    assert "run `pip uninstall --yes torch torchvision`, then `pip install torch torchvision`" in out
+    assert "Run `pip uninstall --yes torch torchvision`, then `pip install torch torchvision`" in out
     assert lines["Hub cache"][0] == "ok"  # it looked at everything else
 
 
@@ -172,16 +172,16 @@ def test_where_much_is_broken_each_fault_has_a_sentence_with_its_cure(tmp_path):
     assert code == 1
     lines = lines_of(out)
     assert lines["solar-nonsense"] == ("WRONG", "missing (>=3)")
-    assert "- solar-nonsense is missing; run `pip install --upgrade 'solar-nonsense>=3'`.\n" in out
-    assert "- torch is 2.0.0, and >=2.11 is needed; run `pip install --upgrade torch torchvision`.\n" in out
+    assert "- solar-nonsense is missing. Run `pip install --upgrade 'solar-nonsense>=3'`.\n" in out
+    assert "- torch is 2.0.0, but >=2.11 is needed. Run `pip install --upgrade torch torchvision`.\n" in out
     assert lines["far"][0] == "ok"
-    assert "pip install --upgrade 'solared-hf[far]' (it lacks sun-nonsense>=4)" in lines["far"][1]
+    assert "(missing: sun-nonsense>=4); install it with pip install --upgrade 'solared-hf[far]'" in lines["far"][1]
     assert lines["near"] == ("note", "too old")
-    too_old = f"- pytest {pytest.__version__} cannot do what the extra near needs (pytest>=999); run `pip install "
+    too_old = f"- pytest {pytest.__version__} is too old for the extra near (pytest>=999). Run `pip install "
     assert f"{too_old}--upgrade 'solared-hf[near]'`.\n" in out
     assert "test" not in lines
     assert "nonsense" not in lines
-    assert "- torch cannot be used (libcudart.so.13: cannot open shared object file); run `pip uninstall" in out
+    assert "- torch cannot be used (libcudart.so.13: cannot open shared object file); Run `pip uninstall" in out
     assert "transformers.Trainer" not in lines  # it would fail for the same reason
     assert lines["devices"] == ("ok", "unknown, for torch cannot be imported")
     assert lines["login"] == ("ok", "a token, unchecked")
@@ -195,4 +195,4 @@ def test_where_much_is_broken_each_fault_has_a_sentence_with_its_cure(tmp_path):
     lines = lines_of(out)
     assert lines["login"] == ("WRONG", "unreadable")
     assert lines["Hub cache"][0] == lines["datasets cache"][0] == "WRONG"
-    assert f"- {file}/home/hub cannot be written (Not a directory); name a folder of yours in HF_HOME.\n" in out
+    assert f"- {file}/home/hub is not writable (Not a directory). Set HF_HOME to a writable folder.\n" in out

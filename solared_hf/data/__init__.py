@@ -1,7 +1,7 @@
-"""The data as users meet them: timelines of regions, windows of timelines, and the processor that normalises them.
+"""Timelines of regions, windows of timelines, and the processor that normalises them.
 
-From the ground up: `timelines` (one region), `region_windows` (the windows of one region), `windows` (the windows of
-many regions), `loading` (datasets by name), `processing_solared` (normalisation that travels with a model).
+The modules from the bottom up: `timelines` (one region), `region_windows` (the windows of one region), `windows` (the
+windows of many regions), `loading` (datasets by name), `processing_solared` (the normalisation saved with a model).
 """
 
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .loading import open_dataset as open_dataset
     from .processing_solared import SolaredProcessor as SolaredProcessor
     from .timelines import Timeline as Timeline
+    from .window_references import batch_of as batch_of
     from .windows import SolaredWindows as SolaredWindows
-    from .windows import batch_of as batch_of
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "loading": ["OpenedDataset", "load_timelines", "open_dataset"],
         "processing_solared": ["SolaredProcessor"],
         "timelines": ["Timeline"],
-        "windows": ["SolaredWindows", "batch_of"],
+        "window_references": ["batch_of"],
+        "windows": ["SolaredWindows"],
     },
 )

@@ -104,8 +104,7 @@ class OpenedDataset(ABC):
             return [timeline for name in self.splits for timeline in self._read_split(name)]
         if split not in self.splits:
             raise SolaredError(
-                f"The dataset {self.name} has no split {split!r}, only {', '.join(self.splits)}; choose a split it "
-                "has."
+                f"The dataset {self.name} has no split {split!r}. Choose one of {', '.join(self.splits)}."
             )
         return self._read_split(split)
 
@@ -115,14 +114,14 @@ class OpenedDataset(ABC):
         Raises:
             SolaredError: If the dataset does not have the region, or a file is damaged.
         """
-        number = whole_number(ar_number, "An AR number", "give NOAA's, such as 11726")
+        number = whole_number(ar_number, "An AR number", "give the NOAA number, such as 11726")
         regions = {str(timeline.ar_number): timeline for timeline in self.timelines()}
         if str(number) not in regions:
             raise self._no_region(number, regions)
         return regions[str(number)]
 
     def _no_region(self, ar_number: int, known: Iterable[str]) -> SolaredError:
-        return SolaredError(f"The dataset {self.name} has no region AR{ar_number}; it has {', '.join(sorted(known))}.")
+        return SolaredError(f"The dataset {self.name} has no region AR{ar_number}. It has {', '.join(sorted(known))}.")
 
 
 class DatasetFolder(OpenedDataset):
@@ -137,12 +136,12 @@ class DatasetFolder(OpenedDataset):
             self._shards.setdefault(shard.parent.name, []).append(shard)
         if not (folder / CARD_NAME).exists() or not self._shards:
             raise no_dataset_in_folder(name, folder)
-        # A folder without a manifest may be a part of a dataset that somebody has chosen.
+        # A folder without a manifest may be a part of a dataset, copied on purpose.
         missing = missing_files(name, folder) if (folder / MANIFEST_NAME).exists() else []
         if missing:
             raise SolaredError(
-                f"Of the dataset {name}, {missing[0]} is missing, one of {len(missing)} files; build it again, or "
-                "copy all of it."
+                f"The dataset {name} lacks {len(missing)} of its files, such as {missing[0]}. Build it again, or copy "
+                "the whole folder."
             )
         _check_schema_version(name, folder)
 
@@ -162,7 +161,7 @@ class DatasetFolder(OpenedDataset):
             )
         except (OSError, KeyError, ValueError) as error:
             raise no_dataset(
-                self.name, f"{MANIFEST_NAME} cannot be used: {reason_of(error)}", "build it again"
+                self.name, f"{MANIFEST_NAME} cannot be used: {reason_of(error)}", "Build it again."
             ) from error
 
     @cached_property
@@ -171,7 +170,7 @@ class DatasetFolder(OpenedDataset):
             return pq.read_table(self._folder / CATALOG_PATH).to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise SolaredError(
-                f"The catalog of the dataset {self.name} cannot be read ({reason_of(error)}); build the dataset again."
+                f"The catalog of the dataset {self.name} cannot be read ({reason_of(error)}). Build the dataset again."
             ) from error
 
     @property
@@ -182,7 +181,7 @@ class DatasetFolder(OpenedDataset):
         return [timeline for shard in self._shards[split] for timeline in _read_shard(shard)]
 
     def region(self, ar_number: int) -> Timeline:
-        number = whole_number(ar_number, "An AR number", "give NOAA's, such as 11726")
+        number = whole_number(ar_number, "An AR number", "give the NOAA number, such as 11726")
         shards = {shard.stem.removeprefix("AR"): shard for split in self._shards.values() for shard in split}
         if str(number) not in shards:
             raise self._no_region(number, shards)
@@ -190,9 +189,9 @@ class DatasetFolder(OpenedDataset):
 
 
 class PreparedDataset(OpenedDataset):
-    """Rows of a repository in the cache of `datasets`, read while the Hub cannot be reached.
+    """Rows of a repository in the cache of `datasets`, for when the Hub cannot be reached.
 
-    The cache does not hold the manifest, so `identity` raises the error that says how to get the whole dataset.
+    The cache does not hold the manifest, so `identity` raises the error that says how to download the whole dataset.
     """
 
     def __init__(self, name: str, revision: str, rows: dict[str, Dataset], missing: NotOnThisMachineError):
@@ -261,7 +260,7 @@ def open_dataset(dataset: str | Path | OpenedDataset, revision: str | None = Non
         if found is None:
             raise
         warnings.warn(
-            f"{missing} Until then, the rows are those that `datasets` has prepared of commit {found.hash[:8]}.",
+            f"{missing} Until then, rows of commit {found.hash[:8]} are read from the cache of `datasets`.",
             stacklevel=2,
         )
         return PreparedDataset(name, found.hash, found.as_dataset(), missing)
@@ -288,7 +287,7 @@ def _read_shard(shard: Path) -> list[Timeline]:
         table = pq.ParquetFile(shard).read()
     except (OSError, pa.ArrowException) as error:
         raise SolaredError(
-            f"{shard} could not be read ({reason_of(error)}); build the dataset again, or download it again."
+            f"{shard} could not be read ({reason_of(error)}). Build the dataset again, or download it again."
         ) from error
     return timelines_from_table(table)
 
@@ -297,10 +296,10 @@ def _check_schema_version(name: str, folder: Path) -> None:
     try:
         card = DatasetCard.load(folder / CARD_NAME, ignore_metadata_errors=True)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise no_dataset(name, f"{CARD_NAME} cannot be read: {reason_of(error)}", "build it again") from error
+        raise no_dataset(name, f"{CARD_NAME} cannot be read: {reason_of(error)}", "Build it again.") from error
     version = card.data.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise SolaredError(
-            f"The dataset {name} has schema version {version}, and this package reads up to {SCHEMA_VERSION}; "
-            "upgrade it with `pip install --upgrade solared-hf`."
+            f"The dataset {name} has schema version {version}, and this package reads up to {SCHEMA_VERSION}. "
+            "Upgrade it with `pip install --upgrade solared-hf`."
         )

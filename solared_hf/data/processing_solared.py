@@ -1,6 +1,6 @@
-"""SolaredProcessor: the normalisation and window settings that travel with a model.
+"""SolaredProcessor: the normalisation and window settings that are saved with a model.
 
-The file stands alone (numpy and transformers), so that it can be saved beside a model and loaded without the package.
+This file imports only numpy and transformers, so that it can be saved beside a model and loaded without the package.
 """
 
 import json
@@ -13,34 +13,34 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 NAN_POLICIES = ("zero", "interpolate", "drop")
 
-# A patch has 9 x 9 tiles, of which the first and the last row are the background and no input.
+# A patch has 9 x 9 tiles. The first and the last row hold the background and are not input.
 _PATCH_TILES = 81
 
 
 class SolaredProcessor(FeatureExtractionMixin):
     """Min-max normalisation per channel, fitted on the train split, with the settings of the windows.
 
-    It is saved as `preprocessor_config.json` in every checkpoint, so that a model is never without the statistics it
-    was trained with. Normalised values are `(value - minimum) / (maximum - minimum)`: 0..1 on the regions it was
-    fitted on, and beyond on others (arXiv 2508.14107).
+    The processor is saved as `preprocessor_config.json` in every checkpoint, so that a model always comes with the
+    statistics of its training. Normalised values are `(value - minimum) / (maximum - minimum)`: 0..1 on the regions of
+    the fit, and possibly outside of 0..1 on others (arXiv 2508.14107).
 
     Args:
         minimum (`dict[str, float]`): smallest observed value of each channel, in physical units.
         maximum (`dict[str, float]`): largest observed value of each channel, in physical units.
-        input_channels (`list[str]`): channels the model sees, in its order.
+        input_channels (`list[str]`): channels of the input, in the order of the model.
         target_channel (`str`, defaults to `"continuum_intensity"`): channel the model forecasts.
         input_steps (`int`, defaults to 120): steps of input.
         horizon_hours (`float`, defaults to 12.0): time from the last input step to the target.
-        cadence_minutes (`float`, *optional*): spacing of the steps that it was fitted on.
-        nan_policy (`str`, defaults to `"zero"`): what becomes of NaN in the input, see `SolaredWindows`.
-        fitted_on (`dict`, *optional*): dataset, its revision, source and schema version, whether it is
+        cadence_minutes (`float`, *optional*): spacing of the steps in the fit.
+        nan_policy (`str`, defaults to `"zero"`): what to do with NaN in the input, see `SolaredWindows`.
+        fitted_on (`dict`, *optional*): dataset, revision, source, schema version, whether the Sun is
             simulated, split and regions.
 
-    Numbers may have any type, such as numpy's, and are kept as Python's, which JSON knows.
+    Numbers may have any type, such as numpy types, and are stored as Python numbers for JSON.
 
     Raises:
-        ValueError: statistics of a channel are missing, not finite, or leave no range; or a setting is none of the
-            above.
+        ValueError: If the statistics of a channel are missing, not finite or have no range, or a setting has an
+            invalid value.
 
     >>> observed = np.array([[[0.0, 100.0]], [[200.0, np.nan]]])  # two steps of one channel in two tiles, in DN
     >>> processor = SolaredProcessor.fit([observed], ["continuum_intensity"], input_steps=2)
@@ -51,9 +51,9 @@ class SolaredProcessor(FeatureExtractionMixin):
     150.0
     """
 
-    # What register_for_auto_class sets; calling it would import the Auto classes. With it, saved folders carry this
-    # file, and `trust_remote_code=True` works where the package is not installed.
-    _auto_class = "AutoFeatureExtractor"
+    # register_for_auto_class would set this attribute, but would import the Auto classes. The attribute makes
+    # save_pretrained save this file, so that `trust_remote_code=True` works without the package.
+    _auto_class = "AutoFeatureExtractor"  # type: ignore[assignment]  # transformers declares None and sets a str
     model_input_names: ClassVar[list[str]] = ["past_values", "past_observed_mask"]
 
     def __init__(
@@ -71,17 +71,21 @@ class SolaredProcessor(FeatureExtractionMixin):
     ):
         super().__init__(**kwargs)
         if isinstance(input_channels, str):
-            raise ValueError(f"input_channels is a list of names, but got {input_channels!r}; put it in a list.")
+            raise ValueError(
+                f"input_channels must be a list of names, but got {input_channels!r}. Put the name in a list."
+            )
         for channel in (*input_channels, target_channel):
             if channel not in minimum or channel not in maximum:
-                raise ValueError(f"The processor has no minimum and maximum for {channel}; fit it with that channel.")
+                raise ValueError(
+                    f"The processor has no minimum and maximum for {channel}. Fit the processor with that channel."
+                )
             if not np.isfinite([minimum[channel], maximum[channel]]).all() or minimum[channel] >= maximum[channel]:
                 raise ValueError(
                     f"Channel {channel} ranges from {minimum[channel]} to {maximum[channel]}, which cannot be "
-                    "normalised; fit the processor on regions in which it is observed and varies."
+                    "normalised. Fit the processor on regions where the channel is observed and varies."
                 )
         if nan_policy not in NAN_POLICIES:
-            raise ValueError(f"Unknown NaN policy {nan_policy!r}; choose one of {', '.join(NAN_POLICIES)}.")
+            raise ValueError(f"Unknown NaN policy {nan_policy!r}. Choose one of {', '.join(NAN_POLICIES)}.")
         self.minimum = {str(channel): float(value) for channel, value in minimum.items()}
         self.maximum = {str(channel): float(value) for channel, value in maximum.items()}
         self.input_channels = list(map(str, input_channels))
@@ -94,18 +98,18 @@ class SolaredProcessor(FeatureExtractionMixin):
 
     @classmethod
     def fit(cls, values: Iterable[np.ndarray], channels: Sequence[str], input_channels=None, **settings):
-        """A processor with the range of each channel over all regions given; NaN is passed over.
+        """Return a processor with the range of each channel over all regions, ignoring NaN.
 
         Args:
             values (iterable of `np.ndarray` of shape `(steps, channels, tiles)`): physical units, one array a region.
             channels: names of the second axis.
-            input_channels: the channels a model shall see; all by default.
+            input_channels: channels of the input; all by default.
             settings: the other arguments of the processor.
 
         Raises:
-            ValueError: there is no region, or a channel is never observed or never varies.
+            ValueError: If there is no region, or a channel is never observed or never varies.
         """
-        # Region by region, because together they may be more than memory holds.
+        # Region by region, because all regions together may not fit into memory.
         ranges = []
         for array in map(_unmasked, values):
             observed = np.moveaxis(array, 1, 0).reshape(len(channels), -1)
@@ -113,7 +117,7 @@ class SolaredProcessor(FeatureExtractionMixin):
             lowest = np.where(nan, np.inf, observed).min(axis=1, initial=np.inf)
             ranges.append((lowest, np.where(nan, -np.inf, observed).max(axis=1, initial=-np.inf)))
         if not ranges:
-            raise ValueError("There is no region to fit the processor on; name a split that has some.")
+            raise ValueError("There is no region to fit the processor on. Choose a split with regions.")
         lowest, highest = (np.array(ends) for ends in zip(*ranges, strict=True))
         lowest, highest = lowest.min(axis=0), highest.max(axis=0)
         return cls(
@@ -125,39 +129,39 @@ class SolaredProcessor(FeatureExtractionMixin):
 
     @property
     def target_range(self) -> float:
-        """How much of the target's physical unit one normalised unit is."""
+        """Size of one normalised unit in the physical unit of the target."""
         return self.maximum[self.target_channel] - self.minimum[self.target_channel]
 
     def normalise(self, values: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-        """Physical `values` of shape (..., len(channels), tiles) as normalised float32; NaN stays NaN, masked is NaN.
+        """Return physical `values` of shape (..., len(channels), tiles) as normalised float32; NaN and masked are NaN.
 
         Raises:
-            ValueError: the processor has no statistics for a channel, or the values are not of that shape.
+            ValueError: If the processor has no statistics for a channel, or the values have another shape.
         """
         lowest, span = self._ranges(channels)
         values = _unmasked(values)
         if values.ndim < 2 or values.shape[-2] != len(channels):
             raise ValueError(
                 f"Expected values of shape (..., {len(channels)}, tiles) for the channels {', '.join(channels)}, but "
-                f"got {values.shape}; put the channels before the tiles."
+                f"got {values.shape}. Put the channels before the tiles."
             )
         return ((values - lowest[:, None]) / span[:, None]).astype(np.float32)
 
     def inverse(self, values, channel: str | None = None):
-        """Normalised `values` of any shape (numpy or torch) in the physical unit of `channel`, the target by default.
+        """Return normalised `values` of any shape (numpy or torch) in the physical unit of `channel` (the target).
 
         Raises:
-            ValueError: the processor has no statistics for the channel.
+            ValueError: If the processor has no statistics for the channel.
         """
         lowest, span = self._ranges([channel or self.target_channel])
         return values * float(span[0]) + float(lowest[0])
 
     def __call__(self, past_values, return_tensors: str | None = None) -> BatchFeature:
-        """What a model takes, from observations.
+        """Return the input of a model for some observations.
 
         Args:
             past_values (`np.ndarray` of shape `(steps, channels, tiles)` or `(batch, steps, channels, tiles)`):
-                physical units, `input_steps` steps of the input channels in their order, NaN where not observed.
+                physical units, `input_steps` steps of the input channels in their order, NaN if not observed.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
 
         Returns:
@@ -165,7 +169,7 @@ class SolaredProcessor(FeatureExtractionMixin):
             `past_observed_mask`, bool, of the same shape.
 
         Raises:
-            ValueError: the number of steps or channels differs, or there is NaN and the NaN policy is `"drop"`.
+            ValueError: If the number of steps or channels differs, or there is NaN and the NaN policy is `"drop"`.
         """
         values = _unmasked(past_values)
         with np.errstate(over="ignore"):
@@ -178,44 +182,46 @@ class SolaredProcessor(FeatureExtractionMixin):
             )
         if values.shape[3] == _PATCH_TILES:
             raise ValueError(
-                f"The input has all {_PATCH_TILES} tiles of the patch, with the latitude background; give the 63 of "
-                "rows 1 to 7, past_values[..., 9:72]."
+                f"The input has all {_PATCH_TILES} tiles of the patch, with the latitude background. Give the 63 "
+                "tiles of rows 1 to 7, past_values[..., 9:72]."
             )
         if np.isinf(values).any():
-            raise ValueError("The input has values that are infinite, or beyond float32; mark them as NaN.")
+            raise ValueError("The input has values that are infinite or too large for float32. Replace them with NaN.")
         observed = ~np.isnan(values)
         if self.nan_policy == "drop" and not observed.all():
-            raise ValueError("The input has NaN and this processor's policy is to drop it; give observed steps only.")
+            raise ValueError(
+                "The input has NaN, and the NaN policy of the processor is 'drop'. Give observed steps only."
+            )
         filled = self.normalise(np.where(observed, values, np.float32(0)), self.input_channels)
         if self.nan_policy == "interpolate":
             filled = np.stack([interpolate_in_time(*window) for window in zip(filled, observed, strict=True)])
         return BatchFeature({"past_values": filled, "past_observed_mask": observed}, tensor_type=return_tensors)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Save the settings as `preprocessor_config.json` and, for `trust_remote_code=True`, this code.
+        """Save the settings as `preprocessor_config.json`, and this file for `trust_remote_code=True`.
 
         See [`~transformers.FeatureExtractionMixin.save_pretrained`] for the arguments.
         """
-        # A class can be registered under one auto class only; the processor is meant to be found under two.
+        # A class can be registered for one Auto class only, but the processor is needed by two.
         reference = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
         self.auto_map = dict.fromkeys(("AutoFeatureExtractor", "AutoProcessor"), reference)
         return super().save_pretrained(save_directory, **kwargs)
 
     def _ranges(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest value and span of each channel, float64: float32 would lose digits of powers around 1e8."""
+        """Return minimum and range of each channel; float64, because float32 would lose digits of powers of 1e8."""
         missing = [channel for channel in channels if channel not in self.minimum]
         if missing:
             raise ValueError(
-                f"The processor has no statistics for {', '.join(missing)}, only for {', '.join(self.minimum)}; use a "
-                "dataset with the model's channels, or fit a new processor."
+                f"The processor has no statistics for {', '.join(missing)}, only for {', '.join(self.minimum)}. Use a "
+                "dataset with the channels of the model, or fit a new processor."
             )
         lowest = np.array([self.minimum[channel] for channel in channels])
         return lowest, np.array([self.maximum[channel] for channel in channels]) - lowest
 
 
 def _unmasked(values) -> np.ndarray:
-    """Values as an array of floats, with NaN where they are masked; nothing is copied where nothing is masked."""
-    masked = np.ma.asarray(values)
+    """Return values as an array of floats, NaN where they are masked; an array without a mask is not copied."""
+    masked: np.ma.MaskedArray = np.ma.asarray(values)
     array, mask = np.ma.getdata(masked), np.ma.getmask(masked)
     return np.where(mask, np.float32(np.nan), array) if np.any(mask) else array
 
@@ -226,7 +232,7 @@ def _count(value) -> int:
     except TypeError:
         count = 0
     if count < 1:
-        raise ValueError(f"input_steps is a whole number of at least 1, but got {value!r}; try 120.")
+        raise ValueError(f"input_steps must be a whole number of at least 1, but got {value!r}. Try 120.")
     return count
 
 
@@ -236,23 +242,26 @@ def _duration(name: str, value) -> float:
     except TypeError:
         duration = np.nan
     if not 0 < duration < np.inf:
-        raise ValueError(f"{name} is a number above 0, but got {value!r}; try {name}=12.0.")
+        raise ValueError(f"{name} must be a number above 0, but got {value!r}. Try {name}=12.0.")
     return duration
 
 
 def _plain(facts: dict) -> dict:
-    """Facts as JSON gives them back; numpy's numbers and arrays are Python's then."""
+    """Return facts as JSON reads them back, with Python numbers and lists instead of numpy types."""
     try:
         return json.loads(json.dumps(facts, default=lambda value: value.tolist()))
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"fitted_on holds what JSON does not know ({error}); give text and numbers.") from error
+        raise ValueError(
+            f"fitted_on holds a value that JSON cannot store ({error}). Give text and numbers."
+        ) from error
 
 
 def interpolate_in_time(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Lines in time through the observed steps of each channel and tile of one window.
+    """Return one window with linear interpolation in time between the observed steps of each channel and tile.
 
-    The ends hold, and what was never observed stays as it is. Only steps of the window take part: nothing after the
-    last input step is known when a forecast is issued.
+    Before the first and after the last observed step, the nearest observed value is used. A tile that was never
+    observed is unchanged. Only steps of the window are used, because later steps are unknown at the time of a
+    forecast.
 
     Args:
         values: (steps, channels, tiles) float32, any unit.

@@ -1,4 +1,4 @@
-"""The windows of one region: which steps of its timeline they start at, and why the others give none."""
+"""Cut the windows of one region: find the first step of each window, and count the dropped windows by reason."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from solared_hf.data.step_times import MOST_JITTER, nearest_steps
 from solared_hf.data.timelines import Timeline
 from solared_hf.errors import SolaredError
 
-# Why a window is not given, in the order in which the reasons are looked for.
+# Reasons to drop a window, in the order of the checks.
 SPANS_GAP = "spans a gap"
 TARGET_NOT_OBSERVED = "target not observed"
 INPUT_NOT_OBSERVED = "input never observed"
@@ -21,7 +21,7 @@ TOO_SHORT = "region too short"
 
 @dataclass(frozen=True)
 class RegionWindows:
-    """What one region gave: how many windows, and how many it did not and why."""
+    """The number of windows of one region, and of the dropped windows by reason."""
 
     ar_number: int
     steps: int
@@ -36,11 +36,11 @@ class RegionWindows:
 
 @dataclass(frozen=True)
 class Region:
-    """One region as the windows cut it; steps are those of its timeline, gaps and all."""
+    """One region with its windows; steps count the rows of the timeline."""
 
     timeline: Timeline
     starts: np.ndarray  # (windows,) int, first step of each window
-    target_steps: np.ndarray  # (windows,) int, step of its target, -1 where there is none
+    target_steps: np.ndarray  # (windows,) int, step of each target, -1 if the target has no step
     report: RegionWindows
 
 
@@ -52,20 +52,20 @@ def cut_region(
     require_target: bool,
     drop_nan: bool,
 ) -> Region:
-    """Every window of a region that can be given, and the number of the others by reason.
+    """Return the windows of a region that can be used, and the number of the others by reason.
 
     Args:
-        timeline: the region.
-        observed: (T, C, 63) bool, what of the input channels was observed.
-        input_steps: steps of input.
-        horizon: time from the last input step to the target.
-        require_target: keep only windows whose target was observed, and that no gap parts from it.
-        drop_nan: keep only windows without NaN in their input.
+        timeline: The region.
+        observed: (T, C, 63) bool, True where an input channel was observed.
+        input_steps: Steps of input.
+        horizon: Time from the last input step to the target.
+        require_target: Keep only windows with an observed target, and without a gap before the target.
+        drop_nan: Keep only windows without NaN in the input.
 
     Raises:
-        SolaredError: the horizon is no multiple of the region's cadence.
+        SolaredError: If the horizon is not a multiple of the cadence of the region.
     """
-    # A single step has no cadence, so no window of it has a known target.
+    # A single step has no cadence, so its target time has no step.
     ahead = steps_ahead(horizon, timeline.cadence, timeline.ar_number) if len(timeline) > 1 else 1
     span = input_steps + (ahead if require_target else 0)
     starts = np.arange(max(len(timeline) - span + 1, 0))
@@ -76,13 +76,13 @@ def cut_region(
     target_steps = nearest_steps(timeline.times, target_times, np.timedelta64(timeline.cadence))
 
     breaks = count_before(timeline.breaks)
-    has_value = count_before(observed.any(axis=(1, 2)))
+    has_value = count_before(np.any(observed, axis=(1, 2)))
     reasons = {SPANS_GAP: breaks[starts + span - 1] > breaks[starts]}
     if require_target:
         reasons[TARGET_NOT_OBSERVED] = (target_steps < 0) | np.isnan(timeline.intensity).any(axis=1)[target_steps]
     reasons[INPUT_NOT_OBSERVED] = has_value[stops] == has_value[starts]
     if drop_nan:
-        has_nan = count_before(~observed.all(axis=(1, 2)))
+        has_nan = count_before(np.any(~observed, axis=(1, 2)))
         reasons[INPUT_HAS_NAN] = has_nan[stops] > has_nan[starts]
     reason = np.select(list(reasons.values()), list(reasons), default="")
     kept = reason == ""
@@ -90,23 +90,23 @@ def cut_region(
 
 
 def steps_ahead(horizon: timedelta, cadence: timedelta, ar_number: int) -> int:
-    """A horizon in steps, which the times of steps may miss by `MOST_JITTER` of a cadence.
+    """Return a horizon in steps, with a tolerance of `MOST_JITTER` of a cadence.
 
     Raises:
-        SolaredError: it lies between two steps.
+        SolaredError: If the horizon lies between two steps.
     """
     steps = round(horizon / cadence)
     if abs(horizon - steps * cadence) > MOST_JITTER * cadence or steps < 1:
         nearest = max(steps, 1) * cadence
         raise SolaredError(
-            f"The horizon {horizon} is no multiple of the cadence {cadence} of AR{ar_number}; choose a horizon that "
-            f"is, such as {nearest}."
+            f"The horizon {horizon} is not a multiple of the cadence {cadence} of AR{ar_number}. Choose a multiple, "
+            f"such as {nearest}."
         )
     return steps
 
 
 def count_before(flags: np.ndarray) -> np.ndarray:
-    """(n+1,) number of true flags before each position, so that a range is counted by one subtraction."""
+    """Return the (n+1,) number of true flags before each position; a difference of two counts a range."""
     return np.concatenate([[0], np.cumsum(flags)])
 
 

@@ -1,4 +1,4 @@
-"""Times of steps: from the forms in which users hold them to naive TAI in milliseconds, and the cadence they keep."""
+"""Convert times of steps from many types to naive TAI in milliseconds, and find the cadence."""
 
 import re
 from collections.abc import Iterable
@@ -8,33 +8,33 @@ import numpy as np
 
 from solared_hf.errors import SolaredError
 
-# Steps whose spacing differs from the cadence by at most this share of the cadence follow each other without a gap.
-# Frames are taken within a second of their nominal times, which is 3 % of 45 s and less of any longer cadence.
+# There is no gap between two steps if their spacing differs from the cadence by at most this fraction of the cadence.
+# Frames are taken within a second of their nominal times, which is 3 % of 45 s and less of a longer cadence.
 MOST_JITTER = 0.05
 
-# Nothing of this kind was observed before, the simulated Sun of 2001 included; seconds since 1970 that are taken for
-# milliseconds lie in January 1970.
+# All observations, and the simulated Sun of 2001, are in these years. Seconds since 1970 that are read as milliseconds
+# lie in January 1970.
 _FIRST_YEAR, _END_YEAR = 1990, 2100
 
 _MILLISECOND, _HALF_A_MILLISECOND = np.timedelta64(1, "ms"), np.timedelta64(500, "us")
-# The end of a text in ISO 8601 that names a time zone.
+# The end of an ISO 8601 text with a time zone.
 _ZONE = re.compile(r"[Zz]$|[T ].*[+-]\d\d:?(\d\d)?$")
-# Scales that differ from TAI by something that is known for ever; UT1 has to be looked up, and local time is anywhere.
+# Scales with a fixed difference from TAI. UT1 needs a table, and the difference of local time is unknown.
 _TIME_SCALES = ("tai", "utc", "tt", "tcg", "tdb", "tcb")
-_CURE = "give datetime64 or datetime objects in naive TAI, or an astropy `Time`"
+_CURE = "Give datetime64 or datetime objects in naive TAI, or an astropy `Time`"
 
 
 def step_times(times: Iterable, owner: str = "The timeline") -> np.ndarray:
-    """(T,) datetime64[ms], naive TAI, rounded to the nearest millisecond; NaT stays NaT.
+    """Return the times as (T,) datetime64[ms], naive TAI, rounded to the nearest millisecond; NaT stays NaT.
 
     Args:
-        times: `datetime64` of any unit, `datetime` objects, pandas' timestamps or text in ISO 8601, all of them naive
-            TAI; whole numbers of milliseconds since 1970-01-01 TAI; or an astropy `Time`, which knows its time scale
-            and is converted to TAI. A masked time is NaT.
-        owner: what an error says the times belong to.
+        times: `datetime64` of any unit, `datetime` objects, pandas timestamps or ISO 8601 text, all in naive TAI;
+            whole numbers of milliseconds since 1970-01-01 TAI; or an astropy `Time`, which has a time scale and is
+            converted to TAI. A masked time is NaT.
+        owner: The name of the timeline in an error.
 
     Raises:
-        SolaredError: If the times are something else, or name a time zone.
+        SolaredError: If the times have another type, or a time zone.
 
     >>> step_times(["2013-04-15T00:59:59.9999", "2013-04-15T02:00:00"])
     array(['2013-04-15T01:00:00.000', '2013-04-15T02:00:00.000'],
@@ -43,12 +43,12 @@ def step_times(times: Iterable, owner: str = "The timeline") -> np.ndarray:
     if _is_astropy_time(times):
         times = _tai(times, owner)
     try:
-        masked = np.ma.asarray(times)
+        masked: np.ma.MaskedArray = np.ma.asarray(times)
     except ValueError as error:
-        raise SolaredError(f"{owner} has times that are no list ({error}); give one time for each step.") from error
+        raise SolaredError(f"{owner} has times that are not a list ({error}). Give one time for each step.") from error
     array, mask = np.ma.getdata(masked), np.ma.getmask(masked)
     if array.ndim != 1:
-        raise SolaredError(f"{owner} has times of shape {array.shape}; give one time for each step.")
+        raise SolaredError(f"{owner} has times of shape {array.shape}. Give one time for each step.")
     if array.dtype.kind == "O":
         array = _from_objects(array, owner)
     elif array.dtype.kind in "US":
@@ -57,10 +57,10 @@ def step_times(times: Iterable, owner: str = "The timeline") -> np.ndarray:
         array = array.astype(np.int64)
     elif array.dtype.kind != "M" and len(array):
         raise SolaredError(
-            f"{owner} has times such as {array[0]!s}, which do not say what they count; {_CURE}: "
+            f"{owner} has times such as {array[0]!s}, whose unit is unknown. {_CURE}: "
             '`Time(days, format="mjd", scale="tai")`.'
         )
-    # numpy cuts what is finer than a millisecond.
+    # numpy truncates to milliseconds, so round first.
     cut = array.astype("datetime64[ms]")
     if array.dtype.kind == "M":
         cut = cut + (array - cut >= _HALF_A_MILLISECOND) * _MILLISECOND
@@ -68,38 +68,38 @@ def step_times(times: Iterable, owner: str = "The timeline") -> np.ndarray:
 
 
 def check_years(times: np.ndarray, owner: str = "The timeline") -> None:
-    """Refuse times at which nothing was observed: another unit or another epoch was meant.
+    """Refuse times in years without observations, because they have another unit or another epoch.
 
     Args:
         times: (T,) datetime64.
-        owner: what an error says the times belong to.
+        owner: The name of the timeline in an error.
 
     Raises:
         SolaredError: If a time is NaT, before 1990 or after 2099.
     """
     unknown = np.flatnonzero(np.isnat(times))
     if len(unknown):
-        raise SolaredError(f"{owner} has no time (NaT) for step {unknown[0]}; give its time, or leave the step out.")
+        raise SolaredError(f"{owner} has no time (NaT) for step {unknown[0]}. Give the time, or leave the step out.")
     years = times.astype("datetime64[Y]").astype(np.int64) + 1970
     wrong = np.flatnonzero((years < _FIRST_YEAR) | (years >= _END_YEAR))
     if len(wrong):
         raise SolaredError(
             f"{owner} has step {wrong[0]} at {times[wrong[0]]}, which is before {_FIRST_YEAR} or after "
-            f'{_END_YEAR - 1}; look at the unit: seconds since 1970 are `np.array(seconds, "datetime64[s]")`.'
+            f'{_END_YEAR - 1}. Check the unit: seconds since 1970 are `np.array(seconds, "datetime64[s]")`.'
         )
 
 
 def cadence_of(times: np.ndarray) -> np.timedelta64:
-    """The most frequent spacing of (T,) increasing times, T >= 2, as timedelta64[ms].
+    """Return the most frequent spacing of (T,) increasing times, T >= 2, as timedelta64[ms].
 
-    Spacings within `MOST_JITTER` of the cadence count as one; if these are not all equal, the cadence is the whole
-    second next to their median.
+    Spacings within `MOST_JITTER` of the cadence count as equal. If they differ, the cadence is their median, rounded
+    to a whole second.
 
     >>> cadence_of(np.array(["2013-04-15T00:00:00.3", "2013-04-15T01:00:00", "2013-04-15T02:00:01"], "datetime64[ms]"))
     np.timedelta64(3600000,'ms')
     """
     spacings = np.sort(np.diff(times).astype("timedelta64[ms]").astype(np.int64))
-    # Alike are those up to one jitter below and above the cadence.
+    # Two spacings are alike if both are within one jitter of a cadence.
     ends = np.searchsorted(spacings, spacings * (1 + 2 * MOST_JITTER), side="right")
     first = int(np.argmax(ends - np.arange(len(spacings))))
     alike = spacings[first : ends[first]]
@@ -111,17 +111,17 @@ def cadence_of(times: np.ndarray) -> np.timedelta64:
 
 
 def most_jitter(cadence: np.timedelta64) -> np.timedelta64:
-    """How far the spacing of two steps may be from the cadence, timedelta64[ms]."""
+    """Return the largest difference of a spacing from the cadence, timedelta64[ms]."""
     return MOST_JITTER * np.timedelta64(cadence, "ms")
 
 
 def is_spaced_by(spacings: np.ndarray, cadence: np.timedelta64) -> np.ndarray:
-    """Whether each of some spacings, timedelta64, is one cadence, or differs by `MOST_JITTER` of it at most."""
+    """Return whether each spacing, timedelta64, differs from the cadence by at most `MOST_JITTER` of the cadence."""
     return np.abs(spacings - cadence) <= most_jitter(cadence)
 
 
 def nearest_steps(times: np.ndarray, wanted: np.ndarray, cadence: np.timedelta64) -> np.ndarray:
-    """(N,) int: the step at each wanted time, -1 if there is none within `MOST_JITTER` of a cadence.
+    """Return the (N,) int step at each wanted time, or -1 if no step is within `MOST_JITTER` of a cadence.
 
     Args:
         times: (T,) datetime64, increasing, T >= 1.
@@ -135,49 +135,53 @@ def nearest_steps(times: np.ndarray, wanted: np.ndarray, cadence: np.timedelta64
 
 
 def _is_astropy_time(value: object) -> bool:
-    # astropy is not among the things that everybody has installed.
+    # astropy may not be installed.
     return any(kind.__module__.startswith("astropy.time") and kind.__name__ == "Time" for kind in type(value).__mro__)
 
 
 def _tai(times, owner: str) -> np.ndarray:
-    """datetime64[ns] from an astropy `Time`."""
+    """Return an astropy `Time` as datetime64[ns]."""
     if times.scale not in _TIME_SCALES:
-        raise SolaredError(f"{owner} has times on the scale {times.scale!r}; give them in TAI, as `times.tai` or UTC.")
+        raise SolaredError(
+            f"{owner} has times on the scale {times.scale!r}. Give them in TAI, as `times.tai`, or in UTC."
+        )
     return np.ma.asarray(times.tai.datetime64)
 
 
 def _from_text(texts: np.ndarray, owner: str) -> np.ndarray:
-    """datetime64 of the unit that the finest text needs."""
+    """Return texts as datetime64, with the unit of the most precise text."""
     zoned = next(filter(_ZONE.search, texts.ravel().tolist()), None)
     if zoned is not None:
         raise _zoned(zoned, owner)
     try:
         return texts.astype("datetime64")
     except ValueError as error:
-        raise SolaredError(f"{owner} has times that numpy cannot read, such as {texts.flat[0]!s}; {_CURE}.") from error
+        raise SolaredError(f"{owner} has times that numpy cannot read, such as {texts.flat[0]!s}. {_CURE}.") from error
 
 
 def _from_objects(items: np.ndarray, owner: str) -> np.ndarray:
-    """datetime64 of the finest unit that an item has."""
-    moments = []
+    """Return objects as datetime64, with the unit of the most precise object."""
+    moments: list[np.datetime64] = []
     for item in items.tolist():
         if getattr(item, "tzinfo", None) is not None:
             raise _zoned(item, owner)
         if _is_astropy_time(item):
-            moments.append(np.datetime64("NaT") if item.masked else np.ma.getdata(_tai(item, owner))[()])
+            moments.append(
+                np.datetime64("NaT") if item.masked else np.datetime64(np.ma.getdata(_tai(item, owner))[()])
+            )
         elif hasattr(item, "to_datetime64"):
             moments.append(item.to_datetime64())
         elif isinstance(item, str):
-            moments.append(_from_text(np.array(item), owner)[()])
+            moments.extend(_from_text(np.array([item]), owner))
         elif isinstance(item, np.datetime64 | date | None):
             moments.append(np.datetime64("NaT" if item is None else item))
         else:
-            raise SolaredError(f"{owner} has times such as {item!r:.60}; {_CURE}.")
+            raise SolaredError(f"{owner} has times such as {item!r:.60}. {_CURE}.")
     return np.array(moments, dtype="datetime64" if moments else "datetime64[ms]")
 
 
 def _zoned(item: object, owner: str) -> SolaredError:
     return SolaredError(
-        f"{owner} has times with a time zone, such as {item}, and the times of steps are naive TAI, 37 s ahead of UTC "
-        "since 2017; convert them by `astropy.time.Time(times)`, which is taken as it is."
+        f"{owner} has times with a time zone, such as {item}, but the times of steps are naive TAI, 37 s ahead of UTC "
+        "since 2017. Give `astropy.time.Time(times)`, which is converted to TAI."
     )

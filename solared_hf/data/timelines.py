@@ -1,4 +1,4 @@
-"""A region's timeline, and its way between Python and the rows of the dataset."""
+"""The timeline of a region, and its conversion to and from the rows of the dataset."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -23,24 +23,24 @@ from solared_hf.schema import (
     timeline_features,
 )
 
-# Rows that are taken apart at a time: some four regions, and 1.5 MB.
+# Rows that are converted at a time: about four regions, and 1.5 MB.
 _BATCH_ROWS = 1_000
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Everything observed of one emerging region, in order of time.
+    """All observations of one emerging region, in order of time.
 
     Args:
         ar_number: NOAA active region number.
-        times: (T,) `datetime64[ms]`, strictly increasing; naive TAI, the middle of each step's 8 h window. Other forms
-            are taken as by `step_times.step_times`, and rounded to a millisecond.
+        times: (T,) `datetime64[ms]`, strictly increasing; naive TAI, the middle of the 8 h window of each step. Other
+            types are converted by `step_times.step_times`, and rounded to a millisecond.
         values: (T, 6, 63) float32, channels in the order of `schema.CHANNELS`, physical units of `schema.UNITS`.
-            What was not observed is NaN, or masked.
+            Values that were not observed are NaN, or masked.
 
     Raises:
-        SolaredError: the arrays have other shapes, there is no step at all, time does not increase or was never
-            observed by anybody, or a value is infinite or beyond float32.
+        SolaredError: If the arrays have other shapes or no steps, the times do not increase or are in years without
+            observations, or a value is infinite or too large for float32.
 
     Example:
         >>> times = np.datetime64("2013-04-15T00:00") + np.array([0, 1, 2, 5]) * np.timedelta64(1, "h")
@@ -54,13 +54,13 @@ class Timeline:
     values: np.ndarray
 
     def __post_init__(self):
-        ar_number = whole_number(self.ar_number, "An AR number", "give NOAA's, such as 11726")
+        ar_number = whole_number(self.ar_number, "An AR number", "give the NOAA number, such as 11726")
         object.__setattr__(self, "ar_number", ar_number)
         owner = f"AR{self.ar_number}"
         times, values = step_times(self.times, owner), _array(self.values, owner)
         if not len(times) or values.shape != (len(times), len(CHANNELS), NUM_TILES):
             raise SolaredError(
-                f"{owner}: values of shape {values.shape} do not fit {len(times)} times; a timeline has at least one "
+                f"{owner}: values of shape {values.shape} do not fit {len(times)} times. A timeline has at least one "
                 f"step and values of shape (steps, {len(CHANNELS)}, {NUM_TILES}){_cure(values.shape, len(times))}."
             )
         backwards = np.flatnonzero(np.diff(times) <= np.timedelta64(0))
@@ -68,7 +68,7 @@ class Timeline:
             first = int(backwards[0])
             raise SolaredError(
                 f"{owner}: time does not increase from step {first} ({times[first]}) to step {first + 1} "
-                f"({times[first + 1]}); sort the steps and remove duplicates before building."
+                f"({times[first + 1]}). Sort the steps and remove duplicates."
             )
         check_years(times, owner)
         object.__setattr__(self, "times", times)
@@ -84,60 +84,61 @@ class Timeline:
 
     @cached_property
     def cadence(self) -> timedelta:
-        """The most frequent spacing of the steps, see `step_times.cadence_of`.
+        """Most frequent spacing of the steps, see `step_times.cadence_of`.
 
         Raises:
-            SolaredError: a single step has no spacing, or most spacings are no multiple of any.
+            SolaredError: If there is a single step, or most spacings are not multiples of the most frequent one.
         """
         if len(self) < 2:
-            raise SolaredError(f"AR{self.ar_number} has a single step, so its cadence is unknown; add more steps.")
+            raise SolaredError(f"AR{self.ar_number} has a single step, so the cadence is unknown. Add more steps.")
         cadence, spacings = cadence_of(self.times), np.diff(self.times)
         multiples = np.maximum(np.rint(spacings / cadence).astype(int), 1) * cadence
         off_beat = int((np.abs(spacings - multiples) > most_jitter(cadence)).sum())
         gaps = int((~is_spaced_by(spacings, cadence)).sum())
-        found = f"AR{self.ar_number}: of {len(spacings)} spacings between its steps"
+        counted = f"AR{self.ar_number}: of {len(spacings)} spacings between steps"
+        most_frequent = timedelta(milliseconds=int(cadence.astype(int)))
         if 2 * off_beat > len(spacings):
             raise SolaredError(
-                f"{found}, {off_beat} are no multiple of the most frequent, {cadence.item()}, within "
-                f"{MOST_JITTER:.0%} of it; give steps at a regular cadence."
+                f"{counted}, {off_beat} are not a multiple of the most frequent spacing {most_frequent}, within "
+                f"{MOST_JITTER:.0%}. Give steps at a regular cadence."
             )
         if 2 * gaps > len(spacings):
             warnings.warn(
-                f"{found}, {gaps} are gaps and only {len(spacings) - gaps} are one cadence, {cadence.item()}; look "
-                "whether steps were left out.",
+                f"{counted}, {gaps} are gaps and only {len(spacings) - gaps} are one cadence, {most_frequent}. Check "
+                "whether steps are missing.",
                 stacklevel=2,
             )
-        return cadence.item()
+        return most_frequent
 
     @cached_property
     def breaks(self) -> np.ndarray:
-        """(T-1,) bool: the step that follows is not one cadence later, give or take `step_times.MOST_JITTER` of it."""
+        """(T-1,) bool: True if the next step is not one cadence later, within `step_times.MOST_JITTER`."""
         return ~is_spaced_by(np.diff(self.times), np.timedelta64(self.cadence))
 
     @property
     def gap_after(self) -> np.ndarray:
-        """(T,) int: the first step beyond the next gap, T where none follows."""
+        """(T,) int: the first step after the next gap, or T if there is no later gap."""
         gaps = np.append(np.flatnonzero(self.breaks) + 1 if len(self) > 1 else [], len(self)).astype(int)
         return gaps[np.searchsorted(gaps, np.arange(len(self)), side="right")]
 
     @property
     def missing_between(self) -> np.ndarray:
-        """(T-1,) int: how many steps are missing between each step and the next; half a cadence counts as one."""
+        """(T-1,) int: number of missing steps between each step and the next; half a cadence is rounded up."""
         spacings = np.diff(self.times) / np.timedelta64(self.cadence)
         return np.maximum(np.floor(spacings + 0.5).astype(int) - 1, 0)
 
     @property
     def missing_steps(self) -> int:
-        """How many steps the gaps swallow."""
+        """Number of steps that are missing in the gaps."""
         return int(self.missing_between.sum())
 
     @property
     def nan_steps(self) -> int:
-        """How many steps miss a value in any channel or tile."""
+        """Number of steps with NaN in any channel or tile."""
         return int(np.isnan(self.values).any(axis=(1, 2)).sum())
 
     def to_table(self) -> pa.Table:
-        """The rows of the `timelines` config, with the schema of `schema.timeline_features`; NaN stays NaN."""
+        """Return the rows of the `timelines` config, with the schema of `schema.timeline_features`; NaN stays NaN."""
         schema = timeline_features().arrow_schema
         lists = [
             pa.FixedSizeListArray.from_arrays(pa.array(self.values[:, channel].ravel()), NUM_TILES)
@@ -153,33 +154,52 @@ class Timeline:
 
 
 def timelines_from_table(table: pa.Table) -> list[Timeline]:
-    """Regions found in rows of the `timelines` config, in ascending order of AR number; rows may come in any order.
+    """Return the regions in rows of the `timelines` config, sorted by AR number; the rows may have any order.
 
-    Columns may have another type than `schema.timeline_features` gives them, such as lists of any length or wider
-    numbers, as long as every value fits the right type as it is. Column `step` counts a region's rows,
-    whatever gaps lie between their times, so a number that is left out means that a row was taken away: that would
-    look like a gap, or like another cadence. Rows at the beginning or the end may be away; a warning tells of a
-    beginning.
+    Columns may have another type than in `schema.timeline_features`, such as lists of any length or wider numbers, if
+    every value fits the expected type without a change. Column `step` counts the rows of a region, also across gaps,
+    so a missing number means that a row was removed. A removed row would look like a gap or another cadence, and is
+    an error. Rows may be missing at the beginning, which gives a warning, or at the end.
 
     Raises:
-        SolaredError: a column is missing or its values do not fit its type, a step occurs twice, or rows were taken
-            away between two steps.
+        SolaredError: If a column is missing or its values do not fit the type, a step occurs twice, or rows between
+            two steps were removed.
     """
     return _collected([table])
 
 
 def timelines_from_dataset(dataset: Dataset | IterableDataset) -> list[Timeline]:
-    """Regions of one split, from a map-style or a streaming `datasets` object.
+    """Return the regions of one split of a map-style or streaming `datasets` object.
 
-    The rows are read once, as Arrow, some at a time: memory holds the values of the regions and little else. A whole
-    published dataset takes about 20 MB.
+    The rows are read once, in Arrow batches, so that memory holds little more than the values of the regions. The
+    whole published dataset takes about 20 MB.
 
     Raises:
-        SolaredError: `dataset` is a dictionary of splits, or not a SOLARED timelines dataset.
+        SolaredError: If `dataset` is a dictionary of splits, or is not a SOLARED timelines dataset.
     """
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
-        raise SolaredError(f"Choose one split of the dataset, such as dataset['train']; it has {', '.join(dataset)}.")
+        raise SolaredError(f"Choose one split of the dataset, such as dataset['train']. It has {', '.join(dataset)}.")
     return _collected(_batches(dataset))
+
+
+def timelines_of(data: Dataset | IterableDataset | Timeline | Iterable[Timeline]) -> list[Timeline]:
+    """Return timelines as a list, from a split of a dataset, a timeline or several timelines.
+
+    Raises:
+        SolaredError: If `data` is something else.
+    """
+    if isinstance(data, Timeline):
+        return [data]
+    # `timelines_from_dataset` refuses dictionaries of splits and names the splits.
+    if isinstance(data, Dataset | IterableDataset | DatasetDict | IterableDatasetDict):
+        return timelines_from_dataset(data)
+    timelines = list(data) if isinstance(data, Iterable) and not isinstance(data, str) else [data]
+    if not all(isinstance(timeline, Timeline) for timeline in timelines):
+        raise SolaredError(
+            f"Windows are cut from a split of a dataset or from timelines, not from {data!r:.60}. Load timelines with "
+            "`load_dataset` or `load_timelines`."
+        )
+    return timelines
 
 
 def _batches(dataset: Dataset | IterableDataset) -> Iterator[pa.Table]:
@@ -187,37 +207,39 @@ def _batches(dataset: Dataset | IterableDataset) -> Iterator[pa.Table]:
         yield from dataset.with_format("arrow").iter(batch_size=_BATCH_ROWS)
     except (OSError, pa.ArrowException) as error:
         raise SolaredError(
-            f"The rows of the dataset could not be read ({error}); build it again, or download it again."
+            f"The rows of the dataset could not be read ({error}). Build the dataset again, or download it again."
         ) from error
 
 
 def _collected(tables: Iterable[pa.Table]) -> list[Timeline]:
-    """Regions of all rows; see `timelines_from_table`. Each value is copied once, and no table is kept."""
+    """Return the regions of all rows, see `timelines_from_table`. Each value is copied once, and no table is kept."""
     parts: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for table in tables:
         missing = [column for column in COLUMNS if column not in table.column_names]
         if missing:
             raise SolaredError(
-                f"The dataset has no column {', '.join(missing)}, so it is not a SOLARED timelines dataset; load the "
+                f"The dataset has no column {', '.join(missing)}, so it is not a SOLARED timelines dataset. Load the "
                 "config 'timelines' of a folder written by `solared build`, with all its columns."
             )
         for first in range(0, len(table), _BATCH_ROWS):
             for ar_number, rows in _regions_in(_cast(table.slice(first, _BATCH_ROWS))):
                 parts.setdefault(ar_number, []).append(rows)
-    begun_later = sorted((number, first) for number, rows in parts.items() if (first := min(r[0].min() for r in rows)))
+    starts_later = sorted(
+        (number, first) for number, rows in parts.items() if (first := min(r[0].min() for r in rows))
+    )
     timelines = [_timeline(ar_number, parts.pop(ar_number)) for ar_number in sorted(parts)]
-    if begun_later:
-        places = ", ".join(f"step {step} of AR{number}" for number, step in begun_later)
+    if starts_later:
+        places = ", ".join(f"step {step} of AR{number}" for number, step in starts_later)
         warnings.warn(
-            f"The rows before {places} were taken away; what is counted from the beginning of a region is counted "
-            "from there.",
+            f"The rows before {places} were removed. Steps of these regions are counted from the first row that is "
+            "left.",
             stacklevel=3,
         )
     return timelines
 
 
 def _regions_in(table: pa.Table) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Copies of the steps (rows,), times (rows,) and values (rows, 6, 63) of each region in a table, by AR number."""
+    """Yield each AR number in a table, with copies of steps (rows,), times (rows,) and values (rows, 6, 63)."""
     numbers, steps, times = (table.column(name).to_numpy() for name in ("ar_number", "step", "time_tai"))
     channels = [_tile_values(table, channel) for channel in CHANNELS]
     order = np.argsort(numbers, kind="stable")
@@ -227,7 +249,7 @@ def _regions_in(table: pa.Table) -> Iterator[tuple[int, tuple[np.ndarray, np.nda
 
 
 def _timeline(ar_number: int, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Timeline:
-    """The timeline of a region whose rows came in parts, in any order."""
+    """Return the timeline of a region from parts of its rows, in any order."""
     steps, times, values = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
     if (np.diff(steps) <= 0).any():
         order = np.argsort(steps, kind="stable")
@@ -237,24 +259,24 @@ def _timeline(ar_number: int, parts: list[tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _check_steps(ar_number: int, steps: np.ndarray) -> None:
-    """Refuse a region from which rows were taken away; `steps` are in order."""
+    """Refuse a region with removed rows; `steps` are sorted."""
     if (np.diff(steps) == 0).any():
-        raise SolaredError(f"AR{ar_number} has a step twice; build the dataset folder again.")
+        raise SolaredError(f"AR{ar_number} has a step twice. Build the dataset folder again.")
     holes = np.flatnonzero(np.diff(steps) != 1)
     if len(holes):
         missing = steps[-1] - steps[0] + 1 - len(steps)
         raise SolaredError(
             f"AR{ar_number} has step {steps[holes[0]]} and then step {steps[holes[0] + 1]}: in all, {missing} of its "
-            "rows were taken away, and its cadence and gaps would be wrong. Give whole regions: filter by ar_number, "
-            "and give each process regions of its own instead of every second row."
+            "rows were removed, so the cadence and the gaps would be wrong. Give whole regions: filter by ar_number, "
+            "and give each process different regions instead of every second row."
         )
 
 
 def _cast(table: pa.Table) -> pa.Table:
-    """The columns of the `timelines` config with the types of `schema.timeline_features`.
+    """Return the columns of the `timelines` config with the types of `schema.timeline_features`.
 
     Raises:
-        SolaredError: a value is missing or would change.
+        SolaredError: If a value is missing or would change.
     """
     schema = timeline_features().arrow_schema
     columns = []
@@ -263,20 +285,20 @@ def _cast(table: pa.Table) -> pa.Table:
         value_type = getattr(column.type, "value_type", column.type)
         try:
             if not pa.types.is_primitive(value_type):
-                raise pa.ArrowInvalid("its values are no numbers")
+                raise pa.ArrowInvalid("the values are not numbers")
             if pa.types.is_timestamp(value_type):
                 column = _milliseconds(column)
             cast = column.cast(field.type)
             if cast.null_count:
                 raise pa.ArrowInvalid("there are nulls")
-            # Arrow watches over every other narrowing itself.
+            # Arrow checks all other narrowing casts.
             narrowed = pa.types.is_float64(value_type) and field.name in CHANNELS
             if narrowed and not np.array_equal(_flat(cast), _flat(column), equal_nan=True):
-                raise pa.ArrowInvalid("values have more digits than float32 holds")
+                raise pa.ArrowInvalid("some values have more digits than float32")
         except pa.ArrowException as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise SolaredError(
-                f"Column {field.name} holds {column.type}, which does not fit {field.type} ({reason}); load the "
+                f"Column {field.name} holds {column.type}, which does not fit {field.type} ({reason}). Load the "
                 "config 'timelines' of a folder written by `solared build`."
             ) from error
         columns.append(cast)
@@ -284,55 +306,55 @@ def _cast(table: pa.Table) -> pa.Table:
 
 
 def _array(values, owner: str) -> np.ndarray:
-    """Values as numbers of whichever precision; what is masked is NaN. Arrays without a mask are not copied."""
+    """Return values as an array of numbers, NaN where they are masked; an array without a mask is not copied."""
     try:
-        masked = np.ma.asarray(values)
+        masked: np.ma.MaskedArray = np.ma.asarray(values)
         array, mask = np.ma.getdata(masked), np.ma.getmask(masked)
         array = array.astype(np.float64) if array.dtype.kind == "O" else array
     except (TypeError, ValueError) as error:
-        raise SolaredError(f"{owner}: the values are no array of numbers ({error}); give floats.") from error
+        raise SolaredError(f"{owner}: the values are not an array of numbers ({error}). Give floats.") from error
     if array.dtype.kind not in "fiu":
-        raise SolaredError(f"{owner}: the values are {array.dtype} and no numbers; give floats.")
+        raise SolaredError(f"{owner}: the values have type {array.dtype}, not numbers. Give floats.")
     return np.where(mask, np.nan, array) if np.any(mask) else array
 
 
 def _single_precision(values: np.ndarray, owner: str) -> np.ndarray:
-    """(T, 6, 63) float32; a SolaredError for what is infinite, or becomes infinite."""
+    """Return values as float32; raise a SolaredError if a value is or becomes infinite."""
     with np.errstate(over="ignore"):
         single = values.astype(np.float32, copy=False)
     infinite = np.argwhere(np.isinf(single))
     if len(infinite):
         step, channel, tile = infinite[0]
         value = values[step, channel, tile]
-        what = "infinite values" if np.isinf(value) else f"values beyond float32, such as {value:g}"
+        problem = "infinite values" if np.isinf(value) else f"values too large for float32, such as {value:g}"
         raise SolaredError(
-            f"{owner} holds {what}, first in {CHANNELS[channel]} at step {step}, tile {tile}; mark what was not "
-            "observed as NaN."
+            f"{owner} has {problem}, first in {CHANNELS[channel]} at step {step}, tile {tile}. Replace values that "
+            "were not observed with NaN."
         )
     return single
 
 
 def _cure(shape: tuple[int, ...], steps: int) -> str:
-    """How values of another shape become those of a timeline, as the end of a sentence; nothing if nobody knows."""
-    due = (steps, len(CHANNELS), NUM_TILES)
+    """Return how to convert values of another shape, as the end of a sentence; empty if there is no advice."""
+    expected = (steps, len(CHANNELS), NUM_TILES)
     for axes in permutations(range(3)) if len(shape) == 3 else ():
-        if tuple(shape[axis] for axis in axes) == due:
-            return f": put the axes in that order by `values.transpose{axes}`"
-    if shape == (*due[:2], NUM_PATCH_TILES):
-        return f": keep the tiles without the latitude background, `values[..., {KEPT_TILES.start}:{KEPT_TILES.stop}]`"
-    if len(shape) == 3 and shape[::2] == due[::2]:
-        return f": the channels {', '.join(CHANNELS)}, NaN if one was not observed"
+        if tuple(shape[axis] for axis in axes) == expected:
+            return f": put the axes in this order with `values.transpose{axes}`"
+    if shape == (*expected[:2], NUM_PATCH_TILES):
+        return f": drop the tiles of the latitude background with `values[..., {KEPT_TILES.start}:{KEPT_TILES.stop}]`"
+    if len(shape) == 3 and shape[::2] == expected[::2]:
+        return f": the channels {', '.join(CHANNELS)}, NaN for a channel that was not observed"
     return ""
 
 
 def _milliseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of timestamps, rounded to the nearest millisecond if it is finer.
+    """Return a column of timestamps, rounded to the nearest millisecond if it is more precise.
 
     Raises:
-        pa.ArrowInvalid: the times have a time zone, or are none of observations.
+        pa.ArrowInvalid: If the times have a time zone, or are in years without observations.
     """
     if column.type.tz is not None:
-        raise pa.ArrowInvalid(f"its times are in the zone {column.type.tz}, and naive TAI is wanted")
+        raise pa.ArrowInvalid(f"the times have the zone {column.type.tz} instead of naive TAI")
     if column.null_count or column.type.unit not in ("us", "ns"):
         return column
     times = step_times(column.to_numpy())
@@ -344,11 +366,11 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _tile_values(table: pa.Table, channel: str) -> np.ndarray:
-    """One channel as (rows, 63) float32."""
+    """Return one channel as (rows, 63) float32."""
     return _flat(table.column(channel)).reshape(-1, NUM_TILES)
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """Items of a column of lists; chunks are flattened, never iterated."""
+    """Return all items of a column of lists as one array."""
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     return np.concatenate(flat) if flat else np.empty(0, np.float32)

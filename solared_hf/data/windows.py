@@ -1,7 +1,7 @@
-"""Gap-aware sliding windows over timelines: what a model sees, and what it is asked.
+"""Sliding windows over timelines that never span a gap: the inputs and targets of a model.
 
-The values of all regions are stored once, as one contiguous array; a window is a view into it, and a batch of windows
-is one gather from it.
+The values of all regions are stored once, in one contiguous array. A window is a view of the array, and a batch of
+windows is one gather from the array.
 """
 
 import copy
@@ -13,78 +13,81 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from solared_hf.data.processing_solared import NAN_POLICIES, SolaredProcessor, interpolate_in_time
-from solared_hf.data.region_windows import RegionWindows, count_before, cut_region, steps_ahead
+from solared_hf.data.region_windows import Region, RegionWindows, count_before, cut_region, steps_ahead
 from solared_hf.data.shared_windows import for_another_process
-from solared_hf.data.timelines import Timeline, timelines_from_dataset
+from solared_hf.data.step_tensors import read_steps, take_steps, unknown_target, whole_indices
+from solared_hf.data.timelines import Timeline, timelines_of
+from solared_hf.data.window_references import WindowReferences
 from solared_hf.errors import SolaredError, whole_number
-from solared_hf.schema import CHANNELS, NUM_TILES, TARGET_CHANNEL
+from solared_hf.schema import CHANNELS, NUM_TILES
 
 DEFAULT_INPUT_STEPS = 120
 DEFAULT_HORIZON = timedelta(hours=12)
 
-# What `_read` makes of the timelines, once any of it is asked for.
+# The attributes that `_read` fills when one of them is first used.
 _READ = ("values", "observed", "target", "_nan_steps_before")
-# Steps of the regions of one part, see `SolaredWindows.parts`: 4 MB of tensors, and several batches of windows.
+# Steps of one part, see `SolaredWindows.parts`: 4 MB of tensors, and several batches of windows.
 _PART_STEPS = 2_000
-# Regions that an error names.
+# The most regions that an error names.
 _MOST_NAMED = 5
 
 
 class SolaredWindows(TorchDataset):
-    """Every window of some regions, as a map-style torch dataset.
+    """All windows of some regions, as a map-style torch dataset.
 
     Item `i` is a dictionary of
 
-    - `past_values`: (input_steps, C, 63) float32, what the model sees;
-    - `past_observed_mask`: the same shape, bool, False where the value was NaN and has been filled;
+    - `past_values`: (input_steps, C, 63) float32, the input of the model;
+    - `past_observed_mask`: the same shape, bool, False where the value was NaN and is filled;
     - `future_values`: (63,) float32, continuum intensity at the target time;
     - `ar_number`: int;
     - `target_time`: int, milliseconds since 1970-01-01 TAI (`numpy.datetime64(value, "ms")`);
     - `future_trajectory`, if `trajectory_steps` is given: (trajectory_steps, 63) float32, continuum intensity at the
-      steps that follow the last input step, NaN where it was not observed, beyond a gap or after the last step.
+      steps after the last input step, NaN if not observed, after a gap or after the last step.
 
-    Values are in physical units, or normalised when a processor is given. A window never spans a gap: all its steps,
-    from the first input step to the target, are one cadence apart, the cadence being taken from the region's own
-    timestamps. A target is never invented: where any of its tiles is NaN the window is dropped.
+    Values are in physical units, or normalised if a processor is given. A window never spans a gap: all steps from the
+    first input step to the target are one cadence apart, and the cadence comes from the times of the region. Targets
+    are never filled: a window is dropped if any tile of the target is NaN.
 
-    Tensors are views of `values`, `observed` and `target`, which overlapping windows share: clone one before changing
-    it in place. They are float32 and on the CPU, whatever torch's default dtype and device are. `batch` gathers many
-    windows at once; a loader of batches is `DataLoader(range(len(windows)), batch_size=64, collate_fn=windows.batch)`.
-    Leave its `num_workers` at 0: the windows are in memory, and gathering a batch takes less time than receiving it
-    from a worker does, so that workers make a loader about ten times slower. They do no other harm, because they share
-    the memory.
+    Tensors are views of `values`, `observed` and `target`, and overlapping windows share memory: clone a tensor before
+    changing it in place. Tensors are float32 and on the CPU, independent of the default dtype and device of torch.
+    `batch` gathers many windows at once, and
+    `DataLoader(range(len(windows)), batch_size=64, collate_fn=windows.batch)` is a loader of batches. Leave
+    `num_workers` at 0: the windows are in memory, and a loader with workers is about ten times slower, because
+    receiving a batch from a worker takes longer than gathering the batch. Workers share the memory of the windows.
 
     Args:
-        data: a split of the dataset, map-style or streaming, or timelines.
-        input_steps: steps of input; 120 by default.
-        horizon: time from the last input step to the target, a multiple of every region's cadence; 12 h by default.
-        input_channels: names out of `schema.CHANNELS`, in the order the model expects; all six by default.
-        nan_policy: what becomes of NaN in the input. `"zero"` puts 0 in the place of NaN in physical units, as
-            published; `"interpolate"` draws a line in time between the observed steps of the same window, channel and
-            tile, holds the ends, and puts 0 where nothing was observed, so nothing after the last input step is seen;
-            `"drop"` drops the window.
-        processor: a fitted `SolaredProcessor`; it normalises, and its own window settings are then the defaults.
-        require_target: keep only windows whose target was observed. Otherwise a window needs its input alone, and
-            `future_values` is NaN where it is not known: what a forecast in real time looks like.
-        trajectory_steps: how many steps after the last input step `future_trajectory` holds; none by default.
-        read: copy the values of the timelines into `values`, `observed` and `target` now. Otherwise this is done once
-            they are needed, which forecasters that look at the timelines themselves never do.
+        data: A split of the dataset, map-style or streaming, or timelines.
+        input_steps: Steps of input; 120 by default.
+        horizon: Time from the last input step to the target, a multiple of the cadence of every region; 12 h by
+            default.
+        input_channels: Names from `schema.CHANNELS`, in the order of the model; all six by default.
+        nan_policy: What to do with NaN in the input. `"zero"` replaces NaN by 0 in physical units, as in the
+            publication. `"interpolate"` interpolates linearly in time between the observed steps of the same window,
+            channel and tile, repeats the first and last observed value at the ends, and uses 0 if nothing was
+            observed, so that no step after the last input step is used. `"drop"` drops the window.
+        processor: A fitted `SolaredProcessor`, which normalises and gives the defaults of the window settings.
+        require_target: Keep only windows with an observed target. If False, a window needs only the input, and
+            an unknown `future_values` is NaN, as in a forecast in real time.
+        trajectory_steps: Number of steps in `future_trajectory`; none by default.
+        read: Copy the values of the timelines into `values`, `observed` and `target` now. If False, they are copied
+            when they are first used; forecasters that use the timelines never do.
 
     Attributes:
-        values: (T, C, 63) float32 tensor, all steps of all regions, one region after the other: 0 DN in the place of
-            NaN, then normalised. This is the only copy of the timelines' values.
+        values: (T, C, 63) float32 tensor, all steps of all regions, one region after the other: 0 DN in place of NaN,
+            then normalised. This is the only copy of the values of the timelines.
         observed: (T, C, 63) bool tensor.
         target: (T, 63) float32 tensor, continuum intensity, normalised, NaN kept.
-        regions: what was cut of each region, in the order of the data.
-        shared_values: (T, 6, 63) float32 tensor that the timelines' values are views of, once another process reads
-            them; None before.
+        regions: The regions with their windows, in the order of the data.
+        shared_values: (T, 6, 63) float32 tensor in shared memory, of which the values of the timelines are views; None
+            until the windows are sent to another process.
 
     Raises:
-        SolaredError: there is nothing to cut a window from, or an argument is none of the above.
+        SolaredError: If there is no window, or an argument has an invalid value.
 
     Example:
         >>> times = np.datetime64("2013-04-15T00:00") + np.delete(np.arange(40), 20) * np.timedelta64(1, "h")
@@ -124,14 +127,14 @@ class SolaredWindows(TorchDataset):
         self.shared_values: torch.Tensor | None = None
         self._check_arguments()
 
-        timelines = _timelines(data)
+        timelines = timelines_of(data)
         for timeline in timelines:
             self._check_cadence(timeline)
         if read:
-            # Before a loader starts its workers, because each would make a copy of its own.
+            # Before a loader starts its workers, because every worker would make a copy.
             self._read(timelines)
         channels = [CHANNELS.index(channel) for channel in self.input_channels]
-        self.regions = []
+        self.regions: list[Region] = []
         for timeline in timelines:
             observed = ~np.isnan(timeline.values)[:, channels]
             cut = self.input_steps, self.horizon, self.require_target, self.nan_policy == "drop"
@@ -140,7 +143,7 @@ class SolaredWindows(TorchDataset):
             given = "; ".join(str(region.report) for region in self.regions[:_MOST_NAMED]) or "no region at all"
             more = len(self.regions) - _MOST_NAMED
             given += f"; and {more} more regions" if more > 0 else ""
-            # What a model was trained with cannot be changed.
+            # The settings of a trained model cannot be changed.
             cure = "fewer input steps, a shorter horizon, another NaN policy or longer timelines"
             cure = cure if self.processor is None else "longer timelines, without gaps"
             raise SolaredError(
@@ -156,7 +159,7 @@ class SolaredWindows(TorchDataset):
         if type(index) is not int:
             cure = "`windows.batch([0, 1])` gathers several"
             index = whole_number(index, "The index of a window", cure, least=-len(self))
-        # Plain ints: numpy's would cost more than slicing the window itself.
+        # Python ints, because numpy ints cost more than slicing the window.
         start, target_step = self._starts.item(index), self._target_steps.item(index)
         stop = start + self.input_steps
         past_values, observed = self.values[start:stop], self.observed[start:stop]
@@ -165,21 +168,21 @@ class SolaredWindows(TorchDataset):
         item = {
             "past_values": past_values,
             "past_observed_mask": observed,
-            "future_values": self.target[target_step] if target_step >= 0 else _unknown(NUM_TILES),
+            "future_values": self.target[target_step] if target_step >= 0 else unknown_target(NUM_TILES),
             "ar_number": self._ar_numbers.item(index),
             "target_time": self._target_times.item(index),
         }
         if self.trajectory_steps is not None:
             known = self.target[stop : min(stop + self.trajectory_steps, self._gap_after[stop - 1])]
-            item["future_trajectory"] = _unknown(self.trajectory_steps, NUM_TILES)
+            item["future_trajectory"] = unknown_target(self.trajectory_steps, NUM_TILES)
             item["future_trajectory"][: len(known)] = known
         return item
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """What a model takes of some windows, gathered at once: a copy, bit for bit the windows' items stacked.
+        """Return some windows, gathered at once: a copy, equal to the stacked items.
 
         Args:
-            indices: B windows, in any order, also repeatedly.
+            indices: B indices of windows, in any order, possibly repeated.
 
         Returns:
             `past_values` (B, input_steps, C, 63) float32, `past_observed_mask`, bool, of the same shape,
@@ -187,14 +190,14 @@ class SolaredWindows(TorchDataset):
             `trajectory_steps` is given.
 
         Raises:
-            IndexError: there is no such window.
-            SolaredError: the indices are no list of whole numbers.
+            IndexError: If a window does not exist.
+            SolaredError: If the indices are not a list of whole numbers.
         """
-        indices = _indices(indices)
-        starts, target_steps = self._starts[indices], self._target_steps[indices]
+        chosen = whole_indices(indices)
+        starts, target_steps = self._starts[chosen], self._target_steps[chosen]
         stops = starts + self.input_steps
         past = starts[:, None] + np.arange(self.input_steps)
-        past_values, past_observed_mask = _take(self.values, past), _take(self.observed, past)
+        past_values, past_observed_mask = take_steps(self.values, past), take_steps(self.observed, past)
         if self.nan_policy == "interpolate":
             has_nan = self._nan_steps_before[stops] > self._nan_steps_before[starts]
             for i in np.flatnonzero(has_nan):
@@ -203,22 +206,22 @@ class SolaredWindows(TorchDataset):
         batch = {
             "past_values": past_values,
             "past_observed_mask": past_observed_mask,
-            "future_values": _take(self.target, target_steps, known=target_steps >= 0),
+            "future_values": take_steps(self.target, target_steps, known=target_steps >= 0),
         }
         if self.trajectory_steps is not None:
             following = stops[:, None] + np.arange(self.trajectory_steps)
             known = following < self._gap_after[stops - 1, None]
-            batch["future_trajectory"] = _take(self.target, following, known)
+            batch["future_trajectory"] = take_steps(self.target, following, known)
         return batch
 
     def references(self) -> "WindowReferences":
-        """`(self, index)` of each window: a dataset for a `Trainer`, whose collator is `batch_of`."""
+        """Return the pairs `(self, index)` as a dataset for a `Trainer` with the collator `batch_of`."""
         return WindowReferences(self)
 
     def parts(self) -> Iterator["SolaredWindows"]:
-        """The windows of some regions at a time, in their order, so that not all have to be read at once.
+        """Yield the windows in parts of some regions, in order, so that only one part has to be in memory.
 
-        Every part has about as many steps, and what has been read of these windows is shared with their parts.
+        All parts have about the same number of steps. Values that were already read are shared with the parts.
         """
         steps = np.cumsum([0, *(len(region.timeline) for region in self.regions)])
         _, firsts = np.unique(steps[1:] // _PART_STEPS, return_index=True)
@@ -229,35 +232,35 @@ class SolaredWindows(TorchDataset):
                 continue
             for name in _READ:
                 if name in vars(self):
-                    # Of each step there is one count before it, and one more after the last.
-                    after = steps[stop] + (name == "_nan_steps_before")
-                    setattr(part, name, getattr(self, name)[steps[first] : after])
+                    # `_nan_steps_before` has one more entry than there are steps.
+                    end = steps[stop] + (name == "_nan_steps_before")
+                    setattr(part, name, getattr(self, name)[steps[first] : end])
             part._locate()
             yield part
 
     def as_seen_by(self, processor: SolaredProcessor, horizon: timedelta | None = None) -> "SolaredWindows":
-        """The same windows with the same targets, as a model with this processor sees them.
+        """Return the same windows with the same targets, as input for the model of a processor.
 
-        So that models of other input lengths, channels and horizons are compared on what they are all asked. A model
-        gets its own channels, normalisation and NaN policy, and the latest steps of each window: as many as it was
-        trained with, or all that there are.
+        This compares models with different input lengths, channels and horizons on the same targets. A model gets the
+        channels, normalisation and NaN policy of the processor, and the last steps of each window: as many as in
+        training, or all of them.
 
         Args:
-            processor: the model's processor.
-            horizon: the only horizon that the model can forecast. Where it is longer than that of these windows, the
-                newest steps are kept from the model, so that its forecast speaks about the target.
+            processor: The processor of the model.
+            horizon: The only horizon of the model. If it is longer than the horizon of these windows, the newest steps
+                are withheld from the model, so that the model forecasts the same target time.
 
         Raises:
-            SolaredError: the model's horizon is shorter, leaves no step, or is between two steps; its NaN policy is
-                to drop windows that are here; the cadences differ.
+            SolaredError: If the horizon of the model is shorter, leaves no input step or lies between two steps, the
+                NaN policy would drop windows, or the cadences differ.
         """
         seen = copy.copy(self)
         seen.horizon = self.horizon if horizon is None else horizon
         newest = self.input_steps - (seen.horizon_steps - self.horizon_steps)
         if newest < 1 or seen.horizon < self.horizon:
             raise SolaredError(
-                f"A model that forecasts {seen.horizon} ahead cannot forecast these windows, {self.horizon} ahead; "
-                "its horizon may be as long, or longer by less than the input."
+                f"A model that forecasts {seen.horizon} ahead cannot forecast these windows, {self.horizon} ahead. "
+                "Choose a model with the same horizon, or one that is longer by less than the input."
             )
         seen.processor, seen.nan_policy = processor, processor.nan_policy
         seen.input_channels = processor.input_channels
@@ -272,10 +275,10 @@ class SolaredWindows(TorchDataset):
                 has_nan = count_before(np.isnan(region.timeline.values[:, channels]).any(axis=(1, 2)))
                 if (has_nan[region.starts + seen.input_steps] > has_nan[region.starts]).any():
                     raise SolaredError(
-                        f"Windows of AR{region.timeline.ar_number} have NaN, which this model's processor drops; give "
-                        'it windows with `nan_policy="drop"`, or leave the region out.'
+                        f"Windows of AR{region.timeline.ar_number} have NaN, which the processor of this model drops. "
+                        'Use windows with `nan_policy="drop"`, or leave the region out.'
                     )
-        # Windows that were cut for this model have its values already.
+        # Windows that were cut with this processor already have the right values.
         if processor is not self.processor or list(processor.input_channels) != list(self.input_channels):
             for name in _READ:
                 vars(seen).pop(name, None)
@@ -283,59 +286,63 @@ class SolaredWindows(TorchDataset):
         return seen
 
     def report(self) -> list[RegionWindows]:
-        """How many windows each region gave and dropped, and why."""
+        """Return the number of windows of each region, and of the dropped windows by reason."""
         return [region.report for region in self.regions]
 
     @property
     def cadence(self) -> timedelta:
-        """Time of one step of the regions that gave windows.
+        """Spacing of the steps of all regions with windows.
 
         Raises:
-            SolaredError: their cadences differ.
+            SolaredError: If the cadences of the regions differ.
         """
         cadences = {region.timeline.cadence for region in self.regions if len(region.starts)}
         if len(cadences) != 1:
-            raise SolaredError("The regions have different cadences; forecast each of them by itself.")
+            raise SolaredError("The regions have different cadences. Forecast each region separately.")
         return cadences.pop()
 
     @property
     def horizon_steps(self) -> int:
-        """The horizon in steps; a SolaredError where `cadence` raises one, or where it is between two steps."""
+        """The horizon in steps.
+
+        Raises:
+            SolaredError: If the cadences of the regions differ, or the horizon lies between two steps.
+        """
         return steps_ahead(self.horizon, self.cadence, self.ar_numbers[0])
 
     def by_region(self, values: np.ndarray) -> list[np.ndarray]:
-        """The part of each of `regions` in values of all windows, (N, ...): a view, empty for a region without any.
+        """Split (N, ...) values of all windows by region, as views; a region without windows gets an empty array.
 
         Raises:
-            SolaredError: there is not one value for each window.
+            SolaredError: If the number of values is not the number of windows.
         """
         if len(values) != len(self):
             raise SolaredError(
-                f"There are {len(self)} windows, but forecasts of {len(values)}; give the windows they were made for."
+                f"There are {len(self)} windows, but forecasts of {len(values)}. Give the windows of the forecasts."
             )
         return np.split(values, np.cumsum([len(region.starts) for region in self.regions])[:-1])
 
     @property
     def ar_numbers(self) -> np.ndarray:
-        """(N,) int: region of each window."""
+        """(N,) int: AR number of each window."""
         return self._ar_numbers
 
     @property
     def last_input_times(self) -> np.ndarray:
-        """(N,) datetime64[ms]: time of each window's last input step, naive TAI.
+        """(N,) datetime64[ms]: time of the last input step of each window, naive TAI.
 
-        It is the middle of an 8 h window of observations, so a forecast can be issued 4 h later at the earliest.
+        The time is the middle of 8 h of observations, so a forecast can be issued 4 h later at the earliest.
         """
         return np.concatenate([r.timeline.times[r.starts + self.input_steps - 1] for r in self.regions])
 
     @property
     def target_times(self) -> np.ndarray:
-        """(N,) datetime64[ms]: the time that each window's forecast speaks about, naive TAI."""
+        """(N,) datetime64[ms]: target time of each window, naive TAI."""
         return self.last_input_times + np.timedelta64(self.horizon, "ms")
 
     @property
     def observed_targets(self) -> np.ndarray:
-        """(N, 63) float32: continuum intensity at the target time in DN, NaN where it was not observed."""
+        """(N, 63) float32: continuum intensity at the target time in DN, NaN if not observed."""
         targets = []
         for region in self.regions:
             intensity = region.timeline.intensity[region.target_steps]
@@ -343,31 +350,31 @@ class SolaredWindows(TorchDataset):
         return np.concatenate(targets)
 
     def past_intensities(self) -> Iterator[np.ndarray]:
-        """Continuum intensity of each window's input: (input_steps, 63) float32 views in DN, with NaN."""
+        """Yield the continuum intensity of each input: (input_steps, 63) float32 views in DN, with NaN."""
         for region in self.regions:
             for start in region.starts:
                 yield region.timeline.intensity[start : start + self.input_steps]
 
     def _check_arguments(self) -> None:
         if isinstance(self.input_channels, str) or len(set(self.input_channels)) != len(self.input_channels):
-            raise SolaredError(f"input_channels is a list of different names, but got {self.input_channels!r}.")
+            raise SolaredError(f"input_channels must be a list of different names, but got {self.input_channels!r}.")
         if not isinstance(self.horizon, timedelta):
-            raise SolaredError(f"The horizon is a timedelta, but got {self.horizon!r}; try timedelta(hours=12).")
+            raise SolaredError(f"The horizon must be a timedelta, but got {self.horizon!r}. Try timedelta(hours=12).")
         unknown = [channel for channel in self.input_channels if channel not in CHANNELS]
         if unknown:
-            raise SolaredError(f"Unknown input channels {unknown}; choose one or more of {', '.join(CHANNELS)}.")
+            raise SolaredError(f"Unknown input channels {unknown}. Choose one or more of {', '.join(CHANNELS)}.")
         if not self.input_channels:
-            raise SolaredError(f"At least one input channel is needed; choose from {', '.join(CHANNELS)}.")
+            raise SolaredError(f"At least one input channel is needed. Choose from {', '.join(CHANNELS)}.")
         if self.nan_policy not in NAN_POLICIES:
-            raise SolaredError(f"Unknown NaN policy {self.nan_policy!r}; choose one of {', '.join(NAN_POLICIES)}.")
+            raise SolaredError(f"Unknown NaN policy {self.nan_policy!r}. Choose one of {', '.join(NAN_POLICIES)}.")
         self.input_steps = whole_number(self.input_steps, "input_steps", "a window needs at least one input step")
         if self.trajectory_steps is not None:
             self.trajectory_steps = whole_number(self.trajectory_steps, "trajectory_steps", "or leave it out for none")
         if self.horizon <= timedelta(0):
-            raise SolaredError(f"A window needs a horizon after its last input step, but got {self.horizon}.")
+            raise SolaredError(f"The horizon must be above 0, but got {self.horizon}. Try timedelta(hours=12).")
 
     def __getattr__(self, name: str):
-        # Of what is not there yet, the tensors are read, and anything else does not exist.
+        # Called for missing attributes only: read the tensors when one of them is first used.
         if name not in _READ:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
         self._read([region.timeline for region in self.regions])
@@ -377,104 +384,30 @@ class SolaredWindows(TorchDataset):
         expected = None if self.processor is None else self.processor.cadence_minutes
         if expected is not None and len(timeline) > 1 and timeline.cadence != timedelta(minutes=expected):
             raise SolaredError(
-                f"AR{timeline.ar_number} has a step every {timeline.cadence}, and the processor was fitted on one "
-                f"every {timedelta(minutes=expected)}; use data of that cadence, or train on this one."
+                f"AR{timeline.ar_number} has a step every {timeline.cadence}, but the processor was fitted on a step "
+                f"every {timedelta(minutes=expected)}. Use data with that cadence, or train on this one."
             )
 
     def _read(self, timelines: Sequence[Timeline]) -> None:
-        """Fill `values`, `observed` and `target` with all steps of the timelines, one after the other."""
-        channels = [CHANNELS.index(channel) for channel in self.input_channels]
-        steps = sum(len(timeline) for timeline in timelines)
-        # numpy's, because torch's own default dtype and device may have been set to others.
-        self.values = torch.from_numpy(np.empty((steps, len(channels), NUM_TILES), np.float32))
-        self.observed = torch.from_numpy(np.empty(self.values.shape, bool))
-        self.target = torch.from_numpy(np.empty((steps, NUM_TILES), np.float32))
-        first = 0
-        for timeline in timelines:
-            raw, target = timeline.values[:, channels], timeline.values[:, [CHANNELS.index(TARGET_CHANNEL)]]
-            observed = ~np.isnan(raw)
-            values = np.where(observed, raw, np.float32(0))
-            if self.processor is not None:
-                values = self.processor.normalise(values, self.input_channels)
-                target = self.processor.normalise(target, [TARGET_CHANNEL])
-            its = slice(first, first + len(timeline))
-            for tensor, array in ((self.values, values), (self.observed, observed), (self.target, target[:, 0])):
-                tensor[its] = torch.from_numpy(array)
-            first += len(timeline)
-        self._nan_steps_before = count_before(~self.observed.numpy().all(axis=(1, 2)))
+        """Fill `values`, `observed` and `target` with all steps of the timelines."""
+        self.values, self.observed, self.target = read_steps(timelines, self.input_channels, self.processor)
+        self._nan_steps_before = count_before(np.any(~self.observed.numpy(), axis=(1, 2)))
 
     def _locate(self) -> None:
-        """Where each window and each gap lies among the steps of all regions."""
+        """Find the place of each window and each gap among the steps of all regions."""
         lengths = [len(region.timeline) for region in self.regions]
         firsts = np.cumsum([0, *lengths[:-1]])
         gaps = [region.timeline.gap_after + first for region, first in zip(self.regions, firsts, strict=True)]
         self._gap_after = np.concatenate(gaps)
-        its_first = np.repeat(firsts, [len(region.starts) for region in self.regions])
-        self._starts = np.concatenate([region.starts for region in self.regions]) + its_first
+        first_of_window = np.repeat(firsts, [len(region.starts) for region in self.regions])
+        self._starts = np.concatenate([region.starts for region in self.regions]) + first_of_window
         targets = np.concatenate([region.target_steps for region in self.regions])
-        self._target_steps = np.where(targets < 0, -1, targets + its_first)
+        self._target_steps = np.where(targets < 0, -1, targets + first_of_window)
         self._ar_numbers = np.repeat(
             [region.timeline.ar_number for region in self.regions], [len(region.starts) for region in self.regions]
         )
         self._target_times = self.target_times.astype(np.int64)
 
 
-class WindowReferences(TorchDataset):
-    """What `SolaredWindows.references` gives: no list, because there may be millions of windows."""
-
-    def __init__(self, windows: SolaredWindows):
-        self._windows = windows
-
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    def __getitem__(self, index: int) -> tuple[SolaredWindows, int]:
-        return self._windows, range(len(self))[index]
-
-
-# What other processes are sent. Not `__reduce__`, because pickles in files have no memory to share.
+# Only for other processes. Not `__reduce__`, because a pickle in a file has no memory to share.
 ForkingPickler.register(SolaredWindows, for_another_process)
-
-
-def batch_of(references: Sequence[tuple[SolaredWindows, int]]) -> dict[str, torch.Tensor]:
-    """The batch of some `references`, all of the same windows: one collator for all sets of a `Trainer`."""
-    return references[0][0].batch([index for _, index in references])
-
-
-def _take(rows: torch.Tensor, indices: np.ndarray, known: np.ndarray | None = None) -> torch.Tensor:
-    """The rows of the given indices, whatever their shape, as a copy; NaN in the place of those not known."""
-    indices = torch.from_numpy(indices)
-    taken = rows.index_select(0, indices.flatten().clamp(0, len(rows) - 1)).unflatten(0, indices.shape)
-    if known is not None:
-        taken[torch.from_numpy(~known)] = torch.nan
-    return taken
-
-
-def _indices(given: Sequence[int]) -> np.ndarray:
-    """(B,) int64; a SolaredError for anything but a list of whole numbers, which numpy would cut to some."""
-    try:
-        indices = np.asarray(given)
-    except ValueError:
-        indices = np.array(None)
-    if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
-        raise SolaredError(f"A batch is a list of whole numbers, but got {given!r:.60}; try batch(range(8)).")
-    return indices.astype(np.int64)
-
-
-def _unknown(*shape: int) -> torch.Tensor:
-    return torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
-
-
-def _timelines(data: Dataset | IterableDataset | Timeline | Iterable[Timeline]) -> list[Timeline]:
-    if isinstance(data, Timeline):
-        return [data]
-    # Dictionaries of splits are refused there too, with the names of their splits.
-    if isinstance(data, Dataset | IterableDataset | DatasetDict | IterableDatasetDict):
-        return timelines_from_dataset(data)
-    timelines = list(data) if isinstance(data, Iterable) and not isinstance(data, str) else [data]
-    if not all(isinstance(timeline, Timeline) for timeline in timelines):
-        raise SolaredError(
-            "Windows are cut from a split of a dataset or from timelines; load one with `load_dataset` or "
-            f"`load_timelines`, instead of {data!r:.60}."
-        )
-    return timelines

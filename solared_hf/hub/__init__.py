@@ -1,4 +1,4 @@
-"""Datasets and models on the Hub: what a push contains, the cards, and errors of the Hub in plain words."""
+"""Datasets and models on the Hub: the content of a push, the cards, and readable errors of the Hub."""
 
 from typing import TYPE_CHECKING
 

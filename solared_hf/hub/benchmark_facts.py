@@ -1,4 +1,4 @@
-"""What a card tells of a benchmark: one row a forecaster, and the model's scores region by region."""
+"""Facts of a benchmark for the card of a model: a row per forecaster, and the scores of the model by region."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from solared_hf.hub.model_files import WEIGHTS_NAME
 
 BENCHMARK_NAME = "benchmark.json"
 
-# Pictures of `solared plot scores`, and what a card says below them.
+# Pictures of `solared plot scores`, with their captions in a card.
 PICTURES = {
     "error_by_lead.png": "Root mean squared error against hours ahead",
     "skill_by_region.png": "Skill against persistence, region by region",
@@ -17,15 +17,15 @@ PICTURES = {
 
 
 def benchmark_facts(folder: Path) -> dict | None:
-    """What `benchmark.json` of a model's folder says, for its card; None where there is none.
+    """Return the facts in `benchmark.json` of a model folder for the card; None if the file is missing.
 
-    The model is found in it by the name of the folder, as `solared benchmark` calls it.
+    The result of the model has the name of the folder, as in `solared benchmark`.
 
     Args:
-        folder: the trained model, with a file that `solared benchmark --json` wrote.
+        folder: The trained model, with a file that `solared benchmark --json` wrote.
 
     Raises:
-        ValueError, KeyError, TypeError: the file is damaged.
+        ValueError, KeyError, TypeError: If the file is damaged.
     """
     path = folder / BENCHMARK_NAME
     if not path.is_file():
@@ -34,8 +34,8 @@ def benchmark_facts(folder: Path) -> dict | None:
     results = found["results"]
     own = [result for result in results if result["name"] == folder.resolve().name]
     if not own and (folder / WEIGHTS_NAME).is_file():
-        raise ValueError(f"{path} does not tell of {folder.resolve().name}")
-    compared = own + [one for one in results if one["name"] in ("persistence", "gradient-boosted trees")]
+        raise ValueError(f"{path} has no result of {folder.resolve().name}")
+    compared = own + [result for result in results if result["name"] in ("persistence", "gradient-boosted trees")]
     return {
         "split": found["split"],
         "revision": found["dataset_revision"],
@@ -49,8 +49,10 @@ def benchmark_facts(folder: Path) -> dict | None:
         "by_region": [
             {
                 "ar_number": number,
-                "rmse_dn": [one["score"]["rmse_dn_by_region"][str(number)] for one in compared],
-                "protocol": [one["protocol"]["rmse_by_region"][str(number)] for one in compared if one["protocol"]],
+                "rmse_dn": [result["score"]["rmse_dn_by_region"][str(number)] for result in compared],
+                "protocol": [
+                    result["protocol"]["rmse_by_region"][str(number)] for result in compared if result["protocol"]
+                ],
             }
             for number in found["regions"]
         ],

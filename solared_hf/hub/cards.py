@@ -1,10 +1,10 @@
-"""Cards from facts: the Jinja templates of `model_cards/`, filled strictly."""
+"""Render cards from facts with the Jinja templates of `model_cards/`."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 CARD_NAME = "README.md"
 
-# What the snippets of a card load where no repository is known yet: the reader puts the folder in.
+# What the snippets of a card load if the repository is not known: the reader replaces it.
 LOCATION = "path/to/this/folder"
 
 _ENVIRONMENT = Environment(
@@ -19,19 +19,19 @@ _ENVIRONMENT = Environment(
 
 
 def render(template: str, facts: dict) -> str:
-    """Text of a card; the same facts give the same text.
+    """Return the text of a card; the same facts give the same text.
 
     Args:
-        template: file name in `model_cards/`, such as `dataset_card.md.j2`.
-        facts: every name that the template uses; what is not there is an error, never an empty string.
+        template: File name in `model_cards/`, such as `dataset_card.md.j2`.
+        facts: Values of all names that the template uses.
 
     Raises:
-        jinja2.UndefinedError: the template uses a name that `facts` does not hold.
-        jinja2.TemplateNotFound: there is no such template.
+        jinja2.UndefinedError: If the template uses a name that is missing in `facts`.
+        jinja2.TemplateNotFound: If the template does not exist.
     """
     return _ENVIRONMENT.get_template(template).render(facts)
 
 
 def card_for(repo_id: str, card: bytes) -> bytes:
-    """A card as it stands in a repository, whose snippets load the repository."""
+    """Return a card whose snippets load the repository."""
     return card.replace(LOCATION.encode(), repo_id.encode())

@@ -1,4 +1,4 @@
-"""What keeps a repository on the Hub from being read or written, as one sentence with the cure."""
+"""Explain errors of the clients of the Hub: what is wrong, and what to do."""
 
 from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import (
@@ -19,93 +19,96 @@ from solared_hf.errors import reason_of
 
 _UNAUTHORISED, _FORBIDDEN, _CONFLICT, _STALE_PARENT, _TOO_MANY = 401, 403, 409, 412, 429
 
-NOT_LOGGED_IN = "The Hub has to know who you are; run `hf auth login` with a token that may write, or set HF_TOKEN."
+NOT_LOGGED_IN = "You are not logged in to the Hub. Run `hf auth login` with a token that can write, or set HF_TOKEN."
 _UNKNOWN_TOKEN = (
-    "The Hub does not know your token; run `hf auth login` with a new one, and mind that HF_TOKEN, where it is set, "
-    "goes before it."
+    "The Hub does not know your token. Run `hf auth login` with a new token, and unset HF_TOKEN, which has priority "
+    "if it is set."
 )
 
 
 def explain(error: BaseException, repo_id: str, revision: str | None = None) -> str | None:
-    """Why the Hub's clients could not read a repository, and what to do; None where the Hub is not to blame.
+    """Return why a repository could not be read, and what to do; None if the Hub is not the cause.
 
     Args:
-        error: what a client raised.
-        repo_id: the repository that was asked for, `owner/name`.
-        revision: the branch, tag or commit that was asked for; `main` by default.
+        error: The error that a client raised.
+        repo_id: The requested repository, `owner/name`.
+        revision: The requested branch, tag or commit; `main` by default.
     """
-    # The client wraps what keeps it from downloading.
+    # The client wraps the cause of a failed download.
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     match error:
         case RemoteEntryNotFoundError():
-            return None  # the repository is there, and is another one than was expected
+            return None  # the repository exists, but holds something else
         case HFValidationError():
-            return f"{repo_id} is no name of a repository ({reason_of(error)}); name one as owner/name."
+            return f"{repo_id} is not a valid repository name ({reason_of(error)}). Use the form owner/name."
         case GatedRepoError():
-            return f"{repo_id} is open to those only whom its owner lets in; ask on its page, then `hf auth login`."
+            return f"{repo_id} is gated. Ask for access on its page, then run `hf auth login`."
         case RepositoryNotFoundError():
             return (
-                f"There is no {repo_id} on the Hub that you may read; check its name, and if it is private, run "
-                "`hf auth login` with a token that may read it."
+                f"There is no {repo_id} on the Hub that you can read. Check the name, and if the repository is "
+                "private, run `hf auth login` with a token that can read it."
             )
         case RevisionNotFoundError():
-            return f"{repo_id} has no revision {revision}; name a branch, tag or commit that its page shows."
+            return f"{repo_id} has no revision {revision}. Name a branch, tag or commit of the repository."
         case HfHubHTTPError() if error.response.status_code == _UNAUTHORISED:
             return _UNKNOWN_TOKEN
         case EntryNotFoundError() | OfflineModeIsEnabled() if is_offline_mode():
             return (
-                f"{repo_id} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps the machine offline. "
-                "Unset it, or fetch the repository by `hf download` where there is a network and copy "
-                f"{constants.HF_HUB_CACHE}."
+                f"{repo_id} is not complete on this machine, and HF_HUB_OFFLINE is set. Unset HF_HUB_OFFLINE, or run "
+                f"`hf download` on a machine with a network and copy {constants.HF_HUB_CACHE}."
             )
         case HTTPError() | EntryNotFoundError() | OfflineModeIsEnabled():
             return (
-                f"{repo_id} could not be read from the Hub ({reason_of(error)}); check the connection and run the "
-                "same again: what has arrived is kept."
+                f"{repo_id} could not be read from the Hub ({reason_of(error)}). Check the connection and run the "
+                "same command again: finished downloads are kept."
             )
     return None
 
 
 def explain_push(error: BaseException, repo_id: str) -> str:
-    """Why something could not be pushed to a repository, and what to do.
+    """Return why a push to a repository failed, and what to do.
 
     Args:
-        error: what a client raised.
-        repo_id: the repository, `owner/name`.
+        error: The error that a client raised.
+        repo_id: The repository, `owner/name`.
     """
     reason, status = reason_of(error), error.response.status_code if isinstance(error, HfHubHTTPError) else None
     match error:
         case RepositoryNotFoundError() | HFValidationError():
-            return explain(error, repo_id)
+            return explain(error, repo_id) or reason
         case BadRequestError():
-            return f"The Hub refuses the content of {repo_id} ({reason}); mend it and run the same command again."
+            return _refused(repo_id, reason)
         case HfHubHTTPError() if status in (_UNAUTHORISED, _FORBIDDEN, _CONFLICT, _STALE_PARENT, _TOO_MANY):
             return {
                 _UNAUTHORISED: _UNKNOWN_TOKEN,
                 _FORBIDDEN: may_not_write(repo_id, reason),
-                _CONFLICT: f"{repo_id} was changed by somebody else at the same time; run the same command again.",
-                _STALE_PARENT: f"Somebody else pushed to {repo_id} at the same time, and nothing of yours is visible "
-                "there; look at what they changed, and run the same command again.",
-                _TOO_MANY: f"The Hub has been asked too often ({reason}); run the same command again in some minutes.",
+                _CONFLICT: f"Somebody else changed {repo_id} at the same time. Run the same command again.",
+                _STALE_PARENT: f"Somebody else pushed to {repo_id} at the same time, so nothing of your push is "
+                "visible there. Look at their changes, and run the same command again.",
+                _TOO_MANY: f"The Hub got too many requests ({reason}). Run the same command again in some minutes.",
             }[status]
         case OSError(filename=str() as filename):
-            return f"{filename} could not be read ({error.strerror}); mend this and run the same command again."
+            return f"{filename} could not be read ({error.strerror}). Make it readable and run the same command again."
         case HTTPError() | OSError():
             return (
-                f"{repo_id} could not be pushed ({reason}); check the connection to the Hub and run the same command "
-                "again: what has been uploaded is not uploaded twice."
+                f"{repo_id} could not be pushed ({reason}). Check the connection to the Hub and run the same command "
+                "again: finished uploads are not repeated."
             )
         case UnicodeError():
             return _UNKNOWN_TOKEN
-    return f"The Hub refuses the content of {repo_id} ({reason}); mend it and run the same command again."
+    return _refused(repo_id, reason)
+
+
+def _refused(repo_id: str, reason: str) -> str:
+    return f"The Hub refuses the content of {repo_id} ({reason}). Correct it and run the same command again."
 
 
 def may_not_write(repo_id: str, reason: str | None = None) -> str:
-    """The sentence for who has no right to write to the owner's repositories."""
+    """Return the message for a user who cannot write to the repositories of the owner."""
     owner = repo_id.partition("/")[0]
     quoted = f" ({reason})" if reason else ""
     return (
-        f"Your token may not write to {owner}{quoted}; use one with write access, ask {owner} to let you in, or "
+        f"Your token cannot write to {owner}{quoted}. Use a token with write access, ask {owner} for access, or "
         "choose another --repo-id."
     )

@@ -1,4 +1,4 @@
-"""The card of a trained model, generated from what the run measured."""
+"""Generate the card of a trained model from the facts of the run."""
 
 import json
 import math
@@ -21,10 +21,10 @@ EXPERIMENTS_NAME = "EXPERIMENTS.md"
 
 _SOURCES = ("config.json", PROCESSOR_NAME, METRICS_NAME)
 _TASK = "time-series-forecasting"
-# What a family's code imports, apart from transformers.
+# Packages that the code of a family imports, besides transformers.
 _TORCH = ("torch",)
 _PACKAGES = {"spatio_temporal_resnet": ("torch", "torchvision")}
-# What the model index holds, and what people call it.
+# Metrics in the model index, with their names for people.
 _METRICS = {
     "rmse_normalised": "RMSE, normalised",
     "mae_normalised": "MAE, normalised",
@@ -35,16 +35,16 @@ _METRICS = {
 
 
 def model_card(folder: Path | str) -> str:
-    """The whole README.md of a model that `solared train` made: YAML front matter and text.
+    """Return the README.md of a model trained by `solared train`: YAML front matter and text.
 
-    It says what `config.json`, `preprocessor_config.json`, `metrics.json` and, where there is one, `benchmark.json` of
-    the folder say, and shows the pictures that are there; the same files give the same text.
+    The facts come from `config.json`, `preprocessor_config.json`, `metrics.json` and, if present, `benchmark.json` in
+    the folder, and the card shows the pictures in the folder. The same files give the same text.
 
     Args:
-        folder: the trained model.
+        folder: The trained model.
 
     Raises:
-        SolaredError: one of the three files is missing, damaged or not of `solared train`.
+        SolaredError: If one of the first three files is missing, damaged or not from `solared train`.
     """
     folder = Path(folder)
     try:
@@ -57,16 +57,16 @@ def model_card(folder: Path | str) -> str:
         return render("model_card.md.j2", {**facts, "location": LOCATION})
     except (OSError, ValueError, KeyError, TypeError, UndefinedError) as error:
         raise SolaredError(
-            f"{folder} does not hold what a model card is made of ({type(error).__name__}: {error}); name a folder of "
+            f"{folder} lacks facts for a model card ({type(error).__name__}: {error}). Name a folder of "
             "`solared train`, or train the model again."
         ) from error
 
 
 def _facts(config: dict, processor: dict, metrics: dict) -> dict:
     data, scores, target = processor["fitted_on"], metrics["validation"], config["target_channel"]
-    # A folder has a name as well, but only a repository has an owner.
+    # Only the name of a repository has an owner.
     repository = data["dataset"] if "/" in data["dataset"] else None
-    # Acoustic power comes from 8 h of observations around a step, so it has to wait for half of them.
+    # Acoustic power comes from 8 h of observations around a step, so the last of them come 4 h later.
     waits = bool(set(POWER_CHANNELS) & set(processor["input_channels"]))
     wait = AVAILABILITY_DELAY // timedelta(hours=1) if waits else 0
     own = {name: scores[f"eval_{name}"] for name in _METRICS}
@@ -94,7 +94,7 @@ def _facts(config: dict, processor: dict, metrics: dict) -> dict:
         "resumed": metrics["train"]["resumed"],
         "best_step": metrics["best_step"],
         "best_metric": metrics["best_metric"],
-        # Models of an older version have no such entry.
+        # Models of an older version do not have this entry.
         "earlier": metrics.get("earlier", []),
         "hyperparameters": {
             **metrics["hyperparameters"],
@@ -121,7 +121,7 @@ def _front_matter(config: dict, data: dict, repository: str | None, scores: dict
             metric_value=round(scores[metric], 6),
         )
         for metric, name in _METRICS.items()
-        # YAML has words for the others, JSON and the Hub have none.
+        # YAML can store infinite and NaN values, but JSON and the Hub cannot.
         if math.isfinite(scores[metric])
     ]
     card = ModelCardData(

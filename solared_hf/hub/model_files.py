@@ -1,9 +1,9 @@
-"""Names that transformers gives to the files of a trained model's folder.
+"""File names in the folder of a trained model, as transformers writes them.
 
-They are written down here because importing them from transformers takes a second.
+The names are repeated here because importing them from transformers takes a second.
 """
 
 PROCESSOR_NAME = "preprocessor_config.json"
 WEIGHTS_NAME = "model.safetensors"
-# Names the shards of weights that are too large for one file.
+# The list of shards if the weights are too large for one file.
 WEIGHTS_INDEX_NAME = f"{WEIGHTS_NAME}.index.json"

@@ -1,30 +1,30 @@
-"""How long the Hub may be silent: huggingface_hub sets no limit to most of what it asks, and would wait for ever."""
+"""A time limit for answers of the Hub, because huggingface_hub sets no limit for most requests."""
 
 from functools import cache
 from types import ModuleType
 
 import wrapt
 
-# A commit of many files takes the Hub minutes.
+# The Hub needs minutes for a commit of many files.
 SECONDS_OF_SILENCE = 300.0
 
 
 @cache
 def limit_silence() -> None:
-    """From now on, requests to the Hub fail after `SECONDS_OF_SILENCE` in which nothing came or went.
+    """Make requests to the Hub fail if no data come or go for `SECONDS_OF_SILENCE`.
 
-    It holds for all clients of this process, so it is for commands, not for those who import this package. It waits
-    until huggingface_hub is imported, which takes a while.
+    The limit holds for all clients of this process, so only commands call this, not `import solared_hf`. The hook is
+    installed when huggingface_hub is imported, because the import takes a while.
     """
     wrapt.register_post_import_hook(_limit_clients, "huggingface_hub.utils._http")
 
 
 def _limit_clients(http: ModuleType) -> None:
     def client():
-        made = http.default_client_factory()
-        hooks = made.event_hooks
-        made.event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
-        return made
+        limited = http.default_client_factory()
+        hooks = limited.event_hooks
+        limited.event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+        return limited
 
     http.set_client_factory(client)
 

@@ -1,7 +1,7 @@
-"""A folder onto the Hub: what differs there, and one commit that removes the difference.
+"""Push a folder to the Hub: compare the folder with the repository, and commit the difference.
 
-Readers see the old revision or the new one, never a mixture: files are uploaded first, and one commit makes them all
-visible. A push that is killed leaves the old revision, and the next one uploads only what the Hub does not hold yet.
+Readers see the old revision or the new revision, never a mixture: files are uploaded first, and one commit makes all
+of them visible. A killed push leaves the old revision, and the next push uploads only the files that are missing.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session, get_token
 from huggingface_hub.errors import HTTPError
@@ -25,20 +26,20 @@ from solared_hf.hub.cards import CARD_NAME
 from solared_hf.hub.errors import NOT_LOGGED_IN, explain_push, may_not_write
 
 MAIN_BRANCH = "main"
-# The Hub's own file, which it keeps up to date itself.
+# A file that the Hub writes and updates.
 _ATTRIBUTES_NAME = ".gitattributes"
-# A branch or tag of git's that needs no quoting anywhere, and is no commit.
+# Names of git branches and tags that need no quoting and do not look like a commit.
 _REFERENCE = re.compile(r"(?![0-9a-f]{40}$)[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*")
 
 
 @dataclass(frozen=True)
 class LargeFile:
-    """A file that is too large to be held in memory, as it was when its digest was taken.
+    """A file that is too large for memory, in its state when the digest was computed.
 
     Args:
-        path: the file.
-        sha256: digest of its content, in hexadecimal.
-        state: its size in bytes, time of change and inode: what differs when it has changed.
+        path: The file.
+        sha256: SHA-256 of the content, in hexadecimal.
+        state: Size in bytes, modification time and inode, which differ after a change.
     """
 
     path: Path
@@ -47,10 +48,10 @@ class LargeFile:
 
     @classmethod
     def of(cls, path: Path) -> "LargeFile":
-        """The file as it is now.
+        """Return the file in its present state.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: If the file cannot be read.
         """
         state = _state(path)
         with path.open("rb") as file:
@@ -58,27 +59,27 @@ class LargeFile:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.state[0]
 
-    def is_as_it_was(self) -> bool:
-        """Whether it has not changed since.
+    def is_unchanged(self) -> bool:
+        """Return whether the file has not changed since the digest was computed.
 
         Raises:
-            OSError: it is there no longer.
+            OSError: If the file is gone.
         """
         return _state(self.path) == self.state
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a folder is on the Hub.
+    """The content of a folder for the Hub.
 
     Args:
         repo_type: `dataset` or `model`.
-        files: by path in the repository.
-        owned: patterns of the paths that only such a folder writes. What matches one on the Hub and is not in `files`
-            has left the folder and is deleted; everything else there belongs to somebody else and stays.
+        files: Content by path in the repository.
+        owned: Patterns of paths that only pushes of this package write. A file on the Hub that matches a pattern and
+            is not in `files` is deleted; all other files on the Hub are kept.
     """
 
     repo_type: str
@@ -88,17 +89,17 @@ class Content:
 
 @dataclass(frozen=True)
 class PushReport:
-    """How a repository differed from the folder, and what became of it.
+    """The difference between a repository and a folder, and the commit of a push.
 
     Args:
         repo_id: `owner/name`.
-        url: page of the branch on the Hub.
-        creates: the repository was not there.
-        added, changed, deleted: paths, in order.
-        unchanged: how many files were on the Hub already, as they are.
-        foreign: paths on the Hub that are none of the folder's, left as they are.
-        upload_bytes: size of what is added or changed.
-        commit: the branch's commit afterwards; None after a dry run for a repository that is not there.
+        url: Page of the branch on the Hub.
+        creates: True if the repository did not exist.
+        added, changed, deleted: Sorted paths.
+        unchanged: Number of files that were already on the Hub.
+        foreign: Paths on the Hub that do not belong to the folder and are kept.
+        upload_bytes: Size of the added and changed files.
+        commit: Commit of the branch after the push; None after a dry run if the repository does not exist.
     """
 
     repo_id: str
@@ -114,28 +115,28 @@ class PushReport:
 
     @property
     def is_different(self) -> bool:
-        """Whether there is, or was, anything to commit."""
+        """True if there is, or was, something to commit."""
         return bool(self.added or self.changed or self.deleted)
 
 
 def make_repository(repo_id: str, repo_type: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Make a repository, or see whether one may push to it if it is there: before hours are spent on its content.
+    """Make a repository, or check the access to an existing repository, before hours are spent on its content.
 
     Args:
-        repo_id: `owner/name`, or a name alone.
+        repo_id: `owner/name`, or a name without an owner.
         repo_type: `dataset` or `model`.
-        private: make a new repository private; None leaves it to its owner's settings.
-        token: a token of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        private: Make a new repository private; None uses the settings of the owner.
+        token: A token of the Hub; by default the token of `hf auth login` or `HF_TOKEN`.
 
     Returns:
-        Its whole name: `repo_id`, or that name among the user's own repositories if no owner is named.
+        `repo_id` with an owner: the user, if no owner is named.
 
     Raises:
-        SolaredError: not logged in, no right to write there, it is public and shall be private, or the Hub cannot be
-            reached.
+        SolaredError: If the user is not logged in or has no write access, the repository is public but must be
+            private, or the Hub cannot be reached.
     """
     api = _client(token)
-    with _told_clearly(repo_id):
+    with _readable_errors(repo_id):
         repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
         repository = {"repo_id": repo_id, "repo_type": repo_type}
         _make(api, repository, private)
@@ -153,47 +154,50 @@ def push(
     dry_run: bool = False,
     token: str | None = None,
 ) -> PushReport:
-    """Bring a repository to a folder's state in one commit, or in none where it is in that state already.
+    """Make a repository equal to a folder with one commit, or without a commit if they are equal.
 
     Args:
-        content: what the repository shall hold.
-        repo_id: `owner/name`; made if it is not there.
-        private: make a new repository private.
-        branch: where the commit goes; made from `main` if it is not there.
-        tag: name for the resulting commit.
-        dry_run: change nothing, only say what would change.
-        token: a token of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        content: The content of the folder.
+        repo_id: `owner/name`; the repository is made if it does not exist.
+        private: Make a new repository private.
+        branch: Branch of the commit; made from `main` if it does not exist.
+        tag: Name of a tag for the resulting commit.
+        dry_run: Only report the difference.
+        token: A token of the Hub; by default the token of `hf auth login` or `HF_TOKEN`.
 
     Raises:
-        SolaredError: not logged in, no right to write there, somebody else pushed at the same time, the tag marks
-            another commit, the card is not valid, a file changed meanwhile, or the Hub cannot be reached.
+        SolaredError: If the user is not logged in or has no write access, somebody else pushed at the same time, the
+            tag exists at another commit, the card is not valid, a file changed during the push, or the Hub cannot be
+            reached.
     """
     _check_names(repo_id, branch, tag)
-    api, repository = _client(token), {"repo_id": repo_id, "repo_type": content.repo_type}
-    with _told_clearly(repo_id):
+    api = _client(token)
+    repository: dict[str, Any] = {"repo_id": repo_id, "repo_type": content.repo_type}
+    with _readable_errors(repo_id):
         creates = not api.repo_exists(**repository)
-        if (creates or dry_run) and CARD_NAME in content.files:
-            # Otherwise the commit finds out, and a new repository would be left empty.
-            check_card(content.files[CARD_NAME].decode(errors="replace"), content.repo_type)
+        card = content.files.get(CARD_NAME)
+        if (creates or dry_run) and isinstance(card, bytes):
+            # The commit checks the card too, but would leave a new repository empty.
+            check_card(card.decode(errors="replace"), content.repo_type)
         if creates and dry_run:
             _check_owner(api, repo_id)
             return _compare(content, {}, api, repository, branch, creates, None)
         if creates:
-            # Someone else may make it at the same moment, which is as well.
+            # Somebody else may make the repository at the same moment, which does no harm.
             _make(api, repository, private)
         _check_access(api, repository, private)
         branches, tags = _references(api, repository)
         if branch in tags or tag in branches:
             name = branch if branch in tags else tag
-            raise SolaredError(f"{repo_id} has {name} as branch or tag already; choose another name.")
+            raise SolaredError(f"{repo_id} already has a branch or tag {name}. Choose another name.")
         parent = branches.get(branch) or branches[MAIN_BRANCH]
         report = _compare(content, _files(api, repository, parent), api, repository, branch, creates, parent)
-        # Some servers tell the commit of a tag, others that of its annotation: this is the commit.
+        # From `repo_info`, because some servers list the commit of a tag, and others the commit of its annotation.
         tagged = api.repo_info(**repository, revision=tag).sha if tag in tags else None
         if tagged is not None and (report.is_different or tagged != parent):
             raise SolaredError(
-                f"The tag {tag} of {repo_id} marks another state, commit {tagged[:8]}; choose a new tag, or delete "
-                f"that one with `hf repos tag delete {repo_id} {tag} --type {content.repo_type}`."
+                f"The tag {tag} of {repo_id} exists at another commit, {tagged[:8]}. Choose a new tag, or delete the "
+                f"tag with `hf repos tag delete {repo_id} {tag} --type {content.repo_type}`."
             )
         if dry_run:
             return report
@@ -201,7 +205,7 @@ def push(
             api.create_branch(**repository, branch=branch, revision=parent, exist_ok=True)
         commit = _commit(api, repository, branch, content, report) if report.is_different else parent
     if tag is not None and tagged is None:
-        with _told_clearly(repo_id, f"{repo_id} holds everything, as commit {commit}, but not the tag {tag}"):
+        with _readable_errors(repo_id, f"{repo_id} has all files, as commit {commit}, but not the tag {tag}"):
             api.create_tag(**repository, tag=tag, revision=commit)
     return replace(report, commit=commit)
 
@@ -214,16 +218,18 @@ def _client(token: str | None) -> HfApi:
 
 def _check_names(repo_id: str, branch: str, tag: str | None) -> None:
     if repo_id.count("/") != 1:
-        raise SolaredError(f"{repo_id} is no name of a repository; name one as owner/name, such as you/ar_emergence.")
+        raise SolaredError(
+            f"{repo_id} is not a valid repository name. Use the form owner/name, such as you/ar_emergence."
+        )
     for name in (branch, *([] if tag is None else [tag])):
         if not _REFERENCE.fullmatch(name):
             raise SolaredError(
-                f"{name!r} is no name for a branch or tag; use letters, digits and . _ - between them, such as v1.0."
+                f"{name!r} is not a name of a branch or tag. Use letters, digits and . _ - between them, such as v1.0."
             )
 
 
 def _make(api: HfApi, repository: dict, private: bool | None) -> None:
-    # None leaves the choice to the owner, who may want everything private.
+    # None uses the settings of the owner, who may want all repositories private.
     api.create_repo(**repository, private=private or None, exist_ok=True)
 
 
@@ -237,8 +243,8 @@ def check_card(card: str, repo_type: str) -> None:
         repo_type: "model", "dataset" or "space".
 
     Raises:
-        ValueError: If the card is not valid; the message is the Hub's.
-        HfHubHTTPError: If the Hub gives no answer.
+        ValueError: If the card is not valid; the message comes from the Hub.
+        HfHubHTTPError: If the Hub does not answer.
     """
     answer = get_session().post(
         f"{constants.ENDPOINT}/api/validate-yaml",
@@ -254,21 +260,21 @@ def _check_access(api: HfApi, repository: dict, private: bool | None) -> None:
     api.auth_check(**repository, write=True)
     if private and not api.repo_info(**repository).private:
         raise SolaredError(
-            f"{repository['repo_id']} is there and public; ask for a public one, or make it private in its settings "
-            "on the Hub first."
+            f"{repository['repo_id']} exists and is public. Push to it without --private, or make it private in its "
+            "settings on the Hub first."
         )
 
 
 def _check_owner(api: HfApi, repo_id: str) -> None:
-    """Refuse what making the repository would be refused for, without making it."""
+    """Check that the user can make the repository, without making it."""
     user, owner = api.whoami(), repo_id.partition("/")[0]
     role = user.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read" or owner not in (user["name"], *(one["name"] for one in user["orgs"])):
+    if role == "read" or owner not in (user["name"], *(organisation["name"] for organisation in user["orgs"])):
         raise SolaredError(may_not_write(repo_id))
 
 
 def _references(api: HfApi, repository: dict) -> tuple[dict[str, str], set[str]]:
-    """Commits of the branches, and names of the tags."""
+    """Return the commits of the branches, and the names of the tags."""
     references = api.list_repo_refs(**repository)
     branches = {reference.name: reference.target_commit for reference in references.branches}
     return branches, {reference.name for reference in references.tags}
@@ -301,7 +307,7 @@ def _compare(content: Content, on_hub: dict[str, RepoFile], api, repository, bra
 
 
 def _commit(api: HfApi, repository: dict, branch: str, content: Content, report: PushReport) -> str:
-    """Upload and commit the difference, and look whether the Hub holds the folder's content then."""
+    """Upload and commit the difference, and check that the Hub then holds the content of the folder."""
     files = {name: content.files[name] for name in (*report.added, *report.changed)}
     additions = [
         CommitOperationAdd(name, file if isinstance(file, bytes) else str(file.path)) for name, file in files.items()
@@ -309,11 +315,11 @@ def _commit(api: HfApi, repository: dict, branch: str, content: Content, report:
     try:
         api.preupload_lfs_files(**repository, additions=additions, revision=branch, free_memory=False)
     finally:
-        # The Hub may have noticed a change too, but knows no cure.
+        # This error says more than the error of the Hub about a changed file.
         for file in files.values():
-            if isinstance(file, LargeFile) and not file.is_as_it_was():
-                raise SolaredError(f"{file.path} changed while it was pushed; run the same command again.")
-    # Whoever pushes in between makes the parent stale, and the Hub refuses what would undo their work.
+            if isinstance(file, LargeFile) and not file.is_unchanged():
+                raise SolaredError(f"{file.path} changed during the push. Run the same command again.")
+    # If somebody else pushed in the meantime, the parent is stale, and the Hub refuses the commit.
     commit = api.create_commit(
         **repository,
         operations=[*additions, *(CommitOperationDelete(name) for name in report.deleted)],
@@ -326,14 +332,14 @@ def _commit(api: HfApi, repository: dict, branch: str, content: Content, report:
     wrong += [name for name in report.deleted if name in on_hub]
     if wrong:
         raise SolaredError(
-            f"After the push, {', '.join(sorted(wrong))} of {report.repo_id} is not what was pushed; look there for a "
-            ".gitignore that leaves it out, and run the same command again."
+            f"After the push, {', '.join(sorted(wrong))} of {report.repo_id} differs from the folder. Look for a "
+            ".gitignore there that excludes the file, and run the same command again."
         )
     return commit
 
 
 def _matches(name: str, pattern: str) -> bool:
-    # fnmatch alone would let a star stand for folders too.
+    # In fnmatch alone, a star would match folders too.
     return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
@@ -351,21 +357,21 @@ def _size(file: bytes | LargeFile) -> int:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What changes when a file does."""
+    """Return size, modification time and inode."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @contextmanager
-def _told_clearly(repo_id: str, what_happened: str | None = None) -> Iterator[None]:
-    """What goes wrong between here and the Hub, as one sentence with the cure."""
+def _readable_errors(repo_id: str, what_happened: str | None = None) -> Iterator[None]:
+    """Turn errors of the connection to the Hub into a SolaredError that says what to do."""
     try:
         yield
     except SolaredError:
         raise
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        # The client wraps what interrupts an upload.
+        # The client wraps the cause of an interrupted upload.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         if what_happened is not None:
-            raise SolaredError(f"{what_happened} ({reason_of(cause)}); run the same command again.") from error
+            raise SolaredError(f"{what_happened} ({reason_of(cause)}). Run the same command again.") from error
         raise SolaredError(explain_push(cause, repo_id)) from error

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
 from solared_hf.data.loading import OpenedDataset, open_dataset
 from solared_hf.data.processing_solared import SolaredProcessor
-from solared_hf.data.windows import SolaredWindows, batch_of
+from solared_hf.data.window_references import batch_of
+from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError
 from solared_hf.forecasters.baselines import BASELINES
 from solared_hf.training.arguments import Arguments, DataArguments, ModelArguments, SolaredTrainingArguments

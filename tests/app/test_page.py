@@ -323,7 +323,7 @@ def test_bad_uploads_are_refused_with_a_reason_and_the_page_still_works(visit, s
         ([empty], "empty.parquet is empty. Upload the whole file."),
         ([noise], "a.parquet cannot be read as Parquet ("),
         ([short], "No window of 72 input steps and a target 12:00:00 later could be cut: AR90021"),
-        ([fast], "AR90022 has a step every 0:12:00, and the processor was fitted on one every 1:00:00; use data"),
+        ([fast], "AR90022 has a step every 0:12:00, but the processor was fitted on a step every 1:00:00. Use data"),
         ([large], "The files have more than 20 MB. Upload fewer regions at once"),
         (good[:2], "AR90021 lacks mean_pmdop90021_flat.npz. Choose all three files of the region at once."),
         (evil, "which is not allowed). Download it again."),

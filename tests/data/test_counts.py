@@ -1,4 +1,4 @@
-"""Where a count or an index is due: numpy's numbers are as good as Python's, anything else is told in a sentence."""
+"""Counts and indices: numpy integers work like Python integers, and other values give a readable error."""
 
 import json
 from datetime import timedelta
@@ -31,7 +31,7 @@ def windows(timeline) -> SolaredWindows:
     return SolaredWindows(timeline, input_steps=np.int64(10), horizon=timedelta(hours=3), trajectory_steps=np.int32(2))
 
 
-def test_indices_of_numpy_and_torch_and_from_the_end(windows):
+def test_numpy_torch_and_negative_indices_work(windows):
     for index in (np.int64(3), np.uint8(3), torch.tensor(3), 3 - len(windows), np.int64(3 - len(windows))):
         assert torch.equal(windows[index]["past_values"], windows[3]["past_values"])
     assert torch.equal(windows[-1]["past_values"], windows[len(windows) - 1]["past_values"])
@@ -44,21 +44,23 @@ def test_indices_of_numpy_and_torch_and_from_the_end(windows):
 
 
 @pytest.mark.parametrize("index", [slice(1, 3), 2.0, True, "2", None, [1, 2], np.array([1, 2]), torch.tensor([1, 2])])
-def test_what_is_no_index_is_refused_in_a_sentence(windows, index):
-    with pytest.raises(SolaredError, match=r"^The index of a window is a whole number.*`windows.batch\(\[0, 1\]\)`"):
+def test_invalid_index_is_refused(windows, index):
+    with pytest.raises(
+        SolaredError, match=r"^The index of a window must be a whole number.*`windows.batch\(\[0, 1\]\)`"
+    ):
         windows[index]
 
 
 @pytest.mark.parametrize("indices", [slice(1, 3), 3, [1.5], np.array([True, False]), "12", [[1], [2, 3]], [[1]]])
-def test_what_is_no_list_of_indices_is_refused_in_a_sentence(windows, indices):
-    with pytest.raises(SolaredError, match=r"^A batch is a list of whole numbers, but got .*try batch\(range\(8\)\)"):
+def test_invalid_list_of_indices_is_refused(windows, indices):
+    with pytest.raises(SolaredError, match=r"^A batch is a list of whole numbers, but got .*Try batch\(range\(8\)\)"):
         windows.batch(indices)
 
 
 @pytest.mark.parametrize("count", NO_COUNTS)
-def test_what_is_no_count_is_refused_in_a_sentence(timeline, windows, count):
+def test_invalid_count_is_refused(timeline, windows, count):
     def refused(name: str):
-        return pytest.raises(ValueError, match=f"^{name} is a whole number of at least 1, but got ")
+        return pytest.raises(ValueError, match=f"^{name} must be a whole number of at least 1, but got ")
 
     if count is not None:  # which stands for the default
         with refused("input_steps"):
@@ -75,7 +77,7 @@ def test_what_is_no_count_is_refused_in_a_sentence(timeline, windows, count):
             baseline.trajectory(windows, count)
 
 
-def test_windows_at_a_time_are_counted(timeline):
+def test_batch_size_must_be_a_whole_number(timeline):
     processor = SolaredProcessor.fit([timeline.values], CHANNELS, input_steps=np.int64(10))
     config = SpatioTemporalAttentionConfig(hidden_size=8, num_attention_heads=2, input_steps=10)
     forecaster = ModelForecaster(SpatioTemporalAttentionForPrediction(config), processor, "small", "cpu")
@@ -84,11 +86,11 @@ def test_windows_at_a_time_are_counted(timeline):
     np.testing.assert_allclose(forecaster.forecast(windows, np.int64(7)), expected, rtol=1e-4, atol=1e-2)
     for count in NO_COUNTS:
         if count is not None:
-            with pytest.raises(SolaredError, match="batch_size is a whole number of at least 1"):
+            with pytest.raises(SolaredError, match="batch_size must be a whole number of at least 1"):
                 forecaster.forecast(windows, count)
 
 
-def test_a_processor_of_numpys_numbers_is_saved_and_read(timeline, tmp_path):
+def test_processor_with_numpy_numbers_is_saved_and_loaded(timeline, tmp_path):
     processor = SolaredProcessor.fit(
         [timeline.values],
         np.array(CHANNELS),
@@ -110,22 +112,22 @@ def test_a_processor_of_numpys_numbers_is_saved_and_read(timeline, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"horizon_hours": "12"}, "horizon_hours is a number above 0, but got '12'"),
-        ({"horizon_hours": -1}, "horizon_hours is a number above 0, but got -1"),
-        ({"cadence_minutes": np.nan}, "cadence_minutes is a number above 0, but got nan"),
-        ({"fitted_on": {"by": object()}}, "fitted_on holds what JSON does not know"),
+        ({"horizon_hours": "12"}, "horizon_hours must be a number above 0, but got '12'"),
+        ({"horizon_hours": -1}, "horizon_hours must be a number above 0, but got -1"),
+        ({"cadence_minutes": np.nan}, "cadence_minutes must be a number above 0, but got nan"),
+        ({"fitted_on": {"by": object()}}, "fitted_on holds a value that JSON cannot store"),
         (
             {"input_channels": "continuum_intensity"},
-            "input_channels is a list of names, but got 'continuum_intensity'",
+            "input_channels must be a list of names, but got 'continuum_intensity'",
         ),
     ],
 )
-def test_settings_that_could_not_be_saved_are_refused_at_once(timeline, settings, message):
+def test_settings_that_json_cannot_store_are_refused(timeline, settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         SolaredProcessor.fit([timeline.values], CHANNELS, **settings)
 
 
-def test_the_input_of_a_processor_is_looked_at(timeline):
+def test_invalid_input_of_a_processor_is_refused(timeline):
     processor = SolaredProcessor.fit([timeline.values], CHANNELS, input_steps=10)
     values = timeline.values[:10].astype(np.float64)
     masked = np.ma.masked_array(np.where(values > 0, 1e20, values), values > 0)
@@ -136,11 +138,17 @@ def test_the_input_of_a_processor_is_looked_at(timeline):
     assert max(refitted.maximum.values()) <= 1e6
     for wrong, message in (
         (np.zeros((10, 6, 81)), r"all 81 tiles of the patch.*past_values\[..., 9:72\]"),
-        (np.where(values > 0, np.inf, values), "values that are infinite, or beyond float32; mark them as NaN"),
-        (np.where(values > 0, 1e300, values), "values that are infinite, or beyond float32; mark them as NaN"),
+        (
+            np.where(values > 0, np.inf, values),
+            "values that are infinite or too large for float32. Replace them with NaN",
+        ),
+        (
+            np.where(values > 0, 1e300, values),
+            "values that are infinite or too large for float32. Replace them with NaN",
+        ),
         (np.zeros((6, 10, 63)), r"shape \(batch, 10, 6, tiles\)"),
     ):
         with pytest.raises(ValueError, match=message):
             processor(wrong)
-    with pytest.raises(ValueError, match=r"shape \(..., 6, tiles\) .* got \(10, 1, 63\); put the channels before"):
+    with pytest.raises(ValueError, match=r"shape \(..., 6, tiles\) .* got \(10, 1, 63\). Put the channels before"):
         processor.normalise(values[:, :1], CHANNELS)

@@ -1,4 +1,4 @@
-"""However a dataset is named, it is found, or the error says what is there instead."""
+"""A dataset is found by any kind of name, or the error says what the name means instead."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from solared_hf import SolaredError, load_timelines, open_dataset
 from solared_hf.data.dataset_location import local_folder
 from solared_hf.schema import CATALOG_PATH, MANIFEST_NAME
 
-CURE = "name a folder written by `solared build`, or a dataset repository on the Hub"
+CURE = "Name a folder written by `solared build`, or a dataset repository on the Hub"
 
 
 def assert_readable(dataset: str | Path, expected: Path) -> None:
@@ -31,11 +31,11 @@ def assert_readable(dataset: str | Path, expected: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["set [v1]", "*", "a?b", "**", "{data}", "100%", "#1", "hf:", "ü ☉", "data", ".hidden", "[!x]"]
 )
-def test_a_folder_may_have_any_name(simulated_dataset, tmp_path, monkeypatch, name):
+def test_folder_can_have_any_name(simulated_dataset, tmp_path, monkeypatch, name):
     folder = tmp_path / name
     folder.symlink_to(simulated_dataset)
     assert_readable(folder, simulated_dataset)
-    # A name that is a folder is never asked of the Hub, even if it looks like a repository.
+    # The Hub is not asked about an existing folder, even if its name looks like a repository.
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / name).symlink_to(simulated_dataset)
     monkeypatch.chdir(tmp_path)
@@ -44,7 +44,7 @@ def test_a_folder_may_have_any_name(simulated_dataset, tmp_path, monkeypatch, na
     assert_readable(".", simulated_dataset)
 
 
-def test_the_home_folder_and_relative_names(simulated_dataset, tmp_path, monkeypatch):
+def test_home_folder_and_relative_names_are_found(simulated_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "sun").symlink_to(simulated_dataset)
     monkeypatch.chdir(tmp_path)
@@ -54,14 +54,14 @@ def test_the_home_folder_and_relative_names(simulated_dataset, tmp_path, monkeyp
     assert open_dataset("~/sun").identity["dataset"] == simulated_dataset.name
 
 
-def test_the_home_folder_in_yaml(tmp_path, monkeypatch, solared):
+def test_home_folder_in_yaml_is_expanded(tmp_path, monkeypatch, solared):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = tmp_path / "train.yaml"
     config.write_text("dataset: ~/nowhere\noutput_dir: ~/run\nmodel_type: spatio_temporal_attention\n")
     monkeypatch.chdir(tmp_path)
     code, _, errors = solared("train", "--config", config)
     assert code == 2
-    assert errors.startswith(f"solared: There is no SOLARED dataset at {tmp_path}/nowhere (the folder does not exist)")
+    assert errors.startswith(f"solared: There is no SOLARED dataset at {tmp_path}/nowhere: the folder does not exist.")
     assert not (tmp_path / "~").exists()
 
 
@@ -109,26 +109,26 @@ def with_a_damaged_manifest(folder: Path, dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "cause"),
     [
-        (lambda folder, dataset: None, rf"\(the folder does not exist\); {CURE}"),
-        (lambda folder, dataset: folder.mkdir(), r"\(the folder is empty\)"),
-        (lambda folder, dataset: folder.touch(), r"\(it is a file\); name the folder that holds the whole dataset"),
-        (lambda folder, dataset: folder.symlink_to("gone"), r"\(it is a link to nothing\)"),
-        (saved_to_disk, r"\(it was written by `save_to_disk`\); open it with `datasets.load_from_disk`"),
-        (with_a_dataset_inside, r"\(the folder has no manifest.json\); name .*/it/dataset\."),
+        (lambda folder, dataset: None, rf": the folder does not exist. {CURE}"),
+        (lambda folder, dataset: folder.mkdir(), r": the folder is empty"),
+        (lambda folder, dataset: folder.touch(), r": it is a file. Name the folder that holds the whole dataset"),
+        (lambda folder, dataset: folder.symlink_to("gone"), r": it is a broken link"),
+        (saved_to_disk, r": it was written by `save_to_disk`. Open it with `datasets.load_from_disk`"),
+        (with_a_dataset_inside, r": the folder has no manifest.json. Name .*/it/dataset\."),
         (
             with_published_files,
-            r"\(it holds published npz files\); make a dataset .*`solared build --source pub",
+            r": it holds published npz files. Make a dataset .*`solared build --source pub",
         ),
-        (with_a_model, r"\(it holds a model\)"),
+        (with_a_model, r": it holds a model"),
         (without_a_card, r"README.md"),
-        (with_a_damaged_manifest, r"\(manifest.json cannot be read: .*\); build it again"),
+        (with_a_damaged_manifest, r": manifest.json cannot be read: .* Build it again"),
     ],
 )
-def test_what_is_there_instead_is_said(simulated_dataset, tmp_path, make, cause):
+def test_error_says_what_the_folder_holds(simulated_dataset, tmp_path, make, cause):
     folder = tmp_path / "it"
     make(folder, simulated_dataset)
     for name in (folder, str(folder)):
-        with pytest.raises(SolaredError, match=rf"^There is no SOLARED dataset at .*/it .*{cause}") as refused:
+        with pytest.raises(SolaredError, match=rf"^There is no SOLARED dataset at .*/it.*{cause}") as refused:
             load_timelines(name, "test")
         assert "\n" not in str(refused.value)
 
@@ -138,54 +138,51 @@ def test_what_is_there_instead_is_said(simulated_dataset, tmp_path, make, cause)
     [
         (
             without_a_shard,
-            r"^Of the dataset .*/it, data/test/AR900.*parquet is missing, one of 1 files; build it again",
+            r"^The dataset .*/it lacks 1 of its files, such as data/test/AR900.*parquet. Build it again",
         ),
-        (with_a_damaged_shard, r"^.*/it/data/test/AR900.*parquet could not be read .*; build the dataset again"),
+        (with_a_damaged_shard, r"^.*/it/data/test/AR900.*parquet could not be read .*\. Build the dataset again"),
     ],
 )
-def test_a_dataset_that_is_not_whole_is_refused(simulated_dataset, tmp_path, make, message):
+def test_incomplete_dataset_is_refused(simulated_dataset, tmp_path, make, message):
     make(tmp_path / "it", simulated_dataset)
     with pytest.raises(SolaredError, match=message):
         load_timelines(tmp_path / "it", "test")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_said(simulated_dataset, tmp_path):
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can read everything")
+def test_unreadable_folder_is_refused(simulated_dataset, tmp_path):
     folder = shutil.copytree(simulated_dataset, tmp_path / "it")
     folder.chmod(0)
     try:
-        with pytest.raises(
-            SolaredError, match=r"the folder cannot be opened: Permission denied\); check its name and"
-        ):
+        with pytest.raises(SolaredError, match=r"the folder cannot be opened: Permission denied. Check the name and"):
             load_timelines(folder, "test")
     finally:
         folder.chmod(0o755)
 
 
 @pytest.mark.parametrize("name", ["", " ", None, "a\0b", "~nobody-of-this-name/sun", "x" * 300])
-def test_what_is_no_name_is_refused_in_a_sentence(name):
+def test_invalid_name_is_refused(name):
     with pytest.raises(SolaredError, match=r"No dataset is named|There is no SOLARED dataset at"):
         load_timelines(name, "test")
 
 
-def test_an_inner_folder_is_told_the_outer_one(simulated_dataset):
-    with pytest.raises(SolaredError, match=rf"has no manifest.json\); name {simulated_dataset.resolve()}\."):
+def test_error_in_an_inner_folder_names_the_outer_folder(simulated_dataset):
+    with pytest.raises(SolaredError, match=rf"has no manifest.json. Name {simulated_dataset.resolve()}\."):
         load_timelines(simulated_dataset / "data" / "test", "test")
-    with pytest.raises(SolaredError, match=r"\(it is a file\); name the folder"):
+    with pytest.raises(SolaredError, match=r": it is a file. Name the folder"):
         open_dataset(simulated_dataset / CATALOG_PATH)
 
 
-def test_a_part_without_a_manifest_is_read(simulated_dataset, tmp_path):
+def test_part_of_a_dataset_without_a_manifest_is_read(simulated_dataset, tmp_path):
     part = shutil.copytree(simulated_dataset, tmp_path / "part", ignore=shutil.ignore_patterns(MANIFEST_NAME, "train"))
     assert len(load_timelines(part, "test")) == len(load_timelines(simulated_dataset, "test"))
-    with pytest.raises(SolaredError, match=r"has no split 'train', only test, validation; choose a split it has"):
+    with pytest.raises(SolaredError, match=r"has no split 'train'. Choose one of test, validation"):
         load_timelines(part, "train")
     with pytest.raises(SolaredError, match=r"There is no SOLARED dataset at .* manifest\.json"):
         _ = open_dataset(part).identity
 
 
-def test_reading_changes_nothing_and_asks_nobody(simulated_dataset, hub):
-    """Local Parquet is read without the Hub's machinery, from several threads at once."""
+def test_reading_a_folder_from_two_threads_sends_no_request(simulated_dataset, hub):
     before = len(hub.requests)
     results = []
 

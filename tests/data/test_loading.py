@@ -1,4 +1,4 @@
-"""Datasets by name: what is there, what is not, and that what is read is what is on disk."""
+"""Opened datasets: their contents, errors for missing parts, and no stale data after a rebuild."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ def assert_same(actual: Timeline, expected: Timeline) -> None:
     np.testing.assert_array_equal(actual.values, expected.values)
 
 
-def test_an_opened_folder(simulated_dataset):
+def test_opened_folder_has_splits_catalog_and_timelines(simulated_dataset):
     dataset = open_dataset(simulated_dataset)
     assert dataset.name == str(simulated_dataset)
     assert dataset.revision is None
@@ -42,25 +42,25 @@ def test_load_timelines_and_region_from_a_folder(simulated_dataset):
     assert train[0].values.shape[1:] == (len(CHANNELS), NUM_TILES)
 
 
-def test_an_unknown_region_is_answered_with_the_known_ones(simulated_dataset):
+def test_error_for_an_unknown_region_lists_the_known_regions(simulated_dataset):
     known = load_timelines(simulated_dataset, "test")[0].ar_number
-    with pytest.raises(SolaredError, match=f"no region AR11726; it has .*{known}"):
+    with pytest.raises(SolaredError, match=f"no region AR11726. It has .*{known}"):
         open_dataset(simulated_dataset).region(11726)
 
 
-def test_an_unknown_split_is_answered_with_the_known_ones(simulated_dataset):
+def test_error_for_an_unknown_split_lists_the_known_splits(simulated_dataset):
     with pytest.raises(SolaredError, match=r"tset.*train"):
         load_timelines(simulated_dataset, "tset")
 
 
-def test_no_dataset_there(tmp_path):
+def test_folder_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
         load_timelines(tmp_path, "train")
     with pytest.raises(SolaredError, match="There is no SOLARED dataset at"):
         load_timelines(tmp_path / "nowhere", "train")
 
 
-def test_a_rebuilt_folder_is_read_anew(simulated_published, tmp_path):
+def test_rebuilt_folder_is_read_again(simulated_published, tmp_path):
     raw, folder = tmp_path / "raw", tmp_path / "dataset"
     shutil.copytree(simulated_published / "AR90009", raw / "AR90009")
     timeline = read_timeline(raw / "AR90009")
@@ -75,7 +75,7 @@ def test_a_rebuilt_folder_is_read_anew(simulated_published, tmp_path):
     assert len(identities) == 3
 
 
-def test_what_a_dataset_is(simulated_dataset, tmp_path):
+def test_identity_of_a_folder(simulated_dataset, tmp_path):
     identity = open_dataset(simulated_dataset).identity
     assert identity["source"] == "published"
     assert identity["simulated"] is True

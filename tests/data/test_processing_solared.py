@@ -1,4 +1,4 @@
-"""The processor: statistics of the train split, their way to disk and back, and what it refuses."""
+"""The processor: statistics of the train split, saving and loading, and refused inputs."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_inverse_undoes_normalise_in_numpy_and_torch(processor, make_timeline):
     np.testing.assert_allclose(target.numpy(), values[:, 5], rtol=1e-4, atol=0.01)
 
 
-def test_everything_travels_through_preprocessor_config_json(processor, tmp_path):
+def test_all_settings_are_saved_in_preprocessor_config_json(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     back = SolaredProcessor.from_pretrained(tmp_path)
     settings = ("input_channels", "input_steps", "horizon_hours", "cadence_minutes", "nan_policy", "fitted_on")
@@ -58,7 +58,7 @@ def test_everything_travels_through_preprocessor_config_json(processor, tmp_path
     assert saved["fitted_on"]["split"] == "train"
 
 
-def test_calling_it_gives_what_a_model_takes(processor, make_timeline):
+def test_call_returns_the_input_of_a_model(processor, make_timeline):
     values = make_timeline(90003, steps=8, seed=3).values
     values[2, 1, 4] = np.nan
     features = processor(values, return_tensors="pt")
@@ -78,7 +78,7 @@ def test_nan_policies(processor, make_timeline):
     filled = processor(values)["past_values"][0, :, 1, 4]
     assert filled[2] == pytest.approx((filled[1] + filled[3]) / 2)
     processor.nan_policy = "drop"
-    with pytest.raises(ValueError, match="policy is to drop"):
+    with pytest.raises(ValueError, match="NaN policy of the processor is 'drop'"):
         processor(values)
 
 

@@ -1,4 +1,4 @@
-"""A region's timeline and its way to rows and back, from `datasets` objects as users hold them."""
+"""The timeline of a region, and its conversion to and from rows of `datasets` objects."""
 
 import warnings
 from datetime import timedelta
@@ -27,7 +27,7 @@ def assert_same(actual: Timeline, expected: Timeline) -> None:
     np.testing.assert_array_equal(actual.values, expected.values)
 
 
-def test_rows_and_back_keep_every_bit(make_timeline):
+def test_conversion_to_rows_and_back_is_exact(make_timeline):
     first, second = make_timeline(90001, steps=7), make_timeline(90002, steps=5, seed=2)
     first.values[3, 1, 40] = np.nan
     table = first.to_table()
@@ -38,7 +38,7 @@ def test_rows_and_back_keep_every_bit(make_timeline):
     assert_same(back[1], second)
 
 
-def test_streaming_gives_what_map_style_gives(make_timeline):
+def test_streaming_and_map_style_give_the_same(make_timeline):
     dataset = dataset_of(make_timeline(90002, steps=6, seed=2), make_timeline(90001, steps=4))
     stream = dataset.to_iterable_dataset(num_shards=2)
     assert isinstance(stream, IterableDataset)
@@ -58,7 +58,7 @@ def test_row_order_filters_and_selections_do_not_matter(make_timeline):
 
 @pytest.fixture
 def regions_in_files(tmp_path, make_timeline):
-    """A function that opens 7 regions, one a file and with a gap each, as a user opens a dataset."""
+    """Return a function that opens 7 regions with a gap each, one region per file."""
     for number in range(90001, 90008):
         timeline = make_timeline(number, 12, missing=[4, 5], seed=number)
         pq.write_table(timeline.to_table(), tmp_path / f"AR{number}.parquet")
@@ -70,34 +70,34 @@ def regions_in_files(tmp_path, make_timeline):
     return open_dataset
 
 
-TAKEN_AWAY = r"^AR90001 has step {} and then step {}: in all, \d+ of its rows were taken away.*Give whole regions"
+ROWS_REMOVED = r"^AR90001 has step {} and then step {}: in all, \d+ of its rows were removed.*Give whole regions"
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_rows_that_are_taken_away_inside_a_region_are_noticed(regions_in_files, streaming):
+def test_removed_rows_inside_a_region_are_refused(regions_in_files, streaming):
     dataset = regions_in_files(streaming)
     assert [len(timeline) for timeline in timelines_from_dataset(dataset)] == [10] * 7  # the true gap is no fault
     for changed, step, following in (
         (dataset.filter(lambda row: row["step"] % 12 != 3), 2, 4),
         (dataset.filter(lambda row: row["step"] % 3 == 0), 0, 3),
     ):
-        with pytest.raises(SolaredError, match=TAKEN_AWAY.format(step, following)):
+        with pytest.raises(SolaredError, match=ROWS_REMOVED.format(step, following)):
             timelines_from_dataset(changed)
 
 
-def test_every_second_row_for_each_node_is_noticed(regions_in_files):
+def test_every_second_row_for_each_node_is_refused(regions_in_files):
     stream = regions_in_files(True)
-    # 7 files cannot be shared out to 2 nodes.
-    with pytest.raises(SolaredError, match=TAKEN_AWAY.format(0, 2)):
+    # 7 files cannot be divided between 2 nodes.
+    with pytest.raises(SolaredError, match=ROWS_REMOVED.format(0, 2)):
         timelines_from_dataset(split_dataset_by_node(stream, 0, 2))
     with pytest.raises(SolaredError, match=r"AR90001 has step 1 and then step 3"):
         SolaredWindows(split_dataset_by_node(stream, 1, 2), input_steps=2)
     dataset = regions_in_files(False)
-    with pytest.raises(SolaredError, match=TAKEN_AWAY.format(0, 2)):
+    with pytest.raises(SolaredError, match=ROWS_REMOVED.format(0, 2)):
         timelines_from_dataset(dataset.select(range(0, len(dataset), 2)))
-    with pytest.raises(SolaredError, match="rows were taken away"):
+    with pytest.raises(SolaredError, match="rows were removed"):
         timelines_from_dataset(dataset.shuffle(seed=0).take(40))
-    with pytest.raises(SolaredError, match="rows were taken away"):
+    with pytest.raises(SolaredError, match="rows were removed"):
         timelines_from_dataset(stream.shuffle(seed=0, buffer_size=20).skip(20))
     # Whole files for each node are whole regions.
     shared = [timelines_from_dataset(split_dataset_by_node(stream, rank, 7)) for rank in (0, 6)]
@@ -105,36 +105,36 @@ def test_every_second_row_for_each_node_is_noticed(regions_in_files):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_region_may_end_earlier_and_a_later_beginning_is_told(regions_in_files, streaming):
+def test_region_can_end_earlier_and_a_later_beginning_gives_a_warning(regions_in_files, streaming):
     dataset = regions_in_files(streaming)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert [len(timeline) for timeline in timelines_from_dataset(dataset.take(17))] == [10, 7]
         assert len(timelines_from_dataset(dataset.shuffle(seed=0))) == 7
-    with pytest.warns(UserWarning, match=r"^The rows before step 3 of AR90001 were taken away"):
+    with pytest.warns(UserWarning, match=r"^The rows before step 3 of AR90001 were removed"):
         skipped = timelines_from_dataset(dataset.skip(3))
     assert [len(timeline) for timeline in skipped[:2]] == [7, 10]
 
 
-def test_a_step_that_occurs_twice_is_refused(make_timeline):
+def test_repeated_step_is_refused(make_timeline):
     timeline = make_timeline(90001, steps=4)
     with pytest.raises(SolaredError, match="AR90001 has a step twice"):
         timelines_from_dataset(dataset_of(timeline, timeline))
 
 
-def test_a_dictionary_of_splits_is_refused_by_name(make_timeline):
+def test_dictionary_of_splits_is_refused_with_their_names(make_timeline):
     splits = DatasetDict({"train": dataset_of(make_timeline(90001, steps=4))})
-    with pytest.raises(SolaredError, match=r"Choose one split.*it has train"):
+    with pytest.raises(SolaredError, match=r"Choose one split.*It has train"):
         timelines_from_dataset(splits)
 
 
-def test_another_dataset_is_refused_with_the_missing_columns(make_timeline):
+def test_error_for_another_dataset_names_the_missing_columns(make_timeline):
     dataset = dataset_of(make_timeline(90001, steps=4)).remove_columns(["step", "power_2_3mhz"])
     with pytest.raises(SolaredError, match="no column step, power_2_3mhz"):
         timelines_from_dataset(dataset)
 
 
-def test_the_intensity_is_a_view_of_its_channel(make_timeline):
+def test_intensity_is_a_view_of_the_values(make_timeline):
     timeline = make_timeline(90001, steps=4)
     timeline.values[2, CHANNELS.index("continuum_intensity"), 7] = -300
     assert timeline.intensity.shape == (4, NUM_TILES)
@@ -173,19 +173,19 @@ HOURS = np.datetime64("2013-04-15T00:59:37.5", "ms") + np.arange(9) * np.timedel
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (np.where(np.arange(9) == 3, np.datetime64("NaT"), HOURS), r"no time \(NaT\) for step 3; give its time"),
-        (HOURS.astype("datetime64[s]").astype(int), r"step 0 at 1970-01-16T.* before 1990 .*look at the unit"),
-        (HOURS.astype("datetime64[ns]").astype(int), "after 2099; look at the unit"),
+        (np.where(np.arange(9) == 3, np.datetime64("NaT"), HOURS), r"no time \(NaT\) for step 3. Give the time"),
+        (HOURS.astype("datetime64[s]").astype(int), r"step 0 at 1970-01-16T.* before 1990 .*Check the unit"),
+        (HOURS.astype("datetime64[ns]").astype(int), "after 2099. Check the unit"),
         (HOURS + np.timedelta64(90 * 365, "D"), "step 0 at 2103-.* after 2099"),
-        (HOURS.astype(float), "do not say what they count"),
+        (HOURS.astype(float), "whose unit is unknown"),
     ],
 )
-def test_times_at_which_nothing_was_observed_are_refused(times, message):
+def test_times_outside_of_the_observed_years_are_refused(times, message):
     with pytest.raises(SolaredError, match=f"^AR90001 has .*{message}"):
         Timeline(90001, times, np.zeros((9, 6, 63), np.float32))
 
 
-def test_what_is_masked_was_not_observed():
+def test_masked_values_are_nan():
     values = np.random.default_rng(0).normal(size=(9, 6, 63))
     mask = np.zeros(values.shape, bool)
     mask[3, 2, 7] = mask[5] = True
@@ -193,7 +193,7 @@ def test_what_is_masked_was_not_observed():
     masked = np.ma.masked_array(np.where(mask, 1e20, values), mask)
     for given in (masked, list(masked), masked.astype(np.float32), np.where(mask, None, values)):
         np.testing.assert_array_equal(Timeline(90001, HOURS, given).values, expected)
-    # Where nothing is masked, nothing is copied.
+    # An array without a mask is not copied.
     observed = values.astype(np.float32)
     assert np.shares_memory(Timeline(90001, HOURS, observed).values, observed)
 
@@ -201,56 +201,64 @@ def test_what_is_masked_was_not_observed():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.inf, "infinite values, first in power_4_5mhz at step 3, tile 7; mark what was not observed as NaN"),
+        (
+            np.inf,
+            "infinite values, first in power_4_5mhz at step 3, tile 7. Replace values that were not observed with NaN",
+        ),
         (-np.inf, "infinite values"),
-        (1e300, r"values beyond float32, such as 1e\+300, first in power_4_5mhz at step 3, tile 7"),
+        (1e300, r"values too large for float32, such as 1e\+300, first in power_4_5mhz at step 3, tile 7"),
     ],
 )
 def test_infinite_values_are_refused(value, message):
     values = np.zeros((9, 6, 63))
     values[3, 2, 7] = value
-    with pytest.raises(SolaredError, match=f"^AR90001 holds {message}"):
+    with pytest.raises(SolaredError, match=f"^AR90001 has {message}"):
         Timeline(90001, HOURS, values)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((9, 6, 81)), r"keep the tiles without the latitude background, `values\[..., 9:72\]`"),
-        (np.zeros((6, 9, 63)), r"put the axes in that order by `values.transpose\(1, 0, 2\)`"),
+        (np.zeros((9, 6, 81)), r"drop the tiles of the latitude background with `values\[..., 9:72\]`"),
+        (np.zeros((6, 9, 63)), r"put the axes in this order with `values.transpose\(1, 0, 2\)`"),
         (np.zeros((6, 63, 9)), r"`values.transpose\(2, 0, 1\)`"),
-        (np.zeros((9, 5, 63)), "the channels power_2_3mhz, .*continuum_intensity, NaN if one was not observed"),
+        (
+            np.zeros((9, 5, 63)),
+            "the channels power_2_3mhz, .*continuum_intensity, NaN for a channel that was not observed",
+        ),
         (np.zeros((8, 6, 63)), r"shape \(8, 6, 63\) do not fit 9 times"),
         (np.zeros(9), r"shape \(9,\) do not fit"),
-        (np.zeros((9, 6, 63), complex), "the values are complex128 and no numbers"),
-        (np.full((9, 6, 63), "1"), "no numbers"),
-        (np.full((9, 6, 63), "x", object), "no array of numbers"),
-        ([[1.0], [2.0, 3.0]], "no array of numbers"),
+        (np.zeros((9, 6, 63), complex), "the values have type complex128, not numbers"),
+        (np.full((9, 6, 63), "1"), "not numbers"),
+        (np.full((9, 6, 63), "x", object), "not an array of numbers"),
+        ([[1.0], [2.0, 3.0]], "not an array of numbers"),
     ],
 )
-def test_values_of_another_shape_or_kind_are_told_the_cure(values, message):
+def test_error_for_a_wrong_shape_or_type_says_what_to_do(values, message):
     with pytest.raises(SolaredError, match=f"^AR90001: .*{message}"):
         Timeline(90001, HOURS, values)
 
 
 @pytest.mark.parametrize("number", [0, -1, 11726.0, "11726", True, None])
-def test_what_is_no_region_number_is_refused(number):
-    with pytest.raises(SolaredError, match=r"^An AR number is a whole number of at least 1, but got"):
+def test_invalid_region_number_is_refused(number):
+    with pytest.raises(SolaredError, match=r"^An AR number must be a whole number of at least 1, but got"):
         Timeline(number, HOURS, np.zeros((9, 6, 63)))
 
 
-def test_the_number_of_a_region_may_be_of_numpy():
+def test_region_number_can_be_a_numpy_integer():
     timeline = Timeline(np.int32(11726), HOURS, np.zeros((9, 6, 63)))
     assert type(timeline.ar_number) is int
 
 
-def test_steps_off_any_beat_are_refused_and_many_gaps_are_told():
+def test_irregular_steps_are_refused_and_many_gaps_give_a_warning():
     random = np.sort(np.random.default_rng(0).integers(0, 10**9, 60))
     irregular = Timeline(90001, HOURS[0] + random.astype("timedelta64[ms]"), np.zeros((60, 6, 63)))
-    with pytest.raises(SolaredError, match=r"AR90001: of 59 spacings .* are no multiple of the most frequent, .* 5%"):
+    with pytest.raises(
+        SolaredError, match=r"AR90001: of 59 spacings .* are not a multiple of the most frequent spacing .* 5%"
+    ):
         _ = irregular.cadence
     hours = np.cumsum([0, 1, 1, 2, 3, 4, 5]).astype("timedelta64[h]")
-    with pytest.warns(UserWarning, match="AR90001: of 6 spacings between its steps, 4 are gaps and only 2 are"):
+    with pytest.warns(UserWarning, match="AR90001: of 6 spacings between steps, 4 are gaps and only 2 are"):
         assert Timeline(90001, HOURS[0] + hours, np.zeros((7, 6, 63))).missing_steps == 10
 
 
@@ -266,7 +274,7 @@ def test_steps_off_any_beat_are_refused_and_many_gaps_are_told():
         (CHANNELS[5], pa.large_list(pa.float64())),
     ],
 )
-def test_rows_of_a_type_that_holds_the_same_are_read(column, type):
+def test_rows_of_a_compatible_type_are_read(column, type):
     timeline = simulate_region(90001, steps=8)
     timeline.values[2, :, 7] = np.nan
     table = timeline.to_table()
@@ -277,7 +285,7 @@ def test_rows_of_a_type_that_holds_the_same_are_read(column, type):
     np.testing.assert_array_equal(read.times, timeline.times[2:7])
 
 
-def test_rows_with_times_finer_than_milliseconds_are_rounded():
+def test_times_more_precise_than_milliseconds_are_rounded():
     timeline = simulate_region(90001, steps=8)
     for unit in ("us", "ns"):
         off = timeline.times.astype(f"datetime64[{unit}]") - np.timedelta64(1, unit)
@@ -285,7 +293,9 @@ def test_rows_with_times_finer_than_milliseconds_are_rounded():
         (read,) = timelines_from_table(table.set_column(2, "time_tai", pa.array(off)))
         np.testing.assert_array_equal(read.times, timeline.times)
     zoned = pa.array(timeline.times).cast(pa.timestamp("ms", "UTC"))
-    with pytest.raises(SolaredError, match=r"Column time_tai holds .*its times are in the zone UTC, and naive TAI"):
+    with pytest.raises(
+        SolaredError, match=r"Column time_tai holds .*the times have the zone UTC instead of naive TAI"
+    ):
         timelines_from_table(table.set_column(2, "time_tai", zoned))
 
 
@@ -307,8 +317,8 @@ def test_rows_with_times_finer_than_milliseconds_are_rounded():
         (CHANNELS[0], pa.array([{"tile": 1.0}] * 3)),
     ],
 )
-def test_rows_of_a_type_that_does_not_fit_are_refused_in_a_sentence(column, values):
+def test_rows_of_an_incompatible_type_are_refused(column, values):
     table = simulate_region(90001, steps=3).to_table()
-    with pytest.raises(SolaredError, match=rf"^Column {column} holds .*; load the config 'timelines' of") as caught:
+    with pytest.raises(SolaredError, match=rf"^Column {column} holds .* Load the config 'timelines' of") as caught:
         timelines_from_table(table.set_column(table.column_names.index(column), column, values))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What torch makes by default, dtype and device, changes nothing of the data."""
+"""The default dtype and device of torch do not change the data."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from solared_hf.schema import CHANNELS
 
 @pytest.fixture(params=["bfloat16", "float64", "meta"])
 def other_default(request):
-    """A function that gives torch another default dtype or device, until the test ends."""
+    """Return a function that sets another default dtype or device of torch until the end of the test."""
 
     def change():
         if request.param == "meta":

@@ -1,4 +1,4 @@
-"""What a window holds, which windows there are, and why the others are not."""
+"""The content of a window, and which windows are dropped."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from solared_hf.schema import CHANNELS, NUM_TILES, timeline_features
 HOUR = timedelta(hours=1)
 
 
-def test_a_window_is_its_input_and_the_intensity_one_horizon_later(make_timeline):
+def test_window_has_the_input_and_the_intensity_one_horizon_later(make_timeline):
     timeline = make_timeline(90001, steps=150)
     windows = SolaredWindows(timeline)
     assert len(windows) == 150 - 120 - 12 + 1
@@ -31,7 +31,7 @@ def test_a_window_is_its_input_and_the_intensity_one_horizon_later(make_timeline
     assert windows.target_times[5] == timeline.times[136]
 
 
-def test_channels_come_in_the_order_asked_for(make_timeline):
+def test_channels_have_the_requested_order(make_timeline):
     timeline = make_timeline(90001, steps=40)
     asked = ["continuum_intensity", "power_3_4mhz"]
     window = SolaredWindows(timeline, input_steps=10, input_channels=asked)[3]
@@ -39,19 +39,19 @@ def test_channels_come_in_the_order_asked_for(make_timeline):
     np.testing.assert_array_equal(window["past_values"], expected)
 
 
-def test_the_horizon_is_a_duration_at_any_cadence(make_timeline):
+def test_horizon_is_a_duration_at_any_cadence(make_timeline):
     timeline = make_timeline(90001, steps=100, cadence=timedelta(minutes=12))
     window = SolaredWindows(timeline, input_steps=20, horizon=2 * HOUR)[0]
     np.testing.assert_array_equal(window["future_values"], timeline.values[19 + 10, 5])
 
 
-def test_a_horizon_off_the_cadence_is_refused(make_timeline):
-    with pytest.raises(SolaredError, match=r"0:30:00 is no multiple of the cadence 1:00:00 of AR90001"):
+def test_horizon_between_two_steps_is_refused(make_timeline):
+    with pytest.raises(SolaredError, match=r"0:30:00 is not a multiple of the cadence 1:00:00 of AR90001"):
         SolaredWindows(make_timeline(90001, steps=40), input_steps=10, horizon=HOUR / 2)
 
 
 @pytest.mark.parametrize("minutes", [12, 60])
-def test_frames_off_their_nominal_times_give_the_windows_of_those_on_them(make_timeline, minutes):
+def test_jitter_of_times_does_not_change_the_windows(make_timeline, minutes):
     timeline = make_timeline(90001, steps=100, cadence=timedelta(minutes=minutes), missing=[50])
     off = np.random.default_rng(0).integers(-700, 701, len(timeline)).astype("timedelta64[ms]")
     jittered = Timeline(90001, timeline.times + off, timeline.values)
@@ -73,7 +73,7 @@ def test_no_window_spans_a_gap(make_timeline, missing):
         first_input = last_input - np.timedelta64(9, "h")
         spanned = np.arange(first_input, target + np.timedelta64(1, "h"), np.timedelta64(1, "h"))
         assert np.isin(spanned, timeline.times).all()
-    # 14 steps a window: 50 rows before the gap give 37, what follows gives its length less 13.
+    # 14 steps per window: 50 rows before the gap give 37 windows, and the rows after the gap give 13 fewer than rows.
     after = 100 - 50 - len(missing)
     assert len(windows) == 37 + after - 13
     (report,) = windows.report()
@@ -81,7 +81,7 @@ def test_no_window_spans_a_gap(make_timeline, missing):
     assert report.dropped == {"spans a gap": 13}
 
 
-def test_a_target_is_never_invented(make_timeline):
+def test_target_is_never_filled(make_timeline):
     timeline = make_timeline(90001, steps=60)
     timeline.values[40, 5, 7] = np.nan
     for policy in ("zero", "interpolate"):
@@ -92,7 +92,7 @@ def test_a_target_is_never_invented(make_timeline):
         assert timeline.times[40] not in windows.target_times
 
 
-def test_zero_puts_zero_in_physical_units_in_the_place_of_nan(make_timeline):
+def test_zero_policy_replaces_nan_by_zero_in_physical_units(make_timeline):
     timeline = make_timeline(90001, steps=60)
     timeline.values[12, 2, 30] = np.nan
     window = SolaredWindows(timeline, input_steps=10, nan_policy="zero")[5]
@@ -101,28 +101,28 @@ def test_zero_puts_zero_in_physical_units_in_the_place_of_nan(make_timeline):
     assert window["past_observed_mask"].sum() == 10 * 6 * NUM_TILES - 1
 
 
-def test_interpolation_sees_nothing_after_the_last_input_step(make_timeline):
+def test_interpolation_uses_no_step_after_the_input(make_timeline):
     timeline = make_timeline(90001, steps=60)
     timeline.values[:, 2, 30] = np.arange(60, dtype=np.float32) ** 2
     timeline.values[[13, 14], 2, 30] = np.nan
     windows = SolaredWindows(timeline, input_steps=10, nan_policy="interpolate")
     inside = windows[8]["past_values"][:, 2, 30]
     np.testing.assert_allclose(inside[5:7], [144 + 81 / 3, 144 + 2 * 81 / 3])
-    # In the window that ends at step 14 the line has no right end yet, although step 15 was observed: 12 ** 2 holds.
+    # The window that ends at step 14 repeats the last observed value, 12 ** 2, although step 15 was observed.
     assert windows[5]["past_values"][-2:, 2, 30].tolist() == [144, 144]
     assert not windows[5]["past_observed_mask"][-2:, 2, 30].any()
-    # The region's own values are not written to.
+    # The values of the region are unchanged.
     assert np.isnan(timeline.values[13, 2, 30])
 
 
-def test_interpolation_of_a_tile_never_observed_is_zero(make_timeline):
+def test_interpolation_of_an_unobserved_tile_is_zero(make_timeline):
     timeline = make_timeline(90001, steps=60)
     timeline.values[:, 0, 3] = np.nan
     window = SolaredWindows(timeline, input_steps=10, nan_policy="interpolate")[0]
     assert (window["past_values"][:, 0, 3] == 0).all()
 
 
-def test_drop_drops_every_window_with_nan_in_its_channels(make_timeline):
+def test_drop_policy_drops_windows_with_nan_in_the_input_channels(make_timeline):
     timeline = make_timeline(90001, steps=60)
     timeline.values[20, 0, 0] = np.nan
     windows = SolaredWindows(timeline, input_steps=10, nan_policy="drop")
@@ -132,7 +132,7 @@ def test_drop_drops_every_window_with_nan_in_its_channels(make_timeline):
     assert without.report()[0].dropped == {}
 
 
-def test_windows_that_were_never_observed_are_dropped_and_said(make_timeline):
+def test_unobserved_windows_are_dropped_and_reported(make_timeline):
     good, blind = make_timeline(90001, steps=60), make_timeline(90002, steps=60)
     blind.values[:30] = np.nan
     windows = SolaredWindows([good, blind], input_steps=10)
@@ -143,7 +143,7 @@ def test_windows_that_were_never_observed_are_dropped_and_said(make_timeline):
         SolaredWindows(blind, input_steps=10)
 
 
-def test_too_short_a_region_gives_no_window_and_no_error_beside_others(make_timeline):
+def test_short_region_gives_no_window_and_no_error_beside_others(make_timeline):
     windows = SolaredWindows([make_timeline(90001, steps=60), make_timeline(90002, steps=5)], input_steps=10)
     assert [report.windows for report in windows.report()] == [39, 0]
     assert windows.report()[1].dropped == {"region too short": 1}
@@ -151,7 +151,7 @@ def test_too_short_a_region_gives_no_window_and_no_error_beside_others(make_time
         SolaredWindows(make_timeline(90002, steps=5), input_steps=10)
 
 
-def test_a_forecast_in_real_time_needs_no_target(make_timeline):
+def test_windows_without_a_required_target(make_timeline):
     timeline = make_timeline(90001, steps=60)
     windows = SolaredWindows(timeline, input_steps=10, require_target=False)
     assert len(windows) == 51
@@ -159,7 +159,7 @@ def test_a_forecast_in_real_time_needs_no_target(make_timeline):
     assert torch.isnan(windows[50]["future_values"]).all()
     assert np.isnan(windows.observed_targets[-12:]).all()
     np.testing.assert_array_equal(windows[38]["future_values"], timeline.values[59, 5])
-    # A target beyond a gap is found by its time, not by counting rows.
+    # A target after a gap is found by its time, not by counting rows.
     gappy = make_timeline(90001, steps=60, missing=[25, 26])
     windows = SolaredWindows(gappy, input_steps=10, require_target=False)
     at = int(np.flatnonzero(windows.last_input_times == gappy.times[20])[0])
@@ -179,7 +179,7 @@ def test_map_style_and_streaming_datasets_give_the_same_windows(make_timeline):
                 np.testing.assert_array_equal(windows[index][name], value)
 
 
-def test_batches_come_out_of_a_plain_torch_loader(make_timeline):
+def test_plain_torch_loader_makes_batches(make_timeline):
     windows = SolaredWindows(make_timeline(90001, steps=60), input_steps=10)
     batch = next(iter(DataLoader(windows, batch_size=4)))
     assert batch["past_values"].shape == (4, 10, 6, NUM_TILES)
@@ -199,7 +199,7 @@ def assert_same_bits(given: dict, expected: dict):
 @pytest.mark.parametrize("require_target", [True, False])
 @pytest.mark.parametrize("trajectory_steps", [None, 6])
 @pytest.mark.parametrize("nan_policy", ["zero", "interpolate", "drop"])
-def test_a_batch_is_its_items_stacked(make_timeline, nan_policy, trajectory_steps, require_target, normalised):
+def test_batch_equals_the_stacked_items(make_timeline, nan_policy, trajectory_steps, require_target, normalised):
     first = make_timeline(90001, steps=50, missing=[25, 26])
     first.values[12, 2, 30] = first.values[33:36, 5, 7] = np.nan
     last = make_timeline(90003, steps=40, seed=1)
@@ -216,14 +216,14 @@ def test_a_batch_is_its_items_stacked(make_timeline, nan_policy, trajectory_step
         expected = default_collate([windows[index] for index in indices])
         del expected["ar_number"], expected["target_time"]
         assert_same_bits(windows.batch(indices), expected)
-    # What is not known, and where windows have NaN, did occur.
+    # The cases do occur: unknown values, and windows with NaN.
     batch = windows.batch(everything)
     assert batch["past_observed_mask"].all() == (nan_policy == "drop")
     assert batch["future_values"].isnan().any() == (not require_target)
     assert batch.get("future_trajectory", torch.tensor(torch.nan)).isnan().any()
 
 
-def test_a_batch_is_a_copy_and_an_item_a_view(make_timeline):
+def test_batch_is_a_copy_and_item_is_a_view(make_timeline):
     windows = SolaredWindows(make_timeline(90001, steps=60), input_steps=10)
     windows.batch([4, 5])["past_values"][:] = -1
     assert (windows[4]["past_values"] != -1).all()
@@ -244,7 +244,7 @@ def test_loaders_gather_batches_of_indices_and_of_references(make_timeline):
             assert_same_bits(other, batch)
 
 
-def test_a_processor_normalises_and_brings_its_window(make_timeline):
+def test_processor_normalises_and_gives_the_window_settings(make_timeline):
     timeline = make_timeline(90001, steps=60)
     timeline.values[12, 2, 30] = np.nan
     processor = SolaredProcessor.fit(
@@ -258,7 +258,7 @@ def test_a_processor_normalises_and_brings_its_window(make_timeline):
     flux, power = timeline.values[10:18, 4], timeline.values[10:18, 2]
     low, high = np.nanmin(timeline.values[:, 4]), np.nanmax(timeline.values[:, 4])
     np.testing.assert_allclose(window["past_values"][:, 0], (flux - low) / (high - low), rtol=1e-5, atol=1e-6)
-    # A missing value is 0 in physical units first, and normalised after.
+    # A missing value is set to 0 in physical units, and then normalised.
     low, high = np.nanmin(timeline.values[:, 2]), np.nanmax(timeline.values[:, 2])
     expected = (np.nan_to_num(power) - low) / (high - low)
     np.testing.assert_allclose(window["past_values"][:, 1], expected, rtol=1e-5, atol=1e-6)
@@ -270,12 +270,12 @@ def test_a_processor_normalises_and_brings_its_window(make_timeline):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"nan_policy": "mean"}, "Unknown NaN policy 'mean'; choose one of zero, interpolate, drop"),
+        ({"nan_policy": "mean"}, "Unknown NaN policy 'mean'. Choose one of zero, interpolate, drop"),
         ({"input_channels": ["flux"]}, "Unknown input channels.*flux.*power_2_3mhz"),
         ({"input_channels": []}, "At least one input channel"),
         ({"input_steps": 0}, "at least one input step"),
-        ({"horizon": timedelta(0)}, "a horizon after it"),
-        ({"horizon": 12}, r"The horizon is a timedelta, but got 12; try timedelta\(hours=12\)"),
+        ({"horizon": timedelta(0)}, "The horizon must be above 0"),
+        ({"horizon": 12}, r"The horizon must be a timedelta, but got 12. Try timedelta\(hours=12\)"),
         ({"input_channels": "continuum_intensity"}, "a list of different names, but got 'continuum_intensity'"),
         ({"input_channels": ["power_2_3mhz", "power_2_3mhz"]}, "a list of different names"),
     ],
@@ -285,28 +285,28 @@ def test_impossible_arguments_are_refused(make_timeline, arguments, message):
         SolaredWindows(make_timeline(90001, steps=150), **arguments)
 
 
-def test_data_of_another_kind_or_cadence_are_refused(make_timeline):
-    with pytest.raises(SolaredError, match="load one with `load_dataset`"):
+def test_data_of_another_type_or_cadence_are_refused(make_timeline):
+    with pytest.raises(SolaredError, match="Load timelines with `load_dataset`"):
         SolaredWindows("runs/dataset")
-    with pytest.raises(SolaredError, match="load one with `load_dataset`"):
+    with pytest.raises(SolaredError, match="Load timelines with `load_dataset`"):
         SolaredWindows(np.zeros((3, 6, 63)))
     hourly = make_timeline(90001, steps=60)
     processor = SolaredProcessor.fit([hourly.values], CHANNELS, input_steps=10, cadence_minutes=60.0)
     assert len(SolaredWindows(hourly, processor=processor)) == 39
     fast = make_timeline(90001, steps=200, cadence=timedelta(minutes=12))
-    with pytest.raises(SolaredError, match=r"AR90001 has a step every 0:12:00, .*fitted on one every 1:00:00"):
+    with pytest.raises(SolaredError, match=r"AR90001 has a step every 0:12:00, .*fitted on a step every 1:00:00"):
         SolaredWindows(fast, processor=processor)
 
 
-def test_values_of_windows_are_parted_by_region_even_where_one_has_none(make_timeline):
+def test_values_are_split_by_region_even_if_one_has_no_windows(make_timeline):
     timelines = [make_timeline(90001, steps=14), make_timeline(90002, steps=5), make_timeline(90003, steps=12)]
     windows = SolaredWindows(timelines, input_steps=10, horizon=HOUR)
     assert [part.tolist() for part in windows.by_region(windows.ar_numbers)] == [[90001] * 4, [], [90003] * 2]
-    with pytest.raises(SolaredError, match="6 windows, but forecasts of 5; give the windows they were made for"):
+    with pytest.raises(SolaredError, match=r"6 windows, but forecasts of 5. Give the windows of the forecasts"):
         windows.by_region(np.zeros((5, NUM_TILES)))
 
 
-def test_the_cadence_is_that_of_all_regions_with_windows(make_timeline):
+def test_cadence_of_all_regions_with_windows(make_timeline):
     half_hourly = make_timeline(90002, steps=15, cadence=HOUR / 2)
     windows = SolaredWindows([make_timeline(90001, steps=15), make_timeline(90003, 1)], input_steps=10, horizon=HOUR)
     assert (windows.cadence, windows.horizon_steps) == (HOUR, 1)
@@ -314,11 +314,11 @@ def test_the_cadence_is_that_of_all_regions_with_windows(make_timeline):
     assert (windows.cadence, windows.horizon_steps) == (HOUR / 2, 2)
     mixed = SolaredWindows([make_timeline(90001, steps=15), half_hourly], input_steps=10, horizon=HOUR)
     for ask in ("cadence", "horizon_steps"):
-        with pytest.raises(SolaredError, match=r"different cadences; forecast each of them by itself\.$"):
+        with pytest.raises(SolaredError, match=r"different cadences. Forecast each region separately\.$"):
             getattr(mixed, ask)
 
 
-def test_a_trajectory_is_what_follows_up_to_a_gap_or_the_end(make_timeline):
+def test_trajectory_ends_at_a_gap_or_at_the_last_step(make_timeline):
     timeline = make_timeline(90001, steps=40, missing=[25])
     timeline.values[14, 5, 3] = np.nan
     windows = SolaredWindows(timeline, input_steps=10, horizon=2 * HOUR, trajectory_steps=6, require_target=False)
@@ -340,7 +340,7 @@ def processor_of():
     return fit
 
 
-def test_windows_as_another_model_sees_them_have_its_input_and_the_same_targets(make_timeline, processor_of):
+def test_windows_for_another_model_have_its_input_and_the_same_targets(make_timeline, processor_of):
     timeline = make_timeline(90001, steps=60)
     windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
     processor = processor_of(
@@ -351,30 +351,30 @@ def test_windows_as_another_model_sees_them_have_its_input_and_the_same_targets(
     np.testing.assert_array_equal(seen.target_times, windows.target_times)
     np.testing.assert_array_equal(seen.observed_targets, windows.observed_targets)
     np.testing.assert_array_equal(seen.last_input_times, windows.last_input_times - np.timedelta64(2, "h"))
-    # Of steps 7..26 the newest two are kept from a model that forecasts 5 h ahead, and it asks for 8.
+    # Of steps 7..26 the newest two are withheld from a model that forecasts 5 h ahead and uses 8 steps.
     expected = processor.normalise(timeline.values[17:25][:, [5, 1]], processor.input_channels)
     np.testing.assert_array_equal(seen[7]["past_values"], expected)
     assert windows[7]["past_values"].shape == (20, 6, NUM_TILES)
     np.testing.assert_array_equal(seen.batch([7])["past_values"][0], expected)
 
 
-def test_a_model_of_a_longer_input_sees_all_there_is(make_timeline, processor_of):
+def test_model_with_a_longer_input_gets_all_steps(make_timeline, processor_of):
     timeline = make_timeline(90001, steps=60)
     windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
     assert windows.as_seen_by(processor_of(timeline, input_steps=50))[0]["past_values"].shape[0] == 20
 
 
 @pytest.mark.parametrize("hours", [2, 23, 3.5])
-def test_a_horizon_that_the_windows_do_not_have_is_refused(make_timeline, processor_of, hours):
+def test_model_with_an_unsuitable_horizon_is_refused(make_timeline, processor_of, hours):
     timeline = make_timeline(90001, steps=60)
     windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
-    with pytest.raises(SolaredError, match=r"cannot forecast these windows|no multiple of the cadence"):
+    with pytest.raises(SolaredError, match=r"cannot forecast these windows|not a multiple of the cadence"):
         windows.as_seen_by(processor_of(timeline), timedelta(hours=hours))
 
 
-def test_windows_with_nan_are_refused_by_a_model_that_drops_them(make_timeline, processor_of):
+def test_windows_with_nan_are_refused_for_a_model_that_drops_nan(make_timeline, processor_of):
     timeline = make_timeline(90001, steps=60)
     timeline.values[25, 0, 7] = np.nan
     windows = SolaredWindows(timeline, input_steps=20, horizon=3 * HOUR)
-    with pytest.raises(SolaredError, match="AR90001 have NaN, which this model's processor drops"):
+    with pytest.raises(SolaredError, match="AR90001 have NaN, which the processor of this model drops"):
         windows.as_seen_by(processor_of(timeline, nan_policy="drop"))

@@ -1,4 +1,4 @@
-"""Windows in the workers of a loader: the same batches, from one copy of the values."""
+"""Workers of a loader give the same batches, and share one copy of the values."""
 
 import copy
 import pickle
@@ -32,13 +32,13 @@ def assert_same(twin: SolaredWindows, windows: SolaredWindows) -> None:
     assert twin.horizon == timedelta(hours=3)
 
 
-def test_what_another_process_is_sent_shares_the_memory(windows):
+def test_windows_sent_to_another_process_share_the_memory(windows):
     values = windows.regions[2].timeline.values.copy()
     first, second = (ForkingPickler.loads(ForkingPickler.dumps(windows)) for _ in range(2))
     for twin in (first, second):
         assert_same(twin, windows)
         np.testing.assert_array_equal(twin.regions[2].timeline.values, values)
-    # No more than the times and where windows begin.
+    # Only the times and the first steps of the windows.
     assert len(ForkingPickler.dumps(windows)) < 0.1 * sum(region.timeline.values.nbytes for region in windows.regions)
     for tensor in ("values", "observed", "target", "shared_values"):
         assert getattr(windows, tensor).is_shared()
@@ -49,13 +49,13 @@ def test_what_another_process_is_sent_shares_the_memory(windows):
         assert (twin[0]["past_values"][3] == 7).all()
 
 
-def test_a_list_of_references_is_sent_with_one_copy_of_the_windows(windows):
+def test_list_of_references_is_sent_with_one_copy_of_the_windows(windows):
     references = ForkingPickler.loads(ForkingPickler.dumps(windows.references()))
     assert len({id(one) for one, _ in references}) == 1
     assert_same(references[0][0], windows)
 
 
-def test_copies_and_pickles_in_files_stand_alone(windows):
+def test_copies_and_pickles_in_files_do_not_share_memory(windows):
     for twin in (copy.deepcopy(windows), pickle.loads(pickle.dumps(windows))):
         assert_same(twin, windows)
         twin.values[:] = 0
@@ -63,7 +63,7 @@ def test_copies_and_pickles_in_files_stand_alone(windows):
 
 
 @pytest.mark.parametrize("references", [False, True])
-def test_workers_give_the_batches_of_none(windows, references):
+def test_workers_give_the_same_batches_as_no_workers(windows, references):
     def batches(workers: int, **settings) -> list[dict[str, torch.Tensor]]:
         data = windows.references() if references else range(len(windows))
         collate = batch_of if references else windows.batch

@@ -104,7 +104,7 @@ def test_everyone_is_there_the_most_skilful_first(result, windows):
 
 def test_who_cannot_forecast_these_windows_is_left_out_and_why_is_told(result):
     assert result.left_out["heavy"] == "it has no weights"
-    assert "the processor was fitted on one every 0:12:00" in result.left_out["every 12"]
+    assert "the processor was fitted on a step every 0:12:00" in result.left_out["every 12"]
     assert "heavy: it has no weights" in result.as_text()
 
 

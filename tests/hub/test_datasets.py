@@ -162,10 +162,10 @@ def test_an_opened_dataset_stays_at_its_commit(folders, hub, repo_id, token):
         (
             "solared-team/nowhere",
             None,
-            "There is no solared-team/nowhere on the Hub that you may read; check its name",
+            "There is no solared-team/nowhere on the Hub that you can read. Check the name",
         ),
-        ("solared-team/datasets", "v9", "solared-team/datasets has no revision v9; name a branch, tag or commit"),
-        ("nowhere", None, "There is no SOLARED dataset at nowhere .*; name a folder"),
+        ("solared-team/datasets", "v9", "solared-team/datasets has no revision v9. Name a branch, tag or commit"),
+        ("nowhere", None, "There is no SOLARED dataset at nowhere: .* Name a folder"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(repository, name, revision, sentence):
@@ -178,6 +178,6 @@ def test_a_private_dataset_is_for_those_who_may_see_it(folders, hub, repo_id, to
         push(content, repo_id, private=True)
     with monkeypatch.context() as patch:
         patch.setenv("HF_TOKEN", READER_TOKEN)
-        with pytest.raises(SolaredError, match="that you may read"):
+        with pytest.raises(SolaredError, match="that you can read"):
             load_timelines(repo_id, "train")
     assert len(load_timelines(repo_id, "train")) == 1

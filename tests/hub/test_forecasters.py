@@ -187,15 +187,15 @@ def with_the_hub_out_of_order(hub, repo_id, patch):
 @pytest.mark.parametrize(
     ("fault", "revision", "sentence"),
     [
-        (as_it_is, "v9", "has no revision v9; name a branch, tag or commit"),
-        (with_the_repository_gone, None, "There is no .* on the Hub that you may read; .*`hf auth login`"),
-        (with_a_private_repository_and_no_token, None, "There is no .* on the Hub that you may read"),
-        (with_an_unknown_token, None, "does not know your token; run `hf auth login`"),
+        (as_it_is, "v9", "has no revision v9. Name a branch, tag or commit"),
+        (with_the_repository_gone, None, "There is no .* on the Hub that you can read. .*`hf auth login`"),
+        (with_a_private_repository_and_no_token, None, "There is no .* on the Hub that you can read"),
+        (with_an_unknown_token, None, "does not know your token. Run `hf auth login`"),
         (without_processor, None, "came without its processor, preprocessor_config.json; "),
         (with_damaged_weights, None, "could not be loaded as a model with its processor .*header"),
-        (with_the_hub_down, None, "could not be read from the Hub .*Connection refused.*; check the connection"),
-        (with_the_connection_cut, None, "could not be read from the Hub .*disconnected.*; check the connection"),
-        (with_the_hub_out_of_order, None, "could not be read from the Hub .*500.*; check the connection"),
+        (with_the_hub_down, None, "could not be read from the Hub .*Connection refused.*. Check the connection"),
+        (with_the_connection_cut, None, "could not be read from the Hub .*disconnected.*. Check the connection"),
+        (with_the_hub_out_of_order, None, "could not be read from the Hub .*500.*. Check the connection"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(fault, revision, sentence, hub, repo_id, upload, monkeypatch):

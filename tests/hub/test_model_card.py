@@ -201,10 +201,10 @@ def test_the_snippets_run_as_written(trained, simulated_dataset, capsys):
 def test_what_is_no_trained_model_gets_no_card(sources, name):
     path = sources / name
     path.write_text("{}")
-    with pytest.raises(SolaredError, match=r"does not hold what a model card is made of \(KeyError: .*train"):
+    with pytest.raises(SolaredError, match=r"lacks facts for a model card \(KeyError: .*train"):
         model_card(sources)
     path.unlink()
-    with pytest.raises(SolaredError, match=rf"does not hold what a model card is made of .*{name}"):
+    with pytest.raises(SolaredError, match=rf"lacks facts for a model card .*{name}"):
         model_card(sources)
 
 

@@ -25,7 +25,7 @@ def told(read):
             found = read(open_dataset(name, revision))
         except SolaredError as error:
             return str(error)
-    return [found, *(str(one.message) for one in caught if "taken" not in str(one.message))]
+    return [found, *(str(one.message) for one in caught if "removed" not in str(one.message))]
 
 name, revision = sys.argv[1], sys.argv[2] or None
 print(json.dumps({
@@ -81,10 +81,10 @@ def test_rows_in_the_cache_of_datasets_are_read_without_the_hub(pushed, simulate
     run(home, LOAD_DATASET, name, offline=False)
     hub.down = True
     note = (
-        f"Of {name}, manifest.json is not on this machine; connect to the Hub and run the same again, or fetch it all "
-        f"with `hf download {name} --repo-type dataset`."
+        f"This machine lacks manifest.json of {name}. Connect to the Hub and run the same command again, or "
+        f"download everything with `hf download {name} --repo-type dataset`."
     )
-    since = f"{note} Until then, the rows are those that `datasets` has prepared of commit {commit[:8]}."
+    since = f"{note} Until then, rows of commit {commit[:8]} are read from the cache of `datasets`."
     train = [timeline.ar_number for timeline in load_timelines(simulated_dataset, "train")]
     for revision, offline in (("", True), (commit, False)):  # told so, or finding nobody there
         told = answers(home, name, revision, offline=offline)
@@ -93,12 +93,12 @@ def test_rows_in_the_cache_of_datasets_are_read_without_the_hub(pushed, simulate
         assert told["catalog"] == [list(range(90001, 90011)), since]
         assert told["revision"] == [commit, since]
         assert told["identity"] == note
-        assert told["tset"].startswith(f"The dataset {name} has no split 'tset', only ")
-        assert told["unknown"].startswith(f"The dataset {name} has no region AR5; it has 90001, 90002")
+        assert told["tset"].startswith(f"The dataset {name} has no split 'tset'. Choose one of ")
+        assert told["unknown"].startswith(f"The dataset {name} has no region AR5. It has 90001, 90002")
     # Another revision is never given in its place.
     other = answers(home, name, "v1.0")
     assert other["train"] == other["revision"]
-    assert other["train"].startswith(f"{name} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps the")
+    assert other["train"].startswith(f"{name} is not complete on this machine, and HF_HUB_OFFLINE is set.")
 
 
 def test_what_was_read_once_is_read_without_the_hub(pushed, simulated_dataset, hub, home):
@@ -110,7 +110,7 @@ def test_what_was_read_once_is_read_without_the_hub(pushed, simulated_dataset, h
     assert online["identity"][0]["revision"] == commit
     # What is left of a download that was cut off is not taken for the whole.
     next(home.glob("hub/*/snapshots/*/data/test/*.parquet")).unlink()
-    assert answers(home, name)["train"].startswith((f"Of {name}, data/test/AR900", f"{name} is not on this machine"))
+    assert answers(home, name)["train"].startswith(("This machine lacks data/test/AR900", f"{name} is not complete"))
 
 
 def test_a_machine_that_has_nothing_is_told_how_to_get_it(pushed, hub, home):
@@ -118,8 +118,8 @@ def test_a_machine_that_has_nothing_is_told_how_to_get_it(pushed, hub, home):
     hub.down = True
     offline = answers(home, name)
     assert offline["train"] == (
-        f"{name} is not on this machine, or not all of it, and HF_HUB_OFFLINE keeps the machine offline. Unset it, "
-        f"or fetch the repository by `hf download` where there is a network and copy {home}/hub."
+        f"{name} is not complete on this machine, and HF_HUB_OFFLINE is set. Unset HF_HUB_OFFLINE, or run "
+        f"`hf download` on a machine with a network and copy {home}/hub."
     )
     assert len({told if isinstance(told, str) else "" for told in offline.values()}) == 1
     assert answers(home, name, offline=False)["train"].startswith(f"{name} could not be read from the Hub (")
@@ -128,8 +128,8 @@ def test_a_machine_that_has_nothing_is_told_how_to_get_it(pushed, hub, home):
 @pytest.mark.parametrize(
     ("files", "cure"),
     [
-        (["README.md"], "name a repository that `solared push` wrote, or another revision"),
-        (["README.md", "data/AR11130/mean_int11130_flat.npz"], "it holds published npz files: .*`solared import {}`"),
+        (["README.md"], "Name a repository that `solared push` wrote, or another revision"),
+        (["README.md", "data/AR11130/mean_int11130_flat.npz"], "It holds published npz files: .*`solared import {}`"),
     ],
 )
 def test_a_repository_of_something_else_is_said(hub, repo_id, token, files, cure):
@@ -137,9 +137,9 @@ def test_a_repository_of_something_else_is_said(hub, repo_id, token, files, cure
     api.create_repo(repo_id, repo_type="dataset")
     for path in files:
         commit = api.upload_file(path_or_fileobj=b"x", path_in_repo=path, repo_id=repo_id, repo_type="dataset").oid
-    cause = f"the repository is on the Hub, and its commit {commit[:8]} has no manifest.json"
+    cause = f"commit {commit[:8]} of the repository has no manifest.json"
     for read in (lambda: load_timelines(repo_id, "test"), lambda: open_dataset(repo_id)):
-        expected = rf"^There is no SOLARED dataset at {repo_id} \({cause}\); {cure.format(repo_id)}"
+        expected = rf"^There is no SOLARED dataset at {repo_id}: {cause}. {cure.format(repo_id)}"
         with pytest.raises(SolaredError, match=expected):
             read()
 

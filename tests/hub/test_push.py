@@ -95,7 +95,7 @@ def test_a_tag_never_moves(hub, repo_id, token, solared, versions, on_hub, conte
     code, _, err = solared("push", versions["new"], "--repo-id", repo_id, "--tag", "v1.0")
     assert code == 2
     assert "The tag v1.0" in err
-    assert "choose a new tag" in err
+    assert "Choose a new tag" in err
     assert on_hub(repo_id) == content_of(versions["old"], repo_id)
 
 
@@ -103,7 +103,7 @@ def test_a_public_repository_is_not_taken_for_private(hub, repo_id, token, solar
     HfApi().create_repo(repo_id, repo_type="dataset")
     code, _, err = solared("push", versions["old"], "--repo-id", repo_id, "--private")
     assert code == 2
-    assert "there and public" in err
+    assert "exists and is public" in err
     assert on_hub(repo_id) == {}
 
 
@@ -129,18 +129,18 @@ def test_a_file_that_changes_during_the_push_is_not_published(
     hub.before = replace
     code, _, err = solared("push", folder, "--repo-id", repo_id)
     assert code == 2
-    assert f"{shard} changed while it was pushed; run the same command again" in err
+    assert f"{shard} changed during the push. Run the same command again" in err
     assert on_hub(repo_id) == {}
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--tag", ""), "'' is no name for a branch or tag"),
-        (("--tag", "main"), "has main as branch or tag already"),
-        (("--tag", "a tag"), "'a tag' is no name for a branch or tag"),
-        (("--branch", "v1.0"), "has v1.0 as branch or tag already"),
-        (("--branch", "0" * 40), "is no name for a branch or tag"),
+        (("--tag", ""), "'' is not a name of a branch or tag"),
+        (("--tag", "main"), "already has a branch or tag main"),
+        (("--tag", "a tag"), "'a tag' is not a name of a branch or tag"),
+        (("--branch", "v1.0"), "already has a branch or tag v1.0"),
+        (("--branch", "0" * 40), "is not a name of a branch or tag"),
     ],
 )
 def test_odd_names_of_branches_and_tags_are_refused_first(
@@ -158,7 +158,7 @@ def test_a_tag_that_fails_is_told_apart_from_the_push(hub, repo_id, token, solar
     push = ("push", versions["old"], "--repo-id", repo_id, "--tag", "v1.0")
     code, _, err = solared(*push)
     assert code == 2
-    assert f"{repo_id} holds everything, as commit" in err
+    assert f"{repo_id} has all files, as commit" in err
     assert on_hub(repo_id) == content_of(versions["old"], repo_id)
     assert solared(*push)[0] == 0
     assert on_hub(repo_id, "v1.0") == content_of(versions["old"], repo_id)
@@ -185,7 +185,7 @@ def test_a_dry_run_tells_who_may_not_make_the_repository(hub, repo_id, solared, 
     monkeypatch.setenv("HF_TOKEN", TOKEN if owner == "somebody-else" else READER_TOKEN)
     code, _, err = solared("push", versions["old"], "--repo-id", f"{owner}/new", "--dry-run")
     assert code == 2
-    assert f"Your token may not write to {owner}; use one with write access" in err
+    assert f"Your token cannot write to {owner}. Use a token with write access" in err
 
 
 # Each says what to do to the hub, the environment or the folder, and what the user reads.
@@ -264,16 +264,16 @@ def with_something_else(hub, repo_id, patch, folder):
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        (without_token, "The Hub has to know who you are; run `hf auth login`"),
-        (with_unknown_token, "The Hub does not know your token; run `hf auth login` with a new one"),
-        (with_token_of_a_reader, "Your token may not write to solared-team .*; use one with write access"),
-        (with_a_card_that_the_hub_refuses, "The Hub refuses the content of .*license.*; mend it"),
-        (with_the_repository_deleted_meanwhile, "There is no .* on the Hub that you may read; check its name"),
+        (without_token, "You are not logged in to the Hub. Run `hf auth login`"),
+        (with_unknown_token, "The Hub does not know your token. Run `hf auth login` with a new token"),
+        (with_token_of_a_reader, "Your token cannot write to solared-team .*. Use a token with write access"),
+        (with_a_card_that_the_hub_refuses, "The Hub refuses the content of .*license.*. Correct it"),
+        (with_the_repository_deleted_meanwhile, "There is no .* on the Hub that you can read. Check the name"),
         (with_another_push_meanwhile, "Somebody else pushed to .* run the same command again"),
-        (with_the_hub_down, "could not be pushed .*; check the connection to the Hub"),
-        (with_the_hub_out_of_order, "could not be pushed .*500.*; check the connection to the Hub"),
-        (with_the_hub_overrun, r"The Hub has been asked too often .*; run the same command again in some minutes"),
-        (with_the_storage_full, r"Your token may not write to .*storage limit reached"),
+        (with_the_hub_down, "could not be pushed .*. Check the connection to the Hub"),
+        (with_the_hub_out_of_order, "could not be pushed .*500.*. Check the connection to the Hub"),
+        (with_the_hub_overrun, r"The Hub got too many requests .*. Run the same command again in some minutes"),
+        (with_the_storage_full, r"Your token cannot write to .*storage limit reached"),
         (with_a_damaged_shard, r"AR90001\.parquet is not the file that was built. Run the same `solared build`"),
         (with_a_shard_missing, r"AR90001\.parquet cannot be read \(No such file.*\). Run the same `solared build`"),
         (with_the_build_unfinished, "is not a finished dataset. Run `solared build` again"),

@@ -68,7 +68,7 @@ def test_a_run_ends_on_the_hub_with_card_and_processor(hub, repo_id, dataset, tm
 
 
 @pytest.mark.parametrize(
-    ("token", "sentence"), [(None, "has to know who you are"), (READER_TOKEN, "may not write to solared-team")]
+    ("token", "sentence"), [(None, "You are not logged in"), (READER_TOKEN, "cannot write to solared-team")]
 )
 def test_who_may_not_push_learns_it_before_training(
     hub, repo_id, simulated_dataset, tmp_path, token, sentence, monkeypatch
@@ -101,7 +101,7 @@ def test_a_push_that_failed_is_made_up_for(hub, repo_id, token, simulated_datase
 def test_a_public_repository_is_not_taken_for_private(hub, repo_id, token, simulated_dataset, tmp_path):
     HfApi().create_repo(repo_id)
     options = {"dataset": simulated_dataset, "output_dir": tmp_path, "push_to_hub": "true", "hub_model_id": repo_id}
-    with pytest.raises(SolaredError, match="is there and public"):
+    with pytest.raises(SolaredError, match="exists and is public"):
         train(parse_arguments(command_line(**options, hub_private_repo="true")))
 
 
