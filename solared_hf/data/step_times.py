@@ -166,9 +166,7 @@ def _from_objects(items: np.ndarray, owner: str) -> np.ndarray:
         if getattr(item, "tzinfo", None) is not None:
             raise _zoned(item, owner)
         if _is_astropy_time(item):
-            moments.append(
-                np.datetime64("NaT") if item.masked else np.datetime64(np.ma.getdata(_tai(item, owner))[()])
-            )
+            moments.extend([np.datetime64("NaT")] if item.masked else np.atleast_1d(np.ma.getdata(_tai(item, owner))))
         elif hasattr(item, "to_datetime64"):
             moments.append(item.to_datetime64())
         elif isinstance(item, str):
