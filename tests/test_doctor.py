@@ -183,7 +183,7 @@ def test_where_much_is_broken_each_fault_has_a_sentence_with_its_cure(tmp_path):
     assert "nonsense" not in lines
     assert "- torch cannot be used (libcudart.so.13: cannot open shared object file). Run `pip uninstall" in out
     assert "transformers.Trainer" not in lines  # it would fail for the same reason
-    assert lines["devices"] == ("ok", "unknown, for torch cannot be imported")
+    assert lines["devices"] == ("ok", "unknown, because torch cannot be imported")
     assert lines["login"] == ("ok", "a token, unchecked")
     assert lines["connection"] == ("note", "not tried")
     assert TOKEN not in out

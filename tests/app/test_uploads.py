@@ -117,10 +117,10 @@ def test_impossible_observations_are_refused(own_region):
     power = own_region.values[:, 0].copy()
     power[5, 7] = np.inf
     infinite = refusal(written("power_2_3mhz", pa.array(list(power), table.schema.field("power_2_3mhz").type)))
-    assert infinite.startswith("AR90021 holds infinite values, first in power_2_3mhz at step 5, tile 7; mark what was")
+    assert infinite.startswith("AR90021 has infinite values, first in power_2_3mhz at step 5, tile 7. Replace values")
     early = refusal(written("time_tai", pa.array(own_region.times - np.timedelta64(60 * 365, "D"))))
     assert early.startswith("AR90021 has step 0 at 1941-")
-    assert "which is before 1990 or after 2099; look at the unit" in early
+    assert "which is before 1990 or after 2099. Check the unit" in early
     long = simulate_region(90021, steps=MOST_STEPS_OF_A_REGION + 1)
     assert refusal({"a.parquet": parquet(long)}).startswith("AR90021 has 1,501 steps, more than the 1,500")
     twice = {"a.parquet": parquet(own_region), "b.parquet": parquet(own_region)}

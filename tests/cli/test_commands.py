@@ -104,8 +104,8 @@ def test_mistakes_are_one_sentence_and_exit_code_2(solared, model, simulated_dat
         ("evaluate", "--model", "nonsense", *there): "There is no model nonsense; name persistence, average",
         ("evaluate", "--model", tmp_path, *there): "came without its processor",
         ("evaluate", "--model", model, "--dataset", tmp_path): "There is no SOLARED dataset at",
-        ("evaluate", "--model", model, *there, "--split", "best"): "choose a split it has",
-        ("predict", "--model", model, *there, "--ar", 5, *region[2:]): "has no region AR5; it has 90001",
+        ("evaluate", "--model", model, *there, "--split", "best"): "Choose one of",
+        ("predict", "--model", model, *there, "--ar", 5, *region[2:]): "has no region AR5. It has 90001",
         ("predict", "--model", model, *there, "--ar", 90010, "--output", tmp_path): "Name a file for --output",
         ("train", "--config", tmp_path / "none.yaml"): "is neither a file nor a recipe",
         ("train", "--config"): "expected one argument",
@@ -193,7 +193,7 @@ def test_a_newer_schema_is_refused_with_the_cure(solared, simulated_dataset, tmp
     card.write_text(card.read_text().replace("schema_version: 1", "schema_version: 2"))
     code, _, err = solared("evaluate", "--model", "persistence", "--dataset", newer)
     assert code == 2
-    assert "has schema version 2, and this package reads up to 1; upgrade it" in err
+    assert "has schema version 2, and this package reads up to 1. Upgrade it" in err
 
 
 def test_a_damaged_shard_is_named(solared, simulated_dataset, tmp_path):
@@ -203,7 +203,7 @@ def test_a_damaged_shard_is_named(solared, simulated_dataset, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-100])
     code, _, err = solared("evaluate", "--model", "persistence", "--dataset", damaged)
     assert code == 2
-    assert "build the dataset again" in err.strip().splitlines()[-1]
+    assert "Build the dataset again" in err.strip().splitlines()[-1]
 
 
 def test_a_full_disk_keeps_the_old_forecast(model, simulated_dataset, tmp_path):

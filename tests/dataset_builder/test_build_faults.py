@@ -69,7 +69,7 @@ def test_full_disk_gives_one_sentence_and_no_partial_file(tmp_path, tree):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*make room") as caught:
+        with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*Make room") as caught:
             build_dataset(PublishedSource(tmp_path / "in"), tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -105,7 +105,7 @@ def test_full_disk_leaves_the_dataset_as_it_was(few, tmp_path, tree):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*make room"):
+        with pytest.raises(SolaredError, match=r"Could not write .*AR90002.parquet .*Make room"):
             build_dataset(PublishedSource(few), tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -240,5 +240,5 @@ def test_command_on_a_full_disk(simulated_published, tmp_path, tree):
     assert "Traceback" not in result.stderr
     message = result.stderr.splitlines()[-1]
     assert "Could not write" in message
-    assert "make room" in message
+    assert "Make room" in message
     assert tree(tmp_path / "out") == {}

@@ -235,7 +235,7 @@ def test_the_command_prints_and_writes(solared, tiny_model, protocol_dataset, tm
 
 def test_mistakes_are_one_sentence(solared, simulated_dataset, tmp_path):
     for arguments, message in (
-        (("--split", "best"), "choose a split it has"),
+        (("--split", "best"), "Choose one of"),
         (("--model", "nonsense"), "There is no model nonsense"),
         (("--model", "persistence"), "Two forecasters are called persistence"),
     ):

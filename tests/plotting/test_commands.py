@@ -94,7 +94,7 @@ def test_errors_say_what_to_do(solared, simulated_dataset, tmp_path):
         f"{tmp_path}/forecast.png.\n",
     )  # fmt: skip
     code, _, errors = solared(*forecast, "--ar", 5, "--output", tmp_path / "forecast.png")
-    assert (code, "has no region AR5; it has 90001, 90002" in errors) == (2, True)
+    assert (code, "has no region AR5. It has 90001, 90002" in errors) == (2, True)
 
     (tmp_path / "file").touch()
     code, _, errors = solared("plot", "dataset", "--dataset", simulated_dataset, "--output", tmp_path / "file")
