@@ -1,4 +1,4 @@
-"""How good a forecast is: errors, skill, onsets and alarms, and tables of forecasters on the same windows."""
+"""Evaluation of forecasts: errors, skill, onsets and alarms, and benchmarks of forecasters on the same windows."""
 
 from typing import TYPE_CHECKING
 

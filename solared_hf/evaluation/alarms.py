@@ -1,16 +1,15 @@
-"""Warnings of emergence as a forecaster could have issued them, and how early they came.
+"""Alarms of emergence that a forecaster would have issued, and their lead times.
 
-An issue is made after each window, once its last input step is available: `schema.AVAILABILITY_DELAY` after the time
-of that step. What is known then of a tile is its path: the intensity observed up to the last input step, and the
-forecast from there on. A tile's alarm is the first issue on whose path it has an onset that is later than the last
-input step of the region's first window, so in what is forecast (a warning) or in what has been observed since (a late
-detection).
+A forecast is issued after each window, when its last input step is available: `schema.AVAILABILITY_DELAY` after the
+time of that step. The path of a tile at an issue is the observed intensity up to the last input step, followed by the
+forecast. The alarm of a tile is the first issue whose path has an onset later than the last input step of the region's
+first window. The onset is then either in the forecast (a warning) or in the steps observed since (a late detection).
 
-Cut windows with `require_target=False` for this: otherwise what was observed later decides whether an issue is made.
+Cut the windows with `require_target=False`. Otherwise later observations decide whether a forecast is issued.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 
 import numpy as np
@@ -29,7 +28,7 @@ from solared_hf.evaluation.intervals import region_interval
 from solared_hf.forecasters.base import Forecaster
 from solared_hf.schema import AVAILABILITY_DELAY, NUM_TILES
 
-# How long an alarm is good for, and so how far ahead a path is looked at.
+# How long an alarm is valid; only this much of a path is searched for an onset.
 WARNING_PERIOD = timedelta(hours=24)
 
 _NEVER = np.datetime64("NaT", "ms")
@@ -37,7 +36,7 @@ _NEVER = np.datetime64("NaT", "ms")
 
 @dataclass(frozen=True)
 class AlarmLead:
-    """How much earlier than the onset an alarm was available, in hours; not above 0 for a late detection."""
+    """Hours from the alarm to the onset of one tile; zero or negative for a late detection."""
 
     ar_number: int
     tile: int
@@ -46,40 +45,40 @@ class AlarmLead:
 
 @dataclass(frozen=True)
 class EmergenceScore:
-    """What became of the tiles of one region or several; only the first alarm of a tile counts.
+    """Numbers of hits, misses and false alarms in one or several regions; only the first alarm of a tile counts.
 
-    Tiles with an onset are `hits`, `late` or `missed`; tiles without one are `quiet`, `undecided`, or had a false
-    alarm. A premature alarm is a false one, and its tile is missed.
+    A tile with an onset is counted in `hits`, `late` or `missed`; a tile without onset in `quiet`, `undecided` or
+    `false_alarms`. A premature alarm counts as a false alarm, and its tile as missed.
     """
 
     hits: int = 0  # the onset came within WARNING_PERIOD after the alarm was available
     late: int = 0  # the alarm was available at the onset or after it
-    missed: int = 0  # no alarm, or a premature one
+    missed: int = 0  # no alarm, or a premature alarm
     premature: int = 0  # the onset came, but later than WARNING_PERIOD after the alarm
-    false_alarms: int = 0  # no onset came within WARNING_PERIOD, nor had there been one
+    false_alarms: int = 0  # no onset before the alarm or within WARNING_PERIOD after it
     undecided: int = 0  # no onset came, but the timeline ends before WARNING_PERIOD is over
-    quiet: int = 0  # neither onset nor alarm
-    already_emerged: int = 0  # left out: the onset was over before the first issue
+    quiet: int = 0  # no onset and no alarm
+    already_emerged: int = 0  # not scored, because the onset came before the first issue
     leads: tuple[AlarmLead, ...] = ()  # of hits and of late detections
 
     @property
     def onsets(self) -> int:
-        """Tiles that could have been warned of."""
+        """Number of onsets that the forecaster could have warned of."""
         return self.hits + self.late + self.missed
 
     @property
     def alarms(self) -> int:
-        """Alarms of which it is known whether they were right."""
+        """Number of alarms that are known to be right or false."""
         return self.hits + self.late + self.false_alarms
 
     @property
     def alarms_without_onset(self) -> int:
-        """False alarms of tiles that never had an onset."""
+        """Number of false alarms in tiles that never had an onset."""
         return self.false_alarms - self.premature
 
     @property
     def tiles_without_onset(self) -> int:
-        """Tiles that never had an onset, less the undecided."""
+        """Number of tiles that never had an onset, without the undecided tiles."""
         return self.alarms_without_onset + self.quiet
 
     @property
@@ -89,28 +88,28 @@ class EmergenceScore:
 
     @property
     def hit_rate(self) -> float:
-        """Share of the onsets that were warned of in time; NaN where there was none."""
+        """Share of the onsets that were hits; NaN without onsets."""
         return _share(self.hits, self.onsets)
 
     @property
     def false_alarm_ratio(self) -> float:
-        """Share of the alarms that were false; NaN where there was none."""
+        """Share of the alarms that were false; NaN without alarms."""
         return _share(self.false_alarms, self.alarms)
 
     @property
     def false_alarm_rate(self) -> float:
-        """Share of the tiles without onset that were warned of; NaN where there was none."""
+        """Share of the tiles without onset that had an alarm; NaN without any tile without onset."""
         return _share(self.alarms_without_onset, self.tiles_without_onset)
 
 
 def forecast_trajectories(forecaster: Forecaster, windows: SolaredWindows) -> np.ndarray:
-    """(N, S, 63) float32: what a forecaster says of the S steps after each window's last input step, in DN.
+    """Return the forecast of the S steps after the last input step of each window, (N, S, 63) float32 in DN.
 
-    The trajectory of a forecaster that gives one, as far as it reaches within `WARNING_PERIOD`; otherwise what its
-    forecasts at the windows' horizon say, `lagged_trajectories`.
+    If the forecaster gives trajectories, the part of the trajectory within `WARNING_PERIOD`; otherwise the
+    `lagged_trajectories` of its forecasts.
 
     Raises:
-        SolaredError: the regions' cadences differ, or the forecaster cannot forecast the windows.
+        SolaredError: If the cadences of the regions differ, or the forecaster cannot forecast the windows.
     """
     if forecaster.longest_trajectory:
         steps = WARNING_PERIOD // windows.cadence
@@ -119,38 +118,38 @@ def forecast_trajectories(forecaster: Forecaster, windows: SolaredWindows) -> np
 
 
 def lagged_trajectories(windows: SolaredWindows, forecasts: np.ndarray) -> np.ndarray:
-    """What is known at each issue from forecasts that speak of one horizon only.
+    """Return trajectories made of forecasts for a single horizon.
 
-    Of the steps before its own target, a window knows what the windows before it said.
+    The steps before the target of a window take the forecasts of earlier windows.
 
     Args:
         windows: N windows.
-        forecasts: (N, 63) at the windows' target times, DN.
+        forecasts: (N, 63) array of forecasts for the target times of the windows, in DN.
 
     Returns:
-        (N, horizon steps, 63), in the unit of the forecasts, NaN where no window spoke of the step.
+        (N, horizon steps, 63) array in the unit of the forecasts, NaN at steps that no window has forecast.
 
     Raises:
-        SolaredError: there is not one forecast for each window, or the regions' cadences differ.
+        SolaredError: If the numbers of forecasts and windows differ, or the cadences of the regions differ.
     """
     steps, cadence = windows.horizon_steps, np.timedelta64(windows.cadence, "ms")
     parts = windows.by_region(windows.last_input_times), windows.by_region(forecasts)
     trajectories = []
-    for last, its_forecasts in zip(*parts, strict=True):
+    for last, region_forecasts in zip(*parts, strict=True):
         if not len(last):
-            trajectories.append(np.empty((0, steps, *its_forecasts.shape[1:]), np.float32))
+            trajectories.append(np.empty((0, steps, *region_forecasts.shape[1:]), np.float32))
             continue
         ahead = last[:, None] + cadence * np.arange(1, steps + 1)
-        # Never later than its own, whose target is the last of these steps.
+        # The latest of these issues is the window's own, because the window's target is the last step.
         issue = nearest_steps(last + cadence * steps, ahead, cadence)
-        trajectories.append(np.where((issue >= 0)[..., None], its_forecasts[issue], np.float32(np.nan)))
+        trajectories.append(np.where((issue >= 0)[..., None], region_forecasts[issue], np.float32(np.nan)))
     return np.concatenate(trajectories)
 
 
 def alarm_scale(train: Iterable[Timeline]) -> float:
-    """DN of one unit of the onset's threshold: the median of the train regions' intensity ranges.
+    """Return the median of the intensity ranges of the train regions, in DN: one unit of the alarm threshold.
 
-    The range of the region itself, by which its onsets are defined, is not known before it has emerged.
+    Onsets are defined by the range of their own region, which is not known before the region has emerged.
     """
     return float(np.nanmedian([intensity_range(timeline) for timeline in train]))
 
@@ -158,30 +157,30 @@ def alarm_scale(train: Iterable[Timeline]) -> float:
 def issue_alarms(
     windows: SolaredWindows, trajectories: np.ndarray, scale_dn: float, threshold: float = ONSET_GRADIENT
 ) -> dict[int, np.ndarray]:
-    """When each tile's alarm was available.
+    """Return when the alarm of each tile was available.
 
     Args:
         windows: N windows, in order of time in each region.
-        trajectories: (N, S, 63) in DN, the forecast of the S steps after each window's last input step, NaN where
-            there is none: `forecast_trajectories`, or one quantile of `ModelForecaster.quantiles`.
-        scale_dn: DN of one unit of the threshold, `alarm_scale`.
-        threshold: change per hour at which a decline is an onset; closer to 0 it warns of more, rightly and wrongly.
+        trajectories: (N, S, 63) array in DN, the forecast of the S steps after the last input step of each window,
+            NaN where no forecast is given: `forecast_trajectories`, or one quantile of `ModelForecaster.quantiles`.
+        scale_dn: DN of one unit of the threshold, from `alarm_scale`.
+        threshold: Change per hour at which a decline is an onset. Closer to 0 it gives more hits and false alarms.
 
     Returns:
-        By AR number, (63,) datetime64[ms], naive TAI; NaT where there was no alarm.
+        (63,) datetime64[ms] arrays, naive TAI, by AR number; NaT for tiles without alarm.
 
     Raises:
-        SolaredError: there is not one trajectory for each window, or the regions' cadences differ.
+        SolaredError: If the numbers of trajectories and windows differ, or the cadences of the regions differ.
     """
     hours = windows.cadence / timedelta(hours=1) * np.arange(1 - windows.input_steps, trajectories.shape[1] + 1)
     alarms = {}
     parts = windows.by_region(windows.last_input_times), windows.by_region(trajectories)
-    for region, last, its_trajectories in zip(windows.regions, *parts, strict=True):
+    for region, last, region_trajectories in zip(windows.regions, *parts, strict=True):
         if not len(region.starts):
             continue
         past = region.timeline.intensity[region.starts[:, None] + np.arange(windows.input_steps)]
-        path = np.concatenate([past, its_trajectories], axis=1) / np.float32(scale_dn)
-        # What is steep where a later window begins may have begun before it, and then it was on an earlier path.
+        path = np.concatenate([past, region_trajectories], axis=1) / np.float32(scale_dn)
+        # A decline at the start of a later window may have begun before the window; an earlier path then shows it.
         after = np.maximum(_hours(last[0] - last), hours[0] + SMOOTHED_HOURS)
         onsets = emergence_onsets(path, hours, threshold, after=after)
         raised = ~np.isnan(onsets)
@@ -191,11 +190,11 @@ def issue_alarms(
 
 
 def score_alarms(windows: SolaredWindows, alarms: dict[int, np.ndarray]) -> dict[int, EmergenceScore]:
-    """What became of the alarms, by AR number, against the onsets that were observed (`observed_onsets`).
+    """Return the score of the alarms of each region against `observed_onsets`, by AR number.
 
     Args:
-        windows: those that the alarms were issued for.
-        alarms: `issue_alarms`, by AR number (63,) datetime64[ms].
+        windows: The windows that the alarms were issued for.
+        alarms: (63,) datetime64[ms] arrays by AR number, from `issue_alarms`.
     """
     return {
         region.timeline.ar_number: _score_region(
@@ -209,26 +208,23 @@ def score_alarms(windows: SolaredWindows, alarms: dict[int, np.ndarray]) -> dict
 
 
 def add_up(scores: Iterable[EmergenceScore]) -> EmergenceScore:
-    """The score of several regions together.
+    """Return the score of several regions together.
 
     >>> add_up([EmergenceScore(hits=2, false_alarms=1), EmergenceScore(hits=1)])  # doctest: +ELLIPSIS
     EmergenceScore(hits=3, late=0, missed=0, premature=0, false_alarms=1, ...)
     """
     scores = list(scores)
-    return EmergenceScore(
-        **{
-            field.name: sum((getattr(score, field.name) for score in scores), field.default)
-            for field in fields(EmergenceScore)
-        }
-    )
+    counts = [field.name for field in fields(EmergenceScore) if field.name != "leads"]
+    total = EmergenceScore(*(sum(getattr(score, name) for score in scores) for name in counts))
+    return replace(total, leads=tuple(lead for score in scores for lead in score.leads))
 
 
 def rate_intervals(scores: Iterable[EmergenceScore]) -> dict[str, tuple[float, float] | None]:
-    """90 % intervals of `hit_rate`, `false_alarm_ratio` and `false_alarm_rate` over regions.
+    """Return 90 % intervals over regions of `hit_rate`, `false_alarm_ratio` and `false_alarm_rate`.
 
     Args:
-        scores: one a region. A region without any of what a rate is a share of says nothing about it and is not drawn;
-            with fewer than two that do there is no interval.
+        scores: Scores of single regions. Regions in which the denominator of a rate is zero are not used for the
+            rate; with fewer than two other regions the interval is None.
     """
     scores = list(scores)
     rates = {
@@ -246,13 +242,13 @@ def rate_intervals(scores: Iterable[EmergenceScore]) -> dict[str, tuple[float, f
 
 def _score_region(timeline: Timeline, alarms: np.ndarray, first_issue: np.datetime64) -> EmergenceScore:
     onsets = observed_onsets(timeline)
-    left = ~(onsets <= first_issue)
-    emerged, warned = left & ~np.isnat(onsets), left & ~np.isnat(alarms)
-    # Comparisons with NaT are false, so a lead that does not exist is nothing of the following.
-    lead, nothing = onsets - alarms, np.timedelta64(0)
-    late = left & (lead <= nothing)
-    premature = left & (lead > np.timedelta64(WARNING_PERIOD, "ms"))
-    hits = left & (lead > nothing) & ~premature
+    scored = ~(onsets <= first_issue)
+    emerged, warned = scored & ~np.isnat(onsets), scored & ~np.isnat(alarms)
+    # Comparisons with NaT are false, so a tile without a lead is neither late nor premature nor a hit.
+    lead, zero = onsets - alarms, np.timedelta64(0)
+    late = scored & (lead <= zero)
+    premature = scored & (lead > np.timedelta64(WARNING_PERIOD, "ms"))
+    hits = scored & (lead > zero) & ~premature
     undecided = warned & ~emerged & (alarms + np.timedelta64(WARNING_PERIOD, "ms") > timeline.times[-1])
     return EmergenceScore(
         hits=int(hits.sum()),
@@ -261,8 +257,8 @@ def _score_region(timeline: Timeline, alarms: np.ndarray, first_issue: np.dateti
         premature=int(premature.sum()),
         false_alarms=int((premature | (warned & ~emerged & ~undecided)).sum()),
         undecided=int(undecided.sum()),
-        quiet=int((left & ~emerged & ~warned).sum()),
-        already_emerged=int(NUM_TILES - left.sum()),
+        quiet=int((scored & ~emerged & ~warned).sum()),
+        already_emerged=int(NUM_TILES - scored.sum()),
         leads=tuple(
             AlarmLead(timeline.ar_number, int(tile), float(_hours(lead[tile]))) for tile in np.flatnonzero(hits | late)
         ),

@@ -1,4 +1,4 @@
-"""Every forecaster on the same windows and targets: baselines fitted on the train split, and trained models."""
+"""Benchmark of forecasters on the same windows and targets: baselines fitted on the train split, and models."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,30 +34,36 @@ from solared_hf.evaluation.emergence import emerging_tiles
 from solared_hf.evaluation.published_protocol import ProtocolScore, protocol_score
 from solared_hf.evaluation.quantiles import coverage, interval_of_80_percent, reliability
 from solared_hf.evaluation.scores import intensity_processor, score_forecasts, skill_interval
-from solared_hf.forecasters.base import Forecaster, committed_models, folders_without_weights, load_forecaster
+from solared_hf.forecasters.base import (
+    Forecaster,
+    QuantileForecaster,
+    committed_models,
+    folders_without_weights,
+    load_forecaster,
+)
 from solared_hf.forecasters.baselines import Climatology, DampedPersistence, Persistence
 from solared_hf.forecasters.lagged_regression import GradientBoostedTrees, RidgeRegression
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What every forecaster is asked."""
+class _BenchmarkWindows:
+    """The windows of a benchmark, and how every forecaster is scored on them."""
 
     windows: SolaredWindows
-    issues: SolaredWindows  # those windows, and those whose target nobody has observed: a warning needs none
-    has_target: np.ndarray  # (issues,) bool, which of them are among the windows
+    issues: SolaredWindows  # `windows` and the windows without an observed target, because a warning needs no target
+    has_target: np.ndarray  # (issues,) bool: the issue is one of `windows`
     horizon_steps: int
     warning_steps: int  # how far ahead a warning looks
     alarm_scale_dn: float
-    protocol_timelines: Sequence[Timeline]  # none where the published protocol does not apply
+    protocol_timelines: Sequence[Timeline]  # empty if the published protocol does not apply
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What one forecaster says."""
+class _ForecastScores:
+    """The forecast of one forecaster, and the scores that need more than this forecast."""
 
     forecast: np.ndarray  # (windows, 63) DN
-    squared_errors_by_lead: np.ndarray | None  # (2, steps) DN^2, and their number
+    squared_errors_by_lead: np.ndarray | None  # (2, steps): sums in DN^2, and their number
     alarms: dict[int, EmergenceScore]
     coverage: float | None
     reliability: dict[float, float] | None
@@ -70,41 +76,41 @@ def benchmark(
     forecasters: Sequence[Forecaster] = (),
     left_out: dict[str, str] | None = None,
 ) -> Benchmark:
-    """Put forecasters beside the baselines on every window of a split: 120 steps of all six channels, 12 h ahead.
+    """Score forecasters and baselines on every window of a split: 120 steps of all six channels, 12 h ahead.
 
     The baselines are persistence and, fitted on the train split, climatology, damped persistence, ridge regression
-    and gradient-boosted trees. Normalised units are those of the train split. The published protocol is followed too
-    where the test split has its five regions.
+    and gradient-boosted trees. The normalised unit is the intensity range of the train split. If the test split has
+    the five regions of the published protocol, the protocol is applied too.
 
     Args:
-        dataset: what `open_dataset` gives, or a folder or repository.
+        dataset: Opened dataset, folder or repository.
         split: `train`, `validation` or `test`.
-        forecasters: trained models. One that refuses these windows is left out, and why is told.
-        left_out: forecasters that could not be brought here, and why, to be told as well.
+        forecasters: Trained models. A model that cannot forecast these windows is reported in `left_out`.
+        left_out: Forecasters that were skipped before, with the reason for each; the result repeats them.
 
     Raises:
-        SolaredError: the dataset or split is not there, or gives no window; two forecasters have one name.
+        SolaredError: If the dataset or split is missing or gives no window, or two forecasters have the same name.
     """
     dataset = open_dataset(dataset)
     identity = dataset.identity
     train = dataset.timelines("train")
     timelines = train if split == "train" else dataset.timelines(split)
     left_out = dict(left_out or {})
-    everyone = [Persistence(), Climatology.fit(train), *_fitted(train, left_out), *forecasters]
-    names = [forecaster.name for forecaster in everyone]
+    compared: list[Forecaster] = [Persistence(), Climatology.fit(train), *_fitted(train, left_out), *forecasters]
+    names = [forecaster.name for forecaster in compared]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SolaredError(
-            f"Two forecasters are called {twice[0]}; rename the folder of one of them, or leave it out."
+            f"Two forecasters are called {twice[0]}. Rename the folder of one of them, or leave one out."
         )
 
-    task = _task(train, timelines, follow_protocol=split == "test")
-    if split == "test" and not task.protocol_timelines:
-        left_out["published protocol"] = "it needs its five regions, in hourly steps and whole"
-    answers = {}
-    for forecaster in tqdm(everyone, desc="Benchmark", unit="forecaster", leave=False):
+    setup = _benchmark_windows(train, timelines, follow_protocol=split == "test")
+    if split == "test" and not setup.protocol_timelines:
+        left_out["published protocol"] = "the split lacks one of its five regions, or a region is short or not hourly"
+    scores = {}
+    for forecaster in tqdm(compared, desc="Benchmark", unit="forecaster", leave=False):
         try:
-            answers[forecaster.name] = _ask(forecaster, task)
+            scores[forecaster.name] = _score(forecaster, setup)
         except SolaredError as error:
             left_out[forecaster.name] = reason_of(error)
     processor = intensity_processor(train)
@@ -112,32 +118,35 @@ def benchmark(
         dataset=identity["dataset"],
         dataset_revision=identity["revision"],
         split=split,
-        regions=sorted(set(task.windows.ar_numbers.tolist())),
-        windows=len(task.windows),
-        input_steps=task.windows.input_steps,
-        horizon_hours=task.windows.horizon.total_seconds() / 3600,
+        regions=sorted(set(setup.windows.ar_numbers.tolist())),
+        windows=len(setup.windows),
+        input_steps=setup.windows.input_steps,
+        horizon_hours=setup.windows.horizon.total_seconds() / 3600,
         normalised_unit_dn=processor.target_range,
-        results=_results(answers, task.windows, processor),
-        # One that is missing from the package may have been brought by the user.
-        left_out={name: reason for name, reason in left_out.items() if name not in answers},
+        results=_results(scores, setup.windows, processor),
+        # The user may have given a model whose weights are missing from the package.
+        left_out={name: reason for name, reason in left_out.items() if name not in scores},
     )
 
 
 def trained_models() -> tuple[list[Forecaster], dict[str, str]]:
-    """The trained models that come with the package, and why others of its model folders are not among them.
+    """Return the trained models of the package, and the reasons why other models of the package are missing.
 
     Raises:
-        SolaredError: one of them is damaged.
+        SolaredError: If a model of the package is damaged.
     """
     models = [load_forecaster(name) for name in committed_models()]
-    reason = "its weights are too large to come with the package; train it as its card says, and name it with --model"
+    reason = "the package does not contain its weights. Train it as its card says, and name its folder with --model"
     return models, dict.fromkeys(folders_without_weights(), reason)
 
 
-def _task(train: Sequence[Timeline], timelines: Sequence[Timeline], follow_protocol: bool) -> _Task:
-    windows, issues = (SolaredWindows(timelines, require_target=one, read=False) for one in (True, False))
+def _benchmark_windows(
+    train: Sequence[Timeline], timelines: Sequence[Timeline], follow_protocol: bool
+) -> _BenchmarkWindows:
+    windows = SolaredWindows(timelines, require_target=True, read=False)
+    issues = SolaredWindows(timelines, require_target=False, read=False)
     pairs = zip(windows.regions, issues.regions, strict=True)
-    return _Task(
+    return _BenchmarkWindows(
         windows=windows,
         issues=issues,
         has_target=np.concatenate([np.isin(issued.starts, region.starts) for region, issued in pairs]),
@@ -149,7 +158,7 @@ def _task(train: Sequence[Timeline], timelines: Sequence[Timeline], follow_proto
 
 
 def _fitted(train: Sequence[Timeline], left_out: dict[str, str]) -> Iterator[Forecaster]:
-    """The baselines that not every train split allows; why one is missing is added to `left_out`."""
+    """Yield the baselines that can be fitted; add the reasons for the others to `left_out`."""
     for baseline, fit in (
         (DampedPersistence, DampedPersistence.fit),
         (RidgeRegression, RidgeRegression.fit),
@@ -169,46 +178,47 @@ def _has_protocol(timelines: Sequence[Timeline]) -> bool:
     return True
 
 
-def _ask(forecaster: Forecaster, task: _Task) -> _Answer:
-    forecasts, alarms, squared_errors, done = [], {}, [], 0
-    # Some regions at a time, because the ways to all targets are many times the values.
-    for issues in task.issues.parts():
-        has_target = task.has_target[done : done + len(issues)]
+def _score(forecaster: Forecaster, setup: _BenchmarkWindows) -> _ForecastScores:
+    forecasts, squared_errors, done = [], [], 0
+    alarms: dict[int, EmergenceScore] = {}
+    # A few regions at a time, because all trajectories together take many times the memory of the values.
+    for issues in setup.issues.parts():
+        has_target = setup.has_target[done : done + len(issues)]
         done += len(issues)
-        # Once for all questions, because large models take minutes.
+        # One trajectory serves all scores, because large models take minutes.
         if forecaster.longest_trajectory:
-            steps = max(task.horizon_steps, int(min(task.warning_steps, forecaster.longest_trajectory)))
+            steps = max(setup.horizon_steps, int(min(setup.warning_steps, forecaster.longest_trajectory)))
             paths = forecaster.trajectory(issues, steps)
-            forecast = paths[:, task.horizon_steps - 1]
+            forecast = paths[:, setup.horizon_steps - 1]
             observed = observed_trajectories(issues, steps)
             squared_errors.append(squared_errors_by_lead(paths[has_target], observed[has_target]))
         else:
             forecast = forecaster.forecast(issues)
             paths = lagged_trajectories(issues, forecast)
         forecasts.append(forecast[has_target])
-        alarms |= score_alarms(issues, issue_alarms(issues, paths, task.alarm_scale_dn))
-    quantile_coverage, quantile_reliability = _quantile_scores(forecaster, task.windows)
-    return _Answer(
+        alarms |= score_alarms(issues, issue_alarms(issues, paths, setup.alarm_scale_dn))
+    quantile_coverage, quantile_reliability = _quantile_scores(forecaster, setup.windows)
+    return _ForecastScores(
         forecast=np.concatenate(forecasts),
         squared_errors_by_lead=np.sum(squared_errors, axis=0) if squared_errors else None,
         alarms=alarms,
         coverage=quantile_coverage,
         reliability=quantile_reliability,
-        protocol=protocol_score(forecaster, task.protocol_timelines) if task.protocol_timelines else None,
+        protocol=protocol_score(forecaster, setup.protocol_timelines) if setup.protocol_timelines else None,
     )
 
 
 def _quantile_scores(
     forecaster: Forecaster, windows: SolaredWindows
 ) -> tuple[float | None, dict[float, float] | None]:
-    """Coverage of the 80 % interval at the target; how often the target was at or below the quantile of each level."""
-    levels = getattr(forecaster, "quantile_levels", ())
-    if not levels:
+    """Return the coverage of the 80 % interval at the target, and the reliability of each quantile level."""
+    if not isinstance(forecaster, QuantileForecaster) or not forecaster.quantile_levels:
         return None, None
+    levels = forecaster.quantile_levels
     inside, below, number = 0.0, np.zeros(len(levels)), 0
     for part in windows.parts():
         observed = part.observed_targets
-        known = np.count_nonzero(~np.isnan(observed))
+        known = int(np.count_nonzero(~np.isnan(observed)))
         quantiles = forecaster.quantiles(part, part.horizon_steps)[:, -1]
         ends = interval_of_80_percent(quantiles, levels)
         inside += np.nan if ends is None else known * coverage(*ends, observed)
@@ -219,10 +229,10 @@ def _quantile_scores(
 
 
 def _results(
-    answers: dict[str, _Answer], windows: SolaredWindows, processor: SolaredProcessor
+    forecast_scores: dict[str, _ForecastScores], windows: SolaredWindows, processor: SolaredProcessor
 ) -> list[ForecasterResult]:
-    """The most skilful first."""
-    forecasts = {name: answer.forecast for name, answer in answers.items()}
+    """Return the results, the most skilful forecaster first."""
+    forecasts = {name: scored.forecast for name, scored in forecast_scores.items()}
     scores = score_forecasts(forecasts, Persistence.name, windows, processor)
     climatology, ar_numbers = forecasts[Climatology.name], windows.ar_numbers
     observed, emerging = windows.observed_targets, emerging_tiles(windows)
@@ -230,15 +240,15 @@ def _results(
         ForecasterResult(
             name=name,
             score=score,
-            skill_climatology_interval=skill_interval(answer.forecast, climatology, observed, ar_numbers),
-            rmse_dn_by_emergence=rmse_by_emergence(answer.forecast, observed, emerging),
-            rmse_dn_by_lead_hours=_by_lead(answer.squared_errors_by_lead, windows.cadence),
-            coverage_of_80_percent_interval=answer.coverage,
-            reliability=answer.reliability,
-            warnings=_warnings(answer.alarms),
-            protocol=answer.protocol,
+            skill_climatology_interval=skill_interval(scored.forecast, climatology, observed, ar_numbers),
+            rmse_dn_by_emergence=rmse_by_emergence(scored.forecast, observed, emerging),
+            rmse_dn_by_lead_hours=_by_lead(scored.squared_errors_by_lead, windows.cadence),
+            coverage_of_80_percent_interval=scored.coverage,
+            reliability=scored.reliability,
+            warnings=_warnings(scored.alarms),
+            protocol=scored.protocol,
         )
-        for (name, answer), score in zip(answers.items(), scores, strict=True)
+        for (name, scored), score in zip(forecast_scores.items(), scores, strict=True)
     ]
     return sorted(results, key=lambda result: result.score.rmse_dn)
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: tables for people, JSON for programs."""
+"""Results of a benchmark, as tables and as JSON."""
 
 import math
 import textwrap
@@ -17,15 +17,15 @@ from solared_hf.evaluation.tables import TabledResult, number_with_interval
 
 _TABLED_LEADS = (1, 6, 12, 18, 24)
 _NOTHING = "-"
-# Names are broken here, so that numbers need not be.
+# Names are broken into lines of this width, so that the numbers fit.
 _NAME_WIDTH = 20
 
 
 @dataclass(frozen=True)
 class Warnings:
-    """What became of a forecaster's alarms. Rates are NaN, and the median None, where there was nothing to count.
+    """Scores of the alarms of one forecaster. A rate without cases is NaN; the median lead without hits is None.
 
-    The intervals are 90 % over regions, by name of the rate, None where fewer than two regions have any to count.
+    The intervals are 90 % intervals over regions by name of the rate, or None with fewer than two regions to count.
     """
 
     total: EmergenceScore
@@ -39,9 +39,9 @@ class Warnings:
 
 @dataclass(frozen=True)
 class ForecasterResult:
-    """One forecaster. What it does not give, or what was not asked of it, is None.
+    """Scores of one forecaster. A score that was not computed, or that the forecaster cannot give, is None.
 
-    Leads are hours after the last input step, which was available `schema.AVAILABILITY_DELAY` after its time.
+    Leads are hours after the last input step, which is available `schema.AVAILABILITY_DELAY` after its time.
     `reliability` is how often the target was at or below the quantile of each level.
     """
 
@@ -58,7 +58,7 @@ class ForecasterResult:
 
 @dataclass(frozen=True)
 class Benchmark(TabledResult):
-    """Forecasters on the same windows and targets, the most skilful first."""
+    """Scores of forecasters on the same windows and targets, the most skilful first."""
 
     dataset: str
     dataset_revision: str
@@ -70,11 +70,11 @@ class Benchmark(TabledResult):
     normalised_unit_dn: float
     results: list[ForecasterResult]
     left_out: dict[str, str]
-    """Why, by name of the forecaster."""
+    """Reasons why forecasters were skipped, by name."""
 
     def table(self) -> RenderableType:
-        """Tables of scores, of errors by emergence and lead, of warnings, and by the published protocol."""
-        protocol = [self._protocol_table()] if any(one.protocol for one in self.results) else []
+        """Return tables of scores, of errors by emergence and lead, of warnings, and of the published protocol."""
+        protocol = [self._protocol_table()] if any(result.protocol for result in self.results) else []
         notes = [Text(f"Left out: {name}: {reason}") for name, reason in self.left_out.items()]
         return Group(self._scores_table(), self._breakdown_table(), self._warnings_table(), *protocol, *notes)
 
@@ -82,12 +82,13 @@ class Benchmark(TabledResult):
         table = _table(
             f"{self.split}: {len(self.regions)} regions, {self.windows} windows, {self.horizon_hours:g} h ahead",
             ("RMSE\nnorm.", "MAE\nnorm.", "RMSE\nDN", "MAE\nDN", "skill", "skill c."),
-            f"Skill: share of persistence's squared error removed; skill c.: of the climatology's. Brackets: 90 % "
-            f"over the regions drawn anew; with only {len(self.regions)} the true uncertainty is larger. Normalised "
-            f"unit: {self.normalised_unit_dn:.0f} DN.",
+            f"Skill: share of persistence's squared error removed; skill c.: the same for the climatology. Brackets: "
+            f"90 % interval over resampled regions; with only {len(self.regions)} regions the true uncertainty is "
+            f"larger. Normalised unit: {self.normalised_unit_dn:.0f} DN.",
         )
         for result in self.results:
             score = result.score
+            assert score.skill_climatology is not None  # a benchmark always scores the climatology
             table.add_row(
                 _name(result.name),
                 f"{score.rmse_normalised:.5f}",
@@ -103,9 +104,9 @@ class Benchmark(TabledResult):
         table = _table(
             "RMSE in DN by emergence and lead",
             ("quiet\ntiles", "emerging\ntiles", *(f"+{lead} h" for lead in _TABLED_LEADS), "80 %\ninterval"),
-            f"Emerging: tiles with an onset at any time of their timeline, {self.horizon_hours:g} h ahead; quiet: the "
-            "others. Leads: hours after the last input step, which is available 4 h after its time. 80 % interval: "
-            "share of the observations in it.",
+            f"Emerging: tiles with an onset at any time of their timeline, {self.horizon_hours:g} h ahead; quiet: all "
+            "other tiles. Leads: hours after the last input step, which is available 4 h after its time. 80 % "
+            "interval: share of the observations in the interval.",
         )
         for result in self.results:
             by_lead = result.rmse_dn_by_lead_hours or {}
@@ -124,9 +125,9 @@ class Benchmark(TabledResult):
             f"Warnings of {total.onsets} onsets",
             ("hits", "late", "missed", "median\nlead", "false\nalarms", "hit rate", "false alarm\nrate"),
             "Hit: an alarm available up to 24 h before the onset; lead: hours from alarm to onset of the hits. False "
-            "alarm: no onset within 24 h; its rate: share of tiles without onset that had one. An onset goes by the "
-            "range of its region, so a region that hardly darkens has onsets of noise; a forecast whose level "
-            "is off seems to decline where it begins, so read hits beside false alarms. Forecasters of one lead look "
+            "alarm: no onset within 24 h; its rate: share of tiles without onset that had an alarm. Onsets are scaled "
+            "by the range of their region, so a region that hardly darkens has onsets of noise. A forecast at a wrong "
+            "level seems to decline where it begins, so read hits beside false alarms. Forecasters of one lead look "
             f"{self.horizon_hours:g} h ahead, the others 24 h.",
         )
         for result in self.results:
@@ -149,7 +150,7 @@ class Benchmark(TabledResult):
             "Published protocol: RMSE in units of each region's intensity range",
             (*(f"AR{number}" for number in regions), "mean", "recali-\nbrated"),
             "Recalibrated: shifted to begin at an observation that the forecast cannot know, as the published scores "
-            f"are ({', '.join(sorted({one.source for one in PUBLISHED_SCORES}))}), so no measure of a forecast.",
+            f"are ({', '.join(sorted({score.source for score in PUBLISHED_SCORES}))}), so no forecast can have them.",
         )
         for score in sorted(scored, key=lambda score: score.rmse):
             table.add_row(

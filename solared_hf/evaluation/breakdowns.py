@@ -1,7 +1,7 @@
-"""Where and when a forecast errs: by tile, region, lead and emergence.
+"""Errors of a forecast by tile, region, lead and emergence.
 
-Errors are in the unit of the arguments, DN as forecasters give them; divided by `SolaredProcessor.target_range` they
-are in the normalised units of a model. What was not observed does not count.
+Errors are in the unit of the arguments, which is DN for forecasters. Divide by `SolaredProcessor.target_range` for the
+normalised units of a model. Values that were not observed are ignored.
 """
 
 import numpy as np
@@ -11,20 +11,20 @@ from solared_hf.evaluation.errors import root_mean_squared_error
 
 
 def rmse_by_tile(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """(63,) root mean squared error of each tile over all windows; NaN where a tile was never observed.
+    """Return the (63,) root mean squared errors of each tile over all windows; NaN if a tile was never observed.
 
     Args:
-        forecast, observed: (N, 63), DN; NaN where not observed, here as below.
+        forecast, observed: (N, 63) arrays in DN, NaN where not observed.
     """
     return root_mean_squared_error(forecast, observed, axis=0)
 
 
 def rmse_by_region(forecast: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray) -> dict[int, float]:
-    """Root mean squared error of each region over its windows and tiles, by AR number.
+    """Return the root mean squared error of each region over its windows and tiles, by AR number.
 
     Args:
-        forecast, observed: (N, 63).
-        ar_numbers: (N,) region of each window, `SolaredWindows.ar_numbers`.
+        forecast, observed: (N, 63) arrays, NaN where not observed.
+        ar_numbers: (N,) AR numbers of the windows, `SolaredWindows.ar_numbers`.
     """
     order = np.argsort(ar_numbers, kind="stable")
     numbers, first = np.unique(ar_numbers[order], return_index=True)
@@ -36,26 +36,25 @@ def rmse_by_region(forecast: np.ndarray, observed: np.ndarray, ar_numbers: np.nd
 
 
 def squared_errors_by_lead(trajectory: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """(2, S) sum of the squared errors of each step after the last input step, and their number.
+    """Return the sum and the number of the squared errors of each step after the last input step, (2, S).
 
-    Those of some windows can be added to those of others, and `rmse_by_lead` takes the sum.
+    Add the arrays of several sets of windows, and pass the sum to `rmse_by_lead`.
 
     Args:
-        trajectory: (N, S, 63), `Forecaster.trajectory`.
-        observed: (N, S, 63), `observed_trajectories`.
+        trajectory: (N, S, 63) array from `Forecaster.trajectory`.
+        observed: (N, S, 63) array from `observed_trajectories`.
     """
     squared = np.square(trajectory.astype(np.float64) - observed)
     return np.array([np.nansum(squared, axis=(0, 2)), np.count_nonzero(~np.isnan(squared), axis=(0, 2))])
 
 
 def rmse_by_lead(squared_errors: np.ndarray) -> np.ndarray:
-    """(S,) root mean squared error of each step after the last input step; NaN where nothing was observed.
+    """Return the (S,) root mean squared errors of each step after the last input step; NaN if never observed.
 
-    The first is one cadence after the last input step, which is no lead yet: a step is available
-    `schema.AVAILABILITY_DELAY` after its time.
+    The first steps are not yet a lead time, because a step is available `schema.AVAILABILITY_DELAY` after its time.
 
     Args:
-        squared_errors: (2, S), the sum of `squared_errors_by_lead` over all windows.
+        squared_errors: (2, S) array, the sum of `squared_errors_by_lead` over all windows.
     """
     total, number = squared_errors
     with np.errstate(invalid="ignore"):
@@ -63,13 +62,13 @@ def rmse_by_lead(squared_errors: np.ndarray) -> np.ndarray:
 
 
 def rmse_by_emergence(forecast: np.ndarray, observed: np.ndarray, emerging: np.ndarray) -> dict[str, float]:
-    """Root mean squared error where a region emerges, `emerging`, and elsewhere, `quiet`; NaN where there is none.
+    """Return the root mean squared errors of the `emerging` and of the `quiet` tiles; NaN if there are no such tiles.
 
-    Most tiles are quiet most of the time and easy, so an error over all of them says little of emergence.
+    Most tiles are quiet and easy to forecast, so an error over all tiles says little about emergence.
 
     Args:
-        forecast, observed: (N, 63).
-        emerging: (N, 63) bool.
+        forecast, observed: (N, 63) arrays, NaN where not observed.
+        emerging: (N, 63) bool array, `emergence.emerging_tiles`.
     """
     return {
         "emerging": root_mean_squared_error(forecast[emerging], observed[emerging]),
@@ -78,9 +77,9 @@ def rmse_by_emergence(forecast: np.ndarray, observed: np.ndarray, emerging: np.n
 
 
 def observed_trajectories(windows: SolaredWindows, steps: int) -> np.ndarray:
-    """(N, steps, 63) float32: continuum intensity at the steps after each window's last input step, in DN.
+    """Return the intensity at the steps after the last input step of each window, (N, steps, 63) float32 in DN.
 
-    NaN where it was not observed, beyond a gap or after the last step.
+    Values that were not observed, steps beyond a gap and steps after the last step are NaN.
     """
     trajectories = []
     for region in windows.regions:

@@ -1,7 +1,7 @@
-"""When tiles emerge: the published definition of onset, on observed and on forecast intensity.
+"""Onsets of emergence: the published definition, for observed and for forecast intensity.
 
-The moving mean of 5 steps, its gradient and the 4 h that it has to stay steep are those of Kasapis et al.
-(arXiv 2409.17421), whose steps are one hour apart.
+The moving mean over 5 steps, the threshold of the gradient and the duration of 4 h are those of Kasapis et al.
+(arXiv 2409.17421), with hourly steps.
 """
 
 import math
@@ -25,24 +25,24 @@ def emergence_onsets(
     duration_hours: float = ONSET_HOURS,
     after: float | np.ndarray = -np.inf,
 ) -> np.ndarray:
-    """First time from which the gradient of the smoothed intensity stays at or below a threshold.
+    """Return the first time from which the gradient of the smoothed intensity stays at or below a threshold.
 
-    A step that is missing or NaN parts what is before it from what is after it: neither mean, nor gradient, nor a stay
-    reaches across. At both ends of what they part, and of the whole, the intensity is held, as published, so that a
-    decline counts in full only once it has been seen.
+    Missing and NaN steps divide the timeline into parts. Mean, gradient and duration are computed within one part. At
+    both ends of a part the intensity is held constant, as published, so that a decline counts in full only after it
+    has been observed.
 
-    Each step stands for one cadence, so at one step an hour four steps in a row stay 4 h, as published. The mean is
-    over the odd number of steps that is closest to 5 h: 5 at one step an hour, 25 at one every 12 minutes.
+    Each step stands for one cadence: with hourly steps, four steps in a row last 4 h, as published. The mean is over
+    the odd number of steps that is closest to 5 h: 5 hourly steps, or 25 steps of 12 minutes.
 
     Args:
-        intensity: (..., T, tiles) in units of its scale, such as a region's range; NaN where it is not known.
-        hours: (T,) increasing, two or more. Their most common spacing is the cadence, and any other is a gap.
-        threshold: change per hour.
-        duration_hours: how long the gradient has to stay there.
-        after: (...) hours, or the same for all; what began then or earlier is no onset.
+        intensity: (..., T, tiles) array in units of a scale, such as the range of the region; NaN where unknown.
+        hours: (T,) increasing times, two or more. The most common spacing is the cadence, other spacings are gaps.
+        threshold: Change per hour.
+        duration_hours: How long the gradient must stay at or below the threshold.
+        after: (...) array of hours, or one number for all. A decline that began then or earlier is not an onset.
 
     Returns:
-        (..., tiles) hours of the onset, NaN where there is none.
+        (..., tiles) array of hours, NaN for tiles without onset.
 
     >>> hours = np.arange(48)
     >>> decline = -0.06 * np.maximum(hours - 20, 0)  # from hour 20 on; the smoothed decline begins an hour earlier
@@ -64,42 +64,42 @@ def emergence_onsets(
 
 
 def observed_onsets(timeline: Timeline) -> np.ndarray:
-    """(63,) datetime64[ms]: when each tile of a region emerged, naive TAI; NaT where it did not.
+    """Return the onset of each tile of a region, (63,) datetime64[ms], naive TAI; NaT for tiles without onset.
 
-    The scale is the region's own: the range of its intensity over all tiles and the whole timeline. So it is known in
-    hindsight alone.
+    The scale is the range of the region's intensity over all tiles and the whole timeline, so onsets are known only
+    afterwards.
     """
-    extent = intensity_range(timeline)
-    if len(timeline) < 2 or not extent > 0:
+    scale = intensity_range(timeline)
+    if len(timeline) < 2 or not scale > 0:
         return np.full(NUM_TILES, np.datetime64("NaT", "ms"))
     hours = (timeline.times - timeline.times[0]) / np.timedelta64(1, "h")
-    onsets = emergence_onsets(timeline.intensity / extent, hours)
+    onsets = emergence_onsets(timeline.intensity / scale, hours)
     milliseconds = np.round(np.nan_to_num(onsets) * 3_600_000).astype("timedelta64[ms]")
     return np.where(np.isnan(onsets), np.datetime64("NaT", "ms"), timeline.times[0] + milliseconds)
 
 
 def emerging_tiles(windows: SolaredWindows) -> np.ndarray:
-    """(N, 63) bool: the tile has an onset at some time of its region's timeline, before, in or after the window."""
+    """Return an (N, 63) bool array: True if the tile has an onset at any time of the timeline of its region."""
     by_region = [~np.isnat(observed_onsets(region.timeline)) for region in windows.regions]
     return np.repeat(by_region, [len(region.starts) for region in windows.regions], axis=0)
 
 
 def intensity_range(timeline: Timeline) -> float:
-    """Largest minus smallest continuum intensity of a region, over its tiles and steps, in DN; NaN if unobserved."""
+    """Return the largest minus the smallest intensity over all tiles and steps, in DN; NaN if never observed."""
     observed = timeline.intensity[~np.isnan(timeline.intensity)]
     return float(np.ptp(observed)) if len(observed) else np.nan
 
 
 def _joined(intensity: np.ndarray, spacings: np.ndarray, cadence: np.timedelta64) -> np.ndarray:
-    """(..., T-1, tiles) bool: each step and the next are known and one cadence apart."""
+    """Return a (..., T-1, tiles) bool array: True if a step and the next are known and one cadence apart."""
     known = ~np.isnan(intensity)
     return known[..., 1:, :] & known[..., :-1, :] & is_spaced_by(spacings, cadence)[:, None]
 
 
 def _smoothed_gradient(intensity: np.ndarray, joined: np.ndarray, cadence: float) -> np.ndarray:
-    """(..., T, tiles) central difference of the moving mean, per hour; NaN where the intensity is.
+    """Return the central difference of the moving mean, (..., T, tiles) per hour; NaN where the intensity is NaN.
 
-    The means of the two neighbours of a step share all but two values each, so only four values make the difference.
+    The moving means of the two neighbours of a step differ in four values only, so only these values are needed.
     """
     half = round((SMOOTHED_HOURS / cadence - 1) / 2)
     backwards, joined_backwards = np.flip(intensity, -2), np.flip(joined, -2)
@@ -109,7 +109,7 @@ def _smoothed_gradient(intensity: np.ndarray, joined: np.ndarray, cadence: float
 
 
 def _held(intensity: np.ndarray, joined: np.ndarray, steps: int) -> np.ndarray:
-    """The intensity so many steps later, or at the last step before that from which the next one is not joined."""
+    """Return the intensity `steps` steps later, or at the last step that is joined without a break."""
     later, reached, length = intensity.copy(), np.ones_like(joined), intensity.shape[-2]
     for ahead in range(1, min(steps, length - 1) + 1):
         reached = reached[..., : length - ahead, :] & joined[..., ahead - 1 :, :]

@@ -1,17 +1,23 @@
-"""Errors and skill of forecasts, as pure functions of arrays. What was not observed does not count."""
+"""Errors and skill of forecasts, as pure functions of arrays. Values that were not observed are ignored."""
+
+from typing import overload
 
 import numpy as np
 
 
+@overload
+def mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: None = None) -> float: ...
+@overload
+def mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray: ...
 def mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | tuple[int, ...] | None = None):
-    """Mean squared error over everything observed, in the squared unit of the arguments, which share one shape.
+    """Return the mean squared error over all observed values, in the squared unit of the arguments.
 
     Args:
-        forecast, observed: one shape; NaN where not observed.
-        axis: the axes that the mean runs over; all by default.
+        forecast, observed: Arrays of one shape, NaN where not observed.
+        axis: The axes of the mean; all axes by default.
 
     Returns:
-        A float, or float64 of the shape of the axes that are left; NaN where nothing was observed.
+        A float, or a float64 array over the remaining axes; NaN where nothing was observed.
     """
     squared = np.square(np.asarray(forecast, np.float64) - observed)
     with np.errstate(invalid="ignore"):
@@ -19,11 +25,14 @@ def mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | t
     return float(mean) if axis is None else mean
 
 
+@overload
+def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: None = None) -> float: ...
+@overload
+def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray: ...
 def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: int | tuple[int, ...] | None = None):
-    """Root mean squared error, in the unit of the arguments.
+    """Return the root mean squared error, in the unit of the arguments.
 
-    Args:
-        forecast, observed, axis: as of `mean_squared_error`, and so is the shape of what is returned.
+    Args and shape of the result are the same as in `mean_squared_error`.
 
     >>> root_mean_squared_error(np.array([1.0, 2.0, 5.0]), np.array([4.0, 5.0, np.nan]))
     3.0
@@ -32,10 +41,10 @@ def root_mean_squared_error(forecast: np.ndarray, observed: np.ndarray, axis: in
 
 
 def mean_absolute_error(forecast: np.ndarray, observed: np.ndarray) -> float:
-    """Mean absolute error over everything observed, in the unit of the arguments.
+    """Return the mean absolute error over all observed values, in the unit of the arguments.
 
     Args:
-        forecast, observed: one shape; NaN where not observed.
+        forecast, observed: Arrays of one shape, NaN where not observed.
 
     >>> mean_absolute_error(np.array([1.0, 2.0, 5.0]), np.array([1.0, 5.0, np.nan]))
     1.5
@@ -44,13 +53,13 @@ def mean_absolute_error(forecast: np.ndarray, observed: np.ndarray) -> float:
 
 
 def skill_score(forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray) -> float:
-    """Share of the reference's mean squared error that the forecast removes.
+    """Return the share of the reference's mean squared error that the forecast removes.
 
-    1 is perfect, 0 no better than the reference, below 0 worse (Murphy 1988, Monthly Weather Review 116, 2417). NaN
-    where the reference makes no error.
+    1 is a perfect forecast, 0 is as good as the reference, and below 0 is worse (Murphy 1988, Monthly Weather Review
+    116, 2417). NaN if the reference has no error.
 
     Args:
-        forecast, reference, observed: one shape and unit; NaN where not observed.
+        forecast, reference, observed: Arrays of one shape and unit, NaN where not observed.
 
     >>> skill_score(np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     0.75

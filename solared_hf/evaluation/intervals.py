@@ -1,4 +1,4 @@
-"""How far a score could be off: intervals by the bootstrap over regions."""
+"""Uncertainty of scores: intervals by the bootstrap over regions."""
 
 from collections.abc import Callable
 
@@ -7,22 +7,22 @@ from scipy.stats import bootstrap
 
 _RESAMPLES = 2_000
 _CONFIDENCE = 0.9
-# How many regions are drawn at a time, in all resamples together; more take memory and no less time.
+# Number of regions drawn at a time, in all resamples together; more take memory and are not faster.
 _DRAWS = 1_000_000
 
 
 def region_interval(statistic: Callable, *per_region: np.ndarray) -> tuple[float, float] | None:
-    """90 % percentile interval of a statistic of regions, which are drawn with all that belongs to each.
+    """Return the 90 % percentile interval of a statistic, by resampling whole regions.
 
-    Steps and tiles of one region are not independent, regions nearly are. With few regions the interval is too narrow
-    (Efron and Tibshirani 1993, An Introduction to the Bootstrap), so say how many there are.
+    Steps and tiles of one region are not independent, but regions nearly are. With few regions the interval is too
+    narrow (Efron and Tibshirani 1993, An Introduction to the Bootstrap), so report the number of regions.
 
     Args:
-        statistic: takes the arrays, drawn anew, and `axis`, the one that runs over the regions.
-        per_region: one value a region, such as sums of squared errors and their counts.
+        statistic: Function of the resampled arrays and `axis`, the axis of the regions.
+        per_region: Arrays with one value per region, such as sums of squared errors and their counts.
 
     Returns:
-        The ends of the interval; None for a single region, which has none, and where draws have no value.
+        The ends of the interval; None for a single region, or if the statistic of a resample is not finite.
 
     >>> low, high = region_interval(np.mean, np.array([1.0, 2.0, 3.0, 4.0]))
     >>> 1 < low < 2.5 < high < 4
@@ -30,7 +30,7 @@ def region_interval(statistic: Callable, *per_region: np.ndarray) -> tuple[float
     """
     if len(per_region[0]) < 2:
         return None
-    # Regions in which the reference makes no error leave draws without a value.
+    # If the reference has no error in the resampled regions, the statistic has no value.
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = bootstrap(
             per_region,

@@ -1,4 +1,4 @@
-"""A forecaster scored by the published protocol, beside persistence and the published networks."""
+"""Scores of a forecaster by the published protocol, beside persistence and the published networks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from solared_hf.forecasters.baselines import Persistence
 
 @dataclass(frozen=True)
 class ProtocolScores(TabledResult):
-    """What was scored by the published protocol, and what the publications report."""
+    """Scores by the published protocol, and the scores that the publications report."""
 
     dataset: str
     dataset_revision: str
@@ -30,15 +30,16 @@ class ProtocolScores(TabledResult):
     published: list[PublishedScore]
 
     def table(self) -> Table:
-        """A row a region and a column a forecaster, with the publications' own scores beside them."""
+        """Return a table with a row per region and a column per forecaster, beside the published scores."""
         table = Table(
             title="published protocol: RMSE in units of each region's intensity range",
-            caption=f"brackets: 90 % over the regions, which are only {len(PROTOCOL_TILES)}; recalibrated: shifted to "
-            "begin at an observation that the forecast cannot know, as the published scores are "
-            f"({', '.join(sorted({one.source for one in self.published}))}), so no measure of a forecast",
+            caption=f"brackets: 90 % interval over only {len(PROTOCOL_TILES)} regions; recalibrated: shifted to begin "
+            "at an observation that the forecast cannot know, as the published scores are "
+            f"({', '.join(sorted({score.source for score in self.published}))}), so no forecast can have them",
         )
         table.add_column("")
-        for name in (*(score.name for score in self.scores), *(f"{one.name},\npublished" for one in self.published)):
+        published = (f"{score.name},\npublished" for score in self.published)
+        for name in (*(score.name for score in self.scores), *published):
             table.add_column(name, justify="right", overflow="fold")
         for number in PROTOCOL_TILES:
             table.add_row(f"AR{number}", *(f"{score.rmse_by_region[number]:.4f}" for score in self.scores))
@@ -47,8 +48,11 @@ class ProtocolScores(TabledResult):
             "mean", *(number_with_interval(score.rmse, score.rmse_interval, ".4f", ".3f") for score in self.scores)
         )
         table.add_section()
-        both = (*self.scores, *self.published)
-        table.add_row("mean, recalibrated", *(f"{one.rmse_recalibrated:.4f}" for one in both))
+        recalibrated = (
+            *(score.rmse_recalibrated for score in self.scores),
+            *(score.rmse_recalibrated for score in self.published),
+        )
+        table.add_row("mean, recalibrated", *(f"{rmse:.4f}" for rmse in recalibrated))
         return table
 
 
@@ -56,12 +60,11 @@ def score_by_published_protocol(forecaster: Forecaster, dataset: OpenedDataset |
     """Score a forecaster and persistence on the test split of a dataset by the published protocol.
 
     Args:
-        forecaster: what is scored.
-        dataset: what `open_dataset` gives, or a folder or repository, with the five regions of
-            `published_protocol.PROTOCOL_TILES`.
+        forecaster: The forecaster to score.
+        dataset: Opened dataset, folder or repository with the five regions of `published_protocol.PROTOCOL_TILES`.
 
     Raises:
-        SolaredError: there is no such dataset, it has no test split with the five regions, or they are not hourly.
+        SolaredError: If the dataset or one of the five regions is missing, or the regions are not hourly.
     """
     dataset = open_dataset(dataset)
     identity = dataset.identity
@@ -69,14 +72,14 @@ def score_by_published_protocol(forecaster: Forecaster, dataset: OpenedDataset |
         timelines = dataset.timelines("test")
     except SolaredError as error:
         raise SolaredError(
-            f"The published protocol needs the published test split ({reason_of(error)}); use a dataset built "
-            "from all published files."
+            f"The published protocol needs the published test split ({reason_of(error)}). Use a dataset built from "
+            "all published files."
         ) from error
-    forecasters = {forecaster.name: forecaster, Persistence.name: Persistence()}
+    forecasters: dict[str, Forecaster] = {forecaster.name: forecaster, Persistence.name: Persistence()}
     return ProtocolScores(
         dataset=identity["dataset"],
         dataset_revision=identity["revision"],
         protocol="published",
-        scores=[protocol_score(one, timelines) for one in forecasters.values()],
+        scores=[protocol_score(compared, timelines) for compared in forecasters.values()],
         published=list(PUBLISHED_SCORES),
     )

@@ -1,9 +1,9 @@
-"""The protocol by which the published networks were scored, so that a forecaster can be placed beside them.
+"""The protocol of the published scores, so that a forecaster can be compared with the published networks.
 
-Per test region the seven tiles of the row in which it emerges; windows cut by index, whatever the timestamps say, with
-0 DN for what was not observed; the target 11 steps after the last input step; the root mean squared error per tile in
-units of the region's intensity range over all tiles and its whole timeline, averaged over tiles, then over regions.
-Only the error is expressed in that range: a forecaster never sees it.
+The protocol scores seven tiles of each test region, in the row in which the region emerges. Windows are cut by index
+and ignore the timestamps; missing values are 0 DN. The target is 11 steps after the last input step. The root mean
+squared error of each tile is in units of the region's intensity range (over all tiles and the whole timeline),
+averaged over tiles, then over regions. The forecaster never sees this range.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ PROTOCOL_TILES = {
     13179: range(28, 35),
     13183: range(28, 35),
 }
-"""The tiles of each region that count, out of 0..62."""
+"""The scored tiles of each region, out of 0..62."""
 
 _CADENCE = timedelta(hours=1)
 _HORIZON_STEPS = 11
@@ -36,7 +36,7 @@ _INPUT_STEPS_OF = {11726: 72}
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """What a publication reports by its protocol, with its recalibration."""
+    """A score that a publication reports, with recalibration."""
 
     name: str
     rmse_recalibrated: float
@@ -44,7 +44,7 @@ class PublishedScore:
 
 
 PUBLISHED_SCORES = (
-    # The network of arXiv 2409.17421, as the later paper scores it.
+    # The network of arXiv 2409.17421, with the score of the later paper.
     PublishedScore("LSTM", 0.133, "arXiv 2601.13144"),
     PublishedScore("Transformer", 0.1189, "arXiv 2601.13144"),
 )
@@ -52,10 +52,10 @@ PUBLISHED_SCORES = (
 
 @dataclass(frozen=True)
 class ProtocolScore:
-    """How one forecaster did by the published protocol, in units of each region's intensity range.
+    """Score of one forecaster by the published protocol, in units of each region's intensity range.
 
-    The recalibrated errors are those of `recalibrate`, which looks into the future: they are no measure of a forecast
-    and are given only because the published scores are such. The interval is that of `rmse`, 90 % over five regions.
+    The recalibrated errors use `recalibrate`, which looks into the future. They do not measure a forecast and serve
+    only for comparison with the published scores. `rmse_interval` is the 90 % interval of `rmse` over five regions.
     """
 
     name: str
@@ -63,22 +63,22 @@ class ProtocolScore:
     rmse_recalibrated: float
     rmse_by_region: dict[int, float]
     recalibrated_by_region: dict[int, float]
-    rmse_interval: tuple[float, float]
+    rmse_interval: tuple[float, float] | None
 
 
 def published_windows(timeline: Timeline) -> SolaredWindows:
-    """The protocol's windows of one region, in physical units.
+    """Return the windows of the protocol for one region, in physical units.
 
-    Gaps are closed as if there were none and NaN is 0, in the input as in the target. 96 steps of input, 72 for
-    AR11726, and the target 11 steps after the last of them: the targets are the steps input + 10 .. T - 1.
+    Gaps are ignored and NaN is 0, in input and target. The input has 96 steps (72 for AR11726), and the target is 11
+    steps after the last input step: the targets are the steps input + 10 .. T - 1.
 
     Raises:
-        SolaredError: the steps are not hourly, or too few for a window.
+        SolaredError: If the steps are not hourly, or too few for a window.
     """
     if timeline.cadence != _CADENCE:
         raise SolaredError(
-            f"AR{timeline.ar_number} has a step every {timeline.cadence}, and the published protocol counts hourly "
-            "steps; use a dataset with a step every hour."
+            f"AR{timeline.ar_number} has a step every {timeline.cadence}, but the published protocol needs hourly "
+            "steps. Use a dataset with a cadence of one hour."
         )
     times = timeline.times[0] + np.arange(len(timeline)) * np.timedelta64(_CADENCE)
     values = np.where(np.isnan(timeline.values), np.float32(0), timeline.values)
@@ -92,21 +92,21 @@ def published_windows(timeline: Timeline) -> SolaredWindows:
 def protocol_score(forecaster: Forecaster, timelines: Iterable[Timeline]) -> ProtocolScore:
     """Score a forecaster by the published protocol.
 
-    A model that forecasts 12 h ahead and nothing else gets the windows without their newest step.
+    A model that forecasts only 12 h ahead gets the windows without their newest step.
 
     Args:
-        forecaster: it gets each region's windows in physical units, and normalises them as it always does.
-        timelines: the five regions of `PROTOCOL_TILES`; others are passed over.
+        forecaster: The forecaster; a model normalises the windows with its own processor.
+        timelines: The five regions of `PROTOCOL_TILES`; other regions are ignored.
 
     Raises:
-        SolaredError: one of the five regions is missing, or `published_windows` refuses it.
+        SolaredError: If one of the five regions is missing, not hourly or too short.
     """
     regions = {timeline.ar_number: timeline for timeline in timelines}
     missing = [f"AR{number}" for number in PROTOCOL_TILES if number not in regions]
     if missing:
         raise SolaredError(
-            f"The published protocol is about five test regions, and {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing; use a dataset built from all published files."
+            f"The dataset lacks {', '.join(missing)} of the five test regions of the published protocol. Use a "
+            "dataset built from all published files."
         )
     rmse, recalibrated = {}, {}
     for number, tiles in PROTOCOL_TILES.items():
@@ -129,14 +129,14 @@ def protocol_score(forecaster: Forecaster, timelines: Iterable[Timeline]) -> Pro
 
 
 def recalibrate(forecast: np.ndarray, observed_before: np.ndarray) -> np.ndarray:
-    """A region's forecasts as the publications score them: each tile's series shifted to begin at an observation.
+    """Return the forecasts of a region shifted as in the publications: each tile begins at an observed value.
 
-    The observation is that of the step just before the first target, 10 steps after the last one that the first
-    forecast may know, so the shift looks into the future. Never use it in a forecast.
+    The value is observed one step before the first target, 10 steps after the last step that the first forecast may
+    use, so the shift looks into the future. Never use it in a forecast.
 
     Args:
-        forecast: (N, tiles), in order of time.
-        observed_before: (tiles,) observed at the step before the first target.
+        forecast: (N, tiles) array, in order of time.
+        observed_before: (tiles,) intensities observed one step before the first target.
 
     >>> recalibrate(np.array([[5.0], [7.0]]), np.array([1.0])).ravel()
     array([1., 3.])

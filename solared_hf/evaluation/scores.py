@@ -17,10 +17,11 @@ from solared_hf.schema import TARGET_CHANNEL
 
 @dataclass(frozen=True)
 class Score:
-    """How one forecaster did. Normalised errors are in units of the processor's intensity range, the others in DN.
+    """Errors and skill of one forecaster. Normalised errors are in units of the processor's intensity range.
 
-    Skill is the share of persistence's squared error that is removed, `skill_climatology` that of the climatology's
-    (`None` where there is none). Intervals are 90 % percentile intervals over regions, `None` with a single region.
+    `skill` is the share of persistence's squared error that the forecaster removes; `skill_climatology` is the same
+    for the climatology, or None without a climatology. Intervals are 90 % percentile intervals over regions, or None
+    with a single region.
     """
 
     name: str
@@ -39,10 +40,10 @@ class Score:
 def forecast_errors(
     forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray, target_range: float
 ) -> dict[str, float]:
-    """Errors of one forecast and its skill against a reference forecast.
+    """Return the errors of a forecast and its skill against a reference forecast.
 
     Args:
-        forecast, reference, observed: one shape, in DN; NaN where not observed.
+        forecast, reference, observed: Arrays of one shape in DN, NaN where not observed.
         target_range: DN of one normalised unit, `SolaredProcessor.target_range`.
 
     >>> observed, persistence, forecast = np.array([0.0, -800.0]), np.array([0.0, 0.0]), np.array([0.0, -400.0])
@@ -63,13 +64,14 @@ def forecast_errors(
 def score_forecasts(
     forecasts: dict[str, np.ndarray], reference: str, windows: SolaredWindows, processor: SolaredProcessor
 ) -> list[Score]:
-    """Score each forecast of `windows`.
+    """Return the score of each forecast of `windows`.
 
     Args:
-        forecasts: (N, 63) in DN by name of the forecaster; skill against climatology takes one of that name.
-        reference: name of the forecast that skill is measured against.
-        windows: the N windows, with their observed targets.
-        processor: its intensity range turns DN into normalised units.
+        forecasts: (N, 63) arrays in DN by name of the forecaster. The entry `climatology`, if given, is the reference
+            of `skill_climatology`.
+        reference: Name of the forecast that is the reference of `skill`.
+        windows: The N windows, with their observed targets.
+        processor: Processor whose intensity range is the normalised unit.
     """
     observed, ar_numbers = windows.observed_targets, windows.ar_numbers
     climatology = forecasts.get(Climatology.name)
@@ -91,25 +93,28 @@ def score_forecasts(
 def skill_interval(
     forecast: np.ndarray, reference: np.ndarray, observed: np.ndarray, ar_numbers: np.ndarray
 ) -> tuple[float, float] | None:
-    """90 % interval of a forecast's skill against a reference, over regions (`region_interval`); None with one region.
+    """Return the 90 % interval over regions of the skill against a reference; None with one region.
 
     Args:
-        forecast, reference, observed: (N, 63) in DN; NaN where not observed.
-        ar_numbers: (N,) region of each window, `SolaredWindows.ar_numbers`.
+        forecast, reference, observed: (N, 63) arrays in DN, NaN where not observed.
+        ar_numbers: (N,) AR numbers of the windows, `SolaredWindows.ar_numbers`.
     """
 
     def skill(squared, reference_squared, axis):
         return 1 - squared.sum(axis) / reference_squared.sum(axis)
 
-    both = (np.square(one.astype(np.float64) - observed) for one in (forecast, reference))
-    return region_interval(skill, *(_sums_by_region(squared, ar_numbers) for squared in both))
+    squared, reference_squared = (
+        _sums_by_region(np.square(values.astype(np.float64) - observed), ar_numbers)
+        for values in (forecast, reference)
+    )
+    return region_interval(skill, squared, reference_squared)
 
 
 def intensity_processor(timelines: Iterable[Timeline]) -> SolaredProcessor:
-    """A processor fitted on the intensity alone: its range is the normalised unit of forecasters that have none.
+    """Return a processor fitted on the intensity alone, whose range is the normalised unit of baselines.
 
     Raises:
-        ValueError: there is no region, or the intensity is never observed or never varies.
+        ValueError: If there is no region, or the intensity is never observed or never varies.
     """
     return SolaredProcessor.fit((timeline.intensity[:, None] for timeline in timelines), [TARGET_CHANNEL])
 

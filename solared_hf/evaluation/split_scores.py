@@ -1,4 +1,4 @@
-"""A forecaster scored on one split of a dataset, beside the baselines, for people and for programs."""
+"""Scores of a forecaster on one split of a dataset, beside the baselines."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ _SKILL_CLIMATOLOGY = "skill c."
 
 @dataclass(frozen=True)
 class SplitScores(TabledResult):
-    """What was scored, on which windows, and how every forecaster did."""
+    """Scores of a forecaster and the baselines, with the windows that were scored."""
 
     dataset: str
     dataset_revision: str
@@ -28,7 +28,7 @@ class SplitScores(TabledResult):
     scores: list[Score]
 
     def table(self) -> Table:
-        """A row a forecaster, with errors in normalised units and in DN, and skill."""
+        """Return a table with a row per forecaster: errors in normalised units and in DN, and skill."""
         rows = [_cells(score) for score in self.scores]
         climatology = f", {_SKILL_CLIMATOLOGY}: of the climatology's" if _SKILL_CLIMATOLOGY in rows[0] else ""
         table = Table(
@@ -46,28 +46,32 @@ class SplitScores(TabledResult):
 def score_on_split(forecaster: Forecaster, dataset: OpenedDataset | str | Path, split: str) -> SplitScores:
     """Score a forecaster, persistence, the average and the climatology on the same windows of a split.
 
-    Normalised units are those of the model's processor; a baseline is given one fitted on the train split, or on the
-    split itself where there is none. The climatology is fitted on the train split, and left out where there is none.
+    The normalised unit is the intensity range of the model's processor. For a baseline it is the range of the train
+    split, or of the scored split if there is no train split. The climatology is fitted on the train split, and left
+    out if there is no train split.
 
     Args:
-        forecaster: what is scored.
-        dataset: what `open_dataset` gives, or a folder or repository.
+        forecaster: The forecaster to score.
+        dataset: Opened dataset, folder or repository.
         split: `train`, `validation` or `test`.
 
     Raises:
-        SolaredError: the dataset or split is not there, or gives no window.
+        SolaredError: If the dataset or split is missing, or gives no window.
     """
     dataset = open_dataset(dataset)
     identity = dataset.identity
     timelines = dataset.timelines(split)
     train = dataset.timelines("train") if "train" in dataset.splits else []
-    is_model = isinstance(forecaster, ModelForecaster)
-    processor = forecaster.processor if is_model else intensity_processor(train or timelines)
+    if isinstance(forecaster, ModelForecaster):
+        processor = forecaster.processor
+    else:
+        processor = intensity_processor(train or timelines)
     windows = forecaster.windows(timelines)
-    forecasters = {forecaster.name: forecaster} | {name: baseline() for name, baseline in BASELINES.items()}
+    forecasters: dict[str, Forecaster] = {forecaster.name: forecaster}
+    forecasters |= {name: baseline() for name, baseline in BASELINES.items()}
     if train:
         forecasters[Climatology.name] = Climatology.fit(train)
-    forecasts = {name: one.forecast(windows) for name, one in forecasters.items()}
+    forecasts = {name: compared.forecast(windows) for name, compared in forecasters.items()}
     return SplitScores(
         dataset=identity["dataset"],
         dataset_revision=identity["revision"],
@@ -81,7 +85,7 @@ def score_on_split(forecaster: Forecaster, dataset: OpenedDataset | str | Path, 
 
 
 def _cells(score: Score) -> dict[str, str]:
-    """A row of the table, by heading."""
+    """Return the cells of a row of the table, by heading."""
     cells = {
         "RMSE norm.": f"{score.rmse_normalised:.5f}",
         "MAE norm.": f"{score.mae_normalised:.5f}",

@@ -1,8 +1,9 @@
-"""Regressions on tables as forecasters: the change of a tile's intensity from its own and its neighbours' past."""
+"""Regressions that forecast the change of the intensity of a tile from its past and that of its neighbours."""
 
 import math
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NoReturn
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -12,28 +13,29 @@ from sklearn.preprocessing import StandardScaler
 
 from solared_hf.data.timelines import Timeline
 from solared_hf.data.windows import SolaredWindows
+from solared_hf.errors import SolaredError
 from solared_hf.forecasters.baselines import Baseline, Persistence, check_cadence, check_reach, common_cadence
 from solared_hf.forecasters.lagged_features import LONGEST_LAG, lagged_features, steps_per_hour
 from solared_hf.schema import NUM_TILES
 
 _LEADS = timedelta(hours=24)
-# Windows closer to each other than this say nearly the same.
+# Windows that are closer in time carry nearly the same information.
 _TRAIN_EVERY_HOURS = 2
-# More rows say little more, and take memory: 240 MB of features. The 41 published train regions give 200,000.
+# More rows add little and take memory; these take 240 MB. The 41 published train regions give 200,000 rows.
 _MOST_TRAINING_ROWS = 500_000
-# Of the squared coefficients, for each row: chosen on the validation split.
+# Penalty on the squared coefficients per row, chosen on the validation split.
 _RIDGE_PENALTY = 0.1
 
 
 class RidgeRegression(Baseline):
     """Linear regression of the change from the last observed intensity on lagged features, for leads up to 24 h.
 
-    With a penalty on the squared coefficients (Hoerl and Kennard 1970, Technometrics 12, 55). `fit` makes it.
+    The squared coefficients are penalised (Hoerl and Kennard 1970, Technometrics 12, 55). Use `fit` to create one.
 
     Args:
-        regression: of the changes in DN, (rows, leads), on `lagged_features`, (rows, features).
-        leads: how many steps ahead it reaches.
-        cadence: time of one step.
+        regression: Regression of the changes in DN, (rows, leads), on `lagged_features`, (rows, features).
+        leads: Number of steps ahead that can be forecast.
+        cadence: Time between two steps.
     """
 
     name = "ridge regression"
@@ -45,10 +47,10 @@ class RidgeRegression(Baseline):
 
     @classmethod
     def fit(cls, timelines: Sequence[Timeline]) -> "RidgeRegression":
-        """From the train split, in seconds.
+        """Fit on the train split, which takes seconds.
 
         Raises:
-            SolaredError: the cadences differ or do not divide an hour, or no region is longer than three days.
+            SolaredError: If the cadences differ or do not divide an hour, or no region is longer than three days.
         """
         cadence = common_cadence(timelines)
         leads = _LEADS // cadence
@@ -58,14 +60,14 @@ class RidgeRegression(Baseline):
         return cls(regression, leads, cadence)
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
-        """(N, 63) float32, DN, at the windows' horizon; raises what `trajectory` does."""
+        """Return the forecast at the windows' horizon, (N, 63) float32 in DN; raises as `trajectory`."""
         return self.trajectory(windows, windows.horizon_steps)[:, -1]
 
     def trajectory(self, windows: SolaredWindows, steps: int) -> np.ndarray:
-        """(N, steps, 63) float32, DN, at each of the steps after the last input step.
+        """Return the forecast at each step after the last input step, (N, steps, 63) float32 in DN.
 
         Raises:
-            SolaredError: the windows have another cadence, or the regression does not reach as far.
+            SolaredError: If the windows have another cadence, or more steps are asked for than fitted.
         """
         check_cadence(self, windows)
         check_reach(self, steps)
@@ -76,18 +78,18 @@ class RidgeRegression(Baseline):
 class GradientBoostedTrees(Baseline):
     """Gradient-boosted trees of the change from the last observed intensity on lagged features.
 
-    Trees know one lead. Those for the horizon of the windows they are asked about are fitted then, which takes
-    seconds, and kept. (Friedman 2001, Annals of Statistics 29, 1189; here scikit-learn's, over histograms.)
+    Trees forecast one lead. The trees for a horizon are fitted when windows of this horizon are first forecast, which
+    takes seconds, and kept. (Friedman 2001, Annals of Statistics 29, 1189; here scikit-learn's histogram version.)
 
     Args:
-        timelines: the train split.
+        timelines: The train split.
 
     Raises:
-        SolaredError: the regions' cadences differ, or none has one.
+        SolaredError: If the cadences of the regions differ, or no region has two steps.
     """
 
     name = "gradient-boosted trees"
-    longest_trajectory = 0
+    longest_trajectory: float = 0
 
     def __init__(self, timelines: Sequence[Timeline]):
         self.timelines = timelines
@@ -95,15 +97,19 @@ class GradientBoostedTrees(Baseline):
         self._by_steps: dict[int, HistGradientBoostingRegressor] = {}
 
     def forecast(self, windows: SolaredWindows) -> np.ndarray:
-        """(N, 63) float32, DN, at the windows' horizon.
+        """Return the forecast at the windows' horizon, (N, 63) float32 in DN.
 
         Raises:
-            SolaredError: the windows have another cadence than the train split; that one's does not divide an hour; or
-                no region of it is long enough for the horizon.
+            SolaredError: If the windows have another cadence than the train split, the cadence does not divide an
+                hour, or no train region is long enough for the horizon.
         """
         check_cadence(self, windows)
         changes = _predicted_changes(self._trees(windows.horizon_steps), windows, self.cadence)
         return Persistence().forecast(windows) + changes
+
+    def trajectory(self, windows: SolaredWindows, steps: int) -> NoReturn:
+        """Raise SolaredError, because trees forecast only the horizon of the windows."""
+        raise SolaredError(f"{self.name} forecast only the horizon of the windows. Use forecast.")
 
     def _trees(self, steps: int) -> HistGradientBoostingRegressor:
         if steps not in self._by_steps:
@@ -114,7 +120,7 @@ class GradientBoostedTrees(Baseline):
                 max_leaf_nodes=15,
                 min_samples_leaf=100,
                 max_bins=63,
-                # It would hold back rows of the regions it learns from, which say nothing about other regions.
+                # Early stopping would hold out rows of the train regions, which say nothing about other regions.
                 early_stopping=False,
                 random_state=0,
             ).fit(features, changes[:, 0], sample_weight=weights)
@@ -124,11 +130,11 @@ class GradientBoostedTrees(Baseline):
 def _training_rows(
     timelines: Sequence[Timeline], leads: np.ndarray, cadence: timedelta
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features (rows, features), changes of intensity in DN at each lead in steps (rows, leads), and weights (rows,).
+    """Return features (rows, features), intensity changes in DN at each lead (rows, leads), and weights (rows,).
 
-    A row is a tile of a window, where all leads were observed. Weights make regions count alike, however far their
-    intensity ranges, as the published measure has it. Of many regions, fewer windows each are taken, at other times in
-    one region than in the next.
+    A row is a tile of a window in which all leads were observed. The weights give regions of small and large intensity
+    range the same influence, as the published score does. With many regions fewer windows of each region are used, at
+    different times in each region.
     """
     hour = steps_per_hour(cadence)
     windows = SolaredWindows(
@@ -145,15 +151,15 @@ def _training_rows(
         known = ~np.isnan(change).any(axis=2)
         features.append(lagged_features(region.timeline.values, first, last, hour)[known])
         changes.append(change[known])
-        # A region that stays within 1 DN shall not outweigh all others.
+        # At least 1 DN, so that a nearly constant region does not outweigh all others.
         span = max(np.nanmax(intensity) - np.nanmin(intensity), 1.0)
         weights.append(np.full(len(changes[-1]), span**-2.0))
-    features, changes, weights = map(np.concatenate, (features, changes, weights))
-    return features, changes, weights / weights.mean()
+    weight = np.concatenate(weights)
+    return np.concatenate(features), np.concatenate(changes), weight / weight.mean()
 
 
 def _predicted_changes(regression, windows: SolaredWindows, cadence: timedelta) -> np.ndarray:
-    """(N, 63), or (N, 63, leads) where the regression has several: region by region, for features take memory."""
+    """Return the (N, 63) or (N, 63, leads) changes; one region at a time, because features take much memory."""
     hour = steps_per_hour(cadence)
     changes = []
     for region in (region for region in windows.regions if len(region.starts)):

@@ -1,12 +1,14 @@
-"""The transformers pipeline of the task `solar-active-region-forecasting`: from regions to forecasts in one call."""
+"""The transformers pipeline `solar-active-region-forecasting`: from regions to forecasts in one call."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from datasets import Dataset, IterableDataset
 from transformers import Pipeline
 
+from solared_hf.data.processing_solared import SolaredProcessor
 from solared_hf.data.timelines import Timeline
 from solared_hf.data.windows import SolaredWindows
 from solared_hf.errors import SolaredError
@@ -16,21 +18,21 @@ TASK = "solar-active-region-forecasting"
 
 
 class SolarActiveRegionForecastingPipeline(Pipeline):
-    """Forecasts the continuum intensity of every tile of active regions, in HMI DN, with the times it speaks about.
+    """Forecast the continuum intensity of every tile of active regions, in HMI DN.
 
-    `transformers.pipeline` makes it once `solared_hf` is imported, before or after transformers. It loads the model
-    with its processor from a folder or a repository on the Hub and takes the usual `revision`, `device` and `dtype`
-    (bfloat16 rounds forecasts to some 0.4 % of the range of the intensity). Where the model is given as an object, the
-    processor goes with it as `feature_extractor`.
+    Import `solared_hf`, before or after transformers, and create the pipeline with `transformers.pipeline`. The
+    pipeline loads the model and its processor from a folder or a repository on the Hub. It accepts the usual
+    `revision`, `device` and `dtype` (bfloat16 rounds forecasts to some 0.4 % of the intensity range). If the model is
+    given as an object, give its processor as `feature_extractor`.
 
     Args:
-        model: a `PreTrainedModel` that takes `past_values` and gives `prediction_outputs` (B, 63).
-        feature_extractor: the `SolaredProcessor` it was trained with.
-        batch_size: windows at a time; by default 8 on a CPU and 64 on an accelerator.
+        model: A `PreTrainedModel` that takes `past_values` and returns `prediction_outputs` (B, 63).
+        feature_extractor: The `SolaredProcessor` that the model was trained with.
+        batch_size: Windows per batch; by default 8 on a CPU and 64 on an accelerator.
 
     Raises:
-        OSError: the model or its processor cannot be loaded.
-        SolaredError: the processor is missing, or disagrees with the model on the channels, the steps or the horizon.
+        OSError: If the model or its processor cannot be loaded.
+        SolaredError: If the processor is missing, or differs from the model in channels, steps or horizon.
 
     >>> import solared_hf
     >>> from transformers import pipeline
@@ -48,59 +50,64 @@ class SolarActiveRegionForecastingPipeline(Pipeline):
     ('2013-04-16T23:00:00.000', '2013-04-17T11:00:00.000')
     """
 
-    # The processor is all that is loaded with the model.
-    _load_feature_extractor = True
-    _load_image_processor = False
-    _load_processor = False
-    _load_tokenizer = False
-    _load_video_processor = False
+    # Only the processor is loaded with the model. transformers declares these as None, but its pipelines set bools.
+    _load_feature_extractor = True  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_processor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
 
     def __init__(self, *args, batch_size: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         name = self.model.name_or_path or type(self.model).__name__
         if self.feature_extractor is None:
             raise SolaredError(
-                f"The model {name} came without its processor; pass "
-                "feature_extractor=SolaredProcessor.from_pretrained(...)."
+                f"The model {name} lacks its processor. Pass feature_extractor=SolaredProcessor.from_pretrained(...)."
             )
         self.batch_size = batch_size
-        self.forecaster = ModelForecaster(self.model, self.feature_extractor, Path(name).name, self.device)
+        processor = cast(SolaredProcessor, self.feature_extractor)
+        self.forecaster = ModelForecaster(self.model, processor, Path(name).name, self.device)
 
-    def __call__(
+    # The pipelines of transformers narrow the signatures below in the same way.
+    def __call__(  # type: ignore[override]
         self, inputs: Timeline | Iterable[Timeline] | Dataset | IterableDataset, batch_size: int | None = None
     ) -> dict | list[dict]:
-        """Forecasts from every window that spans no gap, up to the latest, whose target lies in the future.
+        """Forecast from every window without a gap, up to the latest window, whose target lies in the future.
 
         Args:
-            inputs: one region, several, or a split of the dataset, map-style or streaming.
-            batch_size: windows at a time, of whichever regions; by default that of the pipeline.
+            inputs: One region, several regions, or a split of the dataset, map-style or streaming.
+            batch_size: Windows per batch; by default the batch size of the pipeline.
 
         Returns:
-            A dictionary for one region, otherwise a list of one for each region in their order. Each has
+            A dictionary for one region, otherwise a list with a dictionary for each region, in order:
 
             - `ar_number`: int, NOAA active region number;
-            - `last_input_time_tai`: (N,) datetime64[ms], naive TAI, the last step that each forecast has seen;
-            - `target_time_tai`: (N,) datetime64[ms], naive TAI, the time that each forecast speaks about;
+            - `last_input_time_tai`: (N,) datetime64[ms], naive TAI, time of the last input step;
+            - `target_time_tai`: (N,) datetime64[ms], naive TAI, time of the forecast;
             - `forecast_intensity`: (N, 63) float32, continuum intensity in HMI DN.
 
             N is 0 for a region that gives no window.
 
         Raises:
-            SolaredError: the regions give no window at all, or `inputs` is none of the above.
+            SolaredError: If no region gives a window, or `inputs` has another type.
         """
         batch_size = self.batch_size if batch_size is None else batch_size
         forecasts = self.run_single(inputs, {}, {"batch_size": batch_size}, {})
         return forecasts[0] if isinstance(inputs, Timeline) else forecasts
 
-    def preprocess(self, inputs) -> SolaredWindows:
-        """The windows of all regions, normalised."""
+    def preprocess(self, inputs) -> SolaredWindows:  # type: ignore[override]
+        """Return the normalised windows of all regions."""
         return self.forecaster.windows(inputs, require_target=False)
 
-    def _forward(self, windows: SolaredWindows, batch_size: int | None) -> tuple[SolaredWindows, np.ndarray]:
+    def _forward(  # type: ignore[override]
+        self, windows: SolaredWindows, batch_size: int | None
+    ) -> tuple[SolaredWindows, np.ndarray]:
         return windows, self.forecaster.forecast(windows, batch_size)
 
-    def postprocess(self, outputs: tuple[SolaredWindows, np.ndarray]) -> list[dict]:
-        """The forecasts of each region on their own, as `__call__` returns them, from (N, 63) of all windows."""
+    def postprocess(  # type: ignore[override]
+        self, outputs: tuple[SolaredWindows, np.ndarray]
+    ) -> list[dict]:
+        """Return the forecasts of each region as in `__call__`, from the (N, 63) forecasts of all windows."""
         windows, intensities = outputs
         columns = {
             "last_input_time_tai": windows.by_region(windows.last_input_times),
@@ -112,6 +119,6 @@ class SolarActiveRegionForecastingPipeline(Pipeline):
             for i, region in enumerate(windows.regions)
         ]
 
-    def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
-        """There are no parameters beyond those of `__init__` and `__call__`."""
+    def _sanitize_parameters(self) -> tuple[dict, dict, dict]:  # type: ignore[override]
+        """Accept no parameters beyond those of `__init__` and `__call__`."""
         return {}, {}, {}

@@ -33,7 +33,7 @@ def test_errors_at_the_start_say_what_to_do(solared, tmp_path, monkeypatch):
         "the program that uses it.\n",
     )
     code, _, errors = solared("app", "--port", 0, "--model", "nonsense")
-    assert (code, errors.startswith("solared: There is no model nonsense; name persistence, average")) == (2, True)
+    assert (code, errors.startswith("solared: There is no model nonsense. Name persistence, average")) == (2, True)
     code, _, errors = solared("app", "--port", 0, "--model", "persistence", "--dataset", tmp_path)
     assert (code, errors.startswith("solared: There is no SOLARED dataset at")) == (2, True)
     code, _, errors = solared("app", "--port", 0, "--model", "persistence", "--dataset-revision", "v1.0")

@@ -101,8 +101,8 @@ def test_mistakes_are_one_sentence_and_exit_code_2(solared, model, simulated_dat
     there = ("--dataset", simulated_dataset)
     region = ("--ar", 90010, "--output", tmp_path / "forecast.parquet")
     mistakes = {
-        ("evaluate", "--model", "nonsense", *there): "There is no model nonsense; name persistence, average",
-        ("evaluate", "--model", tmp_path, *there): "came without its processor",
+        ("evaluate", "--model", "nonsense", *there): "There is no model nonsense. Name persistence, average",
+        ("evaluate", "--model", tmp_path, *there): "lacks its processor",
         ("evaluate", "--model", model, "--dataset", tmp_path): "There is no SOLARED dataset at",
         ("evaluate", "--model", model, *there, "--split", "best"): "Choose one of",
         ("predict", "--model", model, *there, "--ar", 5, *region[2:]): "has no region AR5. It has 90001",
@@ -132,7 +132,7 @@ def test_a_model_that_disagrees_with_its_processor_is_refused(solared, simulated
     code, _, err = solared("evaluate", "--model", folder, "--dataset", simulated_dataset)
     assert code == 2
     assert "The model mixed has input_channels ['power_2_3mhz'" in err
-    assert "use the preprocessor_config.json it was trained with" in err
+    assert "Use the preprocessor_config.json that the model was trained with" in err
 
 
 @pytest.mark.parametrize("ar_number", [90003, 90005])

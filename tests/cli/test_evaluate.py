@@ -99,7 +99,7 @@ def test_the_published_protocol_has_its_own_regions(solared, simulated_dataset, 
 
     code, _, err = solared(*published, simulated_dataset)
     assert code == 2
-    assert "AR11698, AR11726, AR13165, AR13179, AR13183 are missing; use a dataset built from all" in refusal(err)
+    assert "The dataset lacks AR11698, AR11726, AR13165, AR13179, AR13183 of the five test regions" in refusal(err)
 
     # Regions of one's own are all in the validation split.
     write = tmp_path / "own"

@@ -1,4 +1,4 @@
-"""Alarms and their leads on hand-made declines, issued by forecasters of which it is known what they can see."""
+"""Alarms and their leads on hand-made declines, for forecasters that see a known part of the future."""
 
 import math
 from datetime import timedelta
@@ -25,7 +25,7 @@ HOUR = np.timedelta64(1, "h")
 
 
 class Perfect:
-    """Knows the future, so many steps of it; with no steps, at the windows' horizon only."""
+    """A perfect forecaster for a number of steps; with 0 steps, only for the horizon of the windows."""
 
     name = "perfect"
 
@@ -42,10 +42,10 @@ class Perfect:
 
 @pytest.fixture
 def emerging(make_timeline):
-    """A flat region of 150 hours in which some tiles decline by 100 DN an hour for 16 hours.
+    """Return a function that makes a flat region of 150 hours in which some tiles decline by 100 DN/h for 16 hours.
 
-    That is the region's range, so the gradient is -0.0625, and the onset is one hour before the bend: it is -0.1, -0.3
-    and -0.5 times that two hours before the bend, one hour before, and at the bend.
+    The decline is the range of the region, so the gradient is -0.0625 per hour. The smoothed gradient is 0.1, 0.3 and
+    0.5 times this value two hours before the bend, one hour before, and at the bend: the onset is one hour before.
     """
 
     def make(bends: dict[int, int], ar_number: int = 90001, **options):
@@ -64,7 +64,7 @@ def cut(timelines, **options) -> SolaredWindows:
 
 
 def leads_of(forecaster, windows, **options) -> dict[int, float]:
-    """Lead in hours of each tile with an onset that has had an alarm, and a check that no other tile has had one."""
+    """Return the lead in hours of each tile with onset and alarm; check that no other tile has an alarm."""
     alarms = issue_alarms(windows, forecast_trajectories(forecaster, windows), SCALE_DN, **options)
     score = add_up(score_alarms(windows, alarms).values())
     assert score.false_alarms == score.undecided == 0
@@ -74,8 +74,8 @@ def leads_of(forecaster, windows, **options) -> dict[int, float]:
 def test_persistence_detects_late_by_its_margin(emerging):
     timeline = emerging({5: 70, 6: 90, 7: 10})
     assert observed_onsets(timeline)[[5, 6, 7]].tolist() == timeline.times[[69, 89, 9]].tolist()
-    # One step after the bend is enough: held, its 100 DN are -0.2 times 0.0625 an hour for 4 h. That is two hours
-    # after the onset, and available another four hours later.
+    # One step after the bend is enough: held constant, its 100 DN are -0.2 times 0.0625 per hour for 4 h. The step is
+    # two hours after the onset, and available four hours later.
     windows = cut(timeline)
     alarms = issue_alarms(windows, forecast_trajectories(Persistence(), windows), SCALE_DN)[90001]
     assert alarms.dtype == "datetime64[ms]"
@@ -87,36 +87,37 @@ def test_persistence_detects_late_by_its_margin(emerging):
 
 
 @pytest.mark.parametrize(("steps", "lead"), [(24, 17), (12, 5), (8, 1), (7, 0), (1, -6)])
-def test_a_perfect_trajectory_leads_by_what_it_reaches(emerging, steps, lead):
-    # The stay of four steps from the onset on has to be in sight, so the last one lies three hours after the onset;
-    # it takes four hours until a path is available. Persistence is never faster than six hours late.
+def test_lead_of_a_perfect_trajectory_is_its_reach(emerging, steps, lead):
+    # All four steps from the onset on must be forecast, so the last step is three hours after the onset. A path is
+    # available after four hours. Persistence is always six hours late.
     windows = cut(emerging({5: 70, 6: 90, 7: 10}))
     assert leads_of(Perfect(steps), windows) == {5: lead, 6: lead}
 
 
-def test_a_single_horizon_sees_as_far_as_it_reaches(emerging):
+def test_lead_of_a_single_horizon_is_its_reach(emerging):
     windows = cut(emerging({5: 70, 6: 90, 7: 10}))
     assert leads_of(Perfect(0), windows) == leads_of(Perfect(12), windows) == {5: 5, 6: 5}
     assert leads_of(Perfect(0), cut(emerging({5: 70}), horizon=timedelta(hours=24))) == {5: 17}
-    # No more than WARNING_PERIOD is looked at, however far a forecaster reaches.
+    # Only WARNING_PERIOD is searched, even if a forecaster reaches further.
     assert leads_of(Perfect(math.inf), windows) == {5: 17, 6: 17}
 
 
 def test_other_cadences(emerging):
     windows = cut(emerging({5: 45}, cadence=timedelta(minutes=30)))
     assert forecast_trajectories(Persistence(), windows).shape == (len(windows), 48, 63)
-    # 9 steps reach 2 h, their neighbours 2.5 h; the onset is 1.5 h before the bend, where -0.0625 (1 + 0.5) / 9 is
-    # steep and -0.0625 (0.5 + 0) / 9 half an hour earlier is not. The last of its 8 steps is 3.5 h later.
+    # A mean over 9 steps reaches 2 h, and its neighbours 2.5 h. The onset is 1.5 h before the bend, where the gradient
+    # is -0.0625 (1 + 0.5) / 9; half an hour earlier, -0.0625 (0.5 + 0) / 9 is not steep. The last of the 8 steps is
+    # 3.5 h later.
     timeline = windows.regions[0].timeline
     assert observed_onsets(timeline)[5] == timeline.times[87]
     assert leads_of(Perfect(48), windows) == {5: 24 - 3.5 - 4}
 
 
-def test_lagged_trajectories_know_what_was_said_before(make_timeline):
+def test_lagged_trajectories_use_earlier_forecasts(make_timeline):
     windows = SolaredWindows(make_timeline(90001, steps=40, missing=[20]), input_steps=4, require_target=False)
     last = ((windows.last_input_times - windows.regions[0].timeline.times[0]) / HOUR).astype(int)
     assert last.tolist() == [*range(3, 20), *range(24, 40)]
-    # Each forecast is the hour it was issued at.
+    # The value of each forecast is the hour of its issue.
     known = lagged_trajectories(windows, np.repeat(last[:, None], 63, axis=1).astype(np.float32))
     assert known.shape == (33, 12, 63)
     for issued, path in zip(last, known[..., 17], strict=True):
@@ -124,7 +125,7 @@ def test_lagged_trajectories_know_what_was_said_before(make_timeline):
         np.testing.assert_array_equal(path, said)
 
 
-def test_alarms_do_not_see_what_comes_later(emerging):
+def test_alarms_do_not_depend_on_later_steps(emerging):
     timeline = emerging({5: 60, 6: 100})
     changed = emerging({5: 60, 6: 100})
     changed.values[71:, 5] = np.random.default_rng(1).normal(0, 500, (79, 63))
@@ -139,14 +140,14 @@ def test_alarms_do_not_see_what_comes_later(emerging):
         assert (others[others <= before] == others[5]).all()
 
 
-def test_what_began_before_the_first_issue_is_no_alarm(emerging):
+def test_onset_before_the_first_issue_gives_no_alarm(emerging):
     timeline = emerging({5: 80})
     # Steep from before the first issue until hour 70: 1200 DN at 20 DN an hour, -0.0125.
     timeline.values[:, 5, 8] = -20 * np.clip(np.arange(150) - 10, 0, 60)
     windows = cut(timeline)
     alarms = issue_alarms(windows, forecast_trajectories(Perfect(24), windows), SCALE_DN)[90001]
     assert np.flatnonzero(~np.isnat(alarms)).tolist() == [5]
-    # The first window ends at hour 23; an onset later than that is one, also if no issue is in time for it.
+    # The first window ends at hour 23; later onsets count, even if no issue comes before them.
     timeline = emerging({5: 24, 6: 25, 7: 28, 8: 29})
     windows = cut(timeline)
     alarms = issue_alarms(windows, forecast_trajectories(Perfect(24), windows), SCALE_DN)[90001]
@@ -163,14 +164,14 @@ def test_threshold_and_scale(emerging):
         factor: issue_alarms(windows, forecast_trajectories(Perfect(24), windows), SCALE_DN, threshold=-0.01 * factor)
         for factor in (0.01, 1, 7)
     }
-    # A more sensitive threshold sees the bend from two hours away, not from one; -0.0625 never reaches -0.07.
+    # A more sensitive threshold finds the onset two hours before the bend instead of one; -0.0625 never reaches -0.07.
     assert alarms[0.01][90001][5] == alarms[1][90001][5] - HOUR
     assert np.isnat(alarms[7][90001]).all()
     larger = issue_alarms(windows, forecast_trajectories(Perfect(24), windows), 7 * SCALE_DN)[90001]
     assert np.isnat(larger).all()
 
 
-def test_the_scale_is_the_median_range_of_the_train_regions(make_timeline):
+def test_scale_is_the_median_range_of_the_train_regions(make_timeline):
     timelines = [make_timeline(90000 + number, steps=5) for number in range(5)]
     for timeline, extent in zip(timelines, (100, 700, 300, 5000, np.nan), strict=True):
         timeline.values[:, 5] = 0
@@ -180,7 +181,7 @@ def test_the_scale_is_the_median_range_of_the_train_regions(make_timeline):
     assert alarm_scale(timelines) == 500
 
 
-def test_outcomes_of_hand_made_alarms(emerging):
+def test_scores_of_hand_made_alarms(emerging):
     timeline = emerging(dict.fromkeys(range(6), 101) | {6: 20, 7: 20})
     windows = cut(timeline)
     alarms = np.full(63, np.datetime64("NaT", "ms"))
@@ -207,7 +208,7 @@ def test_outcomes_of_hand_made_alarms(emerging):
     assert score.false_alarm_rate == 2 / 54
 
 
-def test_regions_add_up(emerging):
+def test_scores_of_regions_add_up(emerging):
     timelines = [emerging({5: 70}, 90001), emerging({5: 70, 6: 80}, 90002), emerging({}, 90003)]
     timelines[2].values[60:, 5, 3] = -300  # an onset by the scale, but not by the range of the region
     timelines[2].values[0, 5, 4] = 12_000  # which emerged at once
@@ -224,14 +225,14 @@ def test_regions_add_up(emerging):
     assert add_up([]) == EmergenceScore()
 
 
-def test_shares_of_nothing():
+def test_rates_without_cases_are_nan():
     score = EmergenceScore()
     assert np.isnan([score.hit_rate, score.false_alarm_ratio, score.false_alarm_rate]).all()
     assert rate_intervals([score, score]) == dict.fromkeys(("hit_rate", "false_alarm_ratio", "false_alarm_rate"))
 
 
 def test_intervals_over_regions():
-    # Regions of one onset each, half of them warned of: the interval of the mean of 20 fair coins.
+    # Regions with one onset each, half of them hits: the interval of the mean of 20 fair coins.
     scores = [EmergenceScore(hits=number % 2, missed=1 - number % 2, quiet=9) for number in range(20)]
     intervals = rate_intervals([*scores, *[EmergenceScore(quiet=63)] * 30])
     assert intervals["hit_rate"] == pytest.approx((0.3, 0.7), abs=0.051)
@@ -240,7 +241,7 @@ def test_intervals_over_regions():
     assert rate_intervals(scores[:1])["hit_rate"] is None
 
 
-def test_trajectories_are_those_of_the_windows(emerging):
+def test_number_of_trajectories_must_match_the_windows(emerging):
     windows = cut(emerging({5: 70}))
     with pytest.raises(SolaredError, match="127 windows, but forecasts of 126"):
         issue_alarms(windows, np.zeros((126, 24, 63), np.float32), SCALE_DN)

@@ -1,4 +1,4 @@
-"""The benchmark: every forecaster on the same windows, everything told, tables that can be read."""
+"""The benchmark: the same windows for every forecaster, complete JSON, and readable tables."""
 
 import json
 import math
@@ -34,7 +34,7 @@ TRAIN_NUMBERS = (11130, 11149)
 
 
 class Oracle(Baseline):
-    """Knows what will be observed, and persistence where nothing will be; its quantiles lie 100 DN about it."""
+    """Forecasts the observation, or persistence where nothing is observed; quantiles are 100 DN away."""
 
     name = "oracle"
     quantile_levels = (0.1, 0.5, 0.9)
@@ -52,7 +52,7 @@ class Oracle(Baseline):
 
 @pytest.fixture(scope="module")
 def protocol_dataset(tmp_path_factory):
-    """Simulated regions under the numbers of two train regions and of the five of the published protocol."""
+    """Return simulated regions with the numbers of two train regions and the five regions of the protocol."""
     sun, folder = tmp_path_factory.mktemp("sun"), tmp_path_factory.mktemp("protocol_dataset")
     for simulated, number in enumerate((*TRAIN_NUMBERS, *PROTOCOL_TILES), start=90011):
         steps = 145 if number in TRAIN_NUMBERS else 160
@@ -63,7 +63,7 @@ def protocol_dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_model(protocol_dataset):
-    """Makes an untrained model of 24 input steps, for steps so far apart."""
+    """Return a function that makes an untrained model of 24 input steps for a given cadence."""
 
     def make(cadence_minutes: float) -> ModelForecaster:
         config = SpatioTemporalAttentionConfig(
@@ -93,7 +93,7 @@ def windows(protocol_dataset):
     return SolaredWindows(load_timelines(protocol_dataset, "test"), input_steps=120, horizon=timedelta(hours=12))
 
 
-def test_everyone_is_there_the_most_skilful_first(result, windows):
+def test_all_forecasters_are_listed_the_most_skilful_first(result, windows):
     assert {one.name for one in result.results} == {*BASELINES, "oracle", "every 60"}
     skills = [one.score.skill for one in result.results]
     assert skills == sorted(skills, reverse=True)
@@ -102,14 +102,14 @@ def test_everyone_is_there_the_most_skilful_first(result, windows):
     assert (result.windows, result.input_steps, result.horizon_hours) == (len(windows), 120, 12)
 
 
-def test_who_cannot_forecast_these_windows_is_left_out_and_why_is_told(result):
+def test_skipped_forecasters_are_listed_with_the_reason(result):
     assert result.left_out["heavy"] == "it has no weights"
     assert "the processor was fitted on a step every 0:12:00" in result.left_out["every 12"]
     assert "heavy: it has no weights" in result.as_text()
 
 
-def test_all_are_scored_on_the_same_windows_and_targets(protocol_dataset, tiny_model, by_name, windows):
-    """Each score is recomputed from the forecaster's own forecast of the windows and their targets."""
+def test_all_forecasters_are_scored_on_the_same_windows(protocol_dataset, tiny_model, by_name, windows):
+    """Recompute each score from the forecast of the windows and their targets."""
     train = load_timelines(protocol_dataset, "train")
     observed = windows.observed_targets
     target_range = np.ptp(np.concatenate([timeline.values[:, 5] for timeline in train]))
@@ -137,7 +137,7 @@ def test_all_are_scored_on_the_same_windows_and_targets(protocol_dataset, tiny_m
     assert low < by_name["damped persistence"].score.skill_climatology < high
 
 
-def test_the_oracle_is_perfect(by_name):
+def test_oracle_is_perfect(by_name):
     oracle = by_name["oracle"]
     assert (oracle.score.skill, oracle.score.rmse_dn) == (1, 0)
     assert oracle.rmse_dn_by_emergence == {"emerging": 0, "quiet": 0}
@@ -154,7 +154,7 @@ def test_forecasters_of_one_lead_have_no_error_by_lead(by_name):
     assert by_name["ridge regression"].rmse_dn_by_lead_hours[24.0] > 0
 
 
-def test_warnings_are_those_of_every_window_whose_input_is_there(protocol_dataset, by_name):
+def test_warnings_use_every_window_with_a_complete_input(protocol_dataset, by_name):
     train, timelines = (load_timelines(protocol_dataset, split) for split in ("train", "test"))
     issues = SolaredWindows(timelines, require_target=False)
     assert len(issues) == 5 * (160 - 119)
@@ -168,14 +168,14 @@ def test_warnings_are_those_of_every_window_whose_input_is_there(protocol_datase
     assert by_name["oracle"].warnings.median_lead_hours > 0
 
 
-def test_the_protocol_is_followed_on_the_test_split(protocol_dataset, by_name):
+def test_published_protocol_is_applied_to_the_test_split(protocol_dataset, by_name):
     timelines = load_timelines(protocol_dataset, "test")
     assert by_name["persistence"].protocol == protocol_score(Persistence(), timelines)
     assert by_name["oracle"].protocol.rmse == 0
     assert all(one.protocol.rmse > 0 for name, one in by_name.items() if name != "oracle")
 
 
-def test_json_says_everything_in_strict_json(result, by_name):
+def test_json_is_complete_and_strict(result, by_name):
     def refuse(constant):
         pytest.fail(f"{constant} is no JSON")
 
@@ -191,7 +191,7 @@ def test_json_says_everything_in_strict_json(result, by_name):
         assert one["warnings"]["total"]["hits"] == expected.warnings.total.hits
 
 
-def test_what_is_no_number_is_null_in_json(result):
+def test_nan_is_null_in_json(result):
     assert json.loads(replace(result, normalised_unit_dn=math.nan).as_json())["normalised_unit_dn"] is None
 
 
@@ -201,19 +201,19 @@ def test_tables_are_readable_at_100_columns(result):
     assert "…" not in text
     for word in ("test: 5 regions", "skill c.", "emerging", "+24 h", "Warnings of", "false alarm", "AR11698"):
         assert word in text
-    for one in result.results:
+    for scored in result.results:
         # Long names are broken between words.
-        assert all(word in text for word in re.split("[ -]", one.name))
-        assert f"{one.score.rmse_dn:.1f}" in text
-        assert f"{one.protocol.rmse:.4f}" in text
+        assert all(word in text for word in re.split("[ -]", scored.name))
+        assert f"{scored.score.rmse_dn:.1f}" in text
+        assert f"{scored.protocol.rmse:.4f}" in text
 
 
-def test_two_forecasters_of_one_name_are_refused(protocol_dataset):
-    with pytest.raises(SolaredError, match="Two forecasters are called persistence; rename the folder of one"):
+def test_two_forecasters_with_the_same_name_are_refused(protocol_dataset):
+    with pytest.raises(SolaredError, match="Two forecasters are called persistence"):
         benchmark(protocol_dataset, "test", [Persistence()])
 
 
-def test_the_command_prints_and_writes(solared, tiny_model, protocol_dataset, tmp_path):
+def test_command_prints_tables_and_writes_json(solared, tiny_model, protocol_dataset, tmp_path):
     report, model = tmp_path / "benchmark.json", tmp_path / "mine"
     forecaster = tiny_model(60)
     forecaster.model.save_pretrained(model)
@@ -222,18 +222,19 @@ def test_the_command_prints_and_writes(solared, tiny_model, protocol_dataset, tm
         "benchmark", "--dataset", protocol_dataset, "--split", "train", "--model", model, "--json", report
     )
     assert code == 0
-    told = json.loads(report.read_text())
+    written = json.loads(report.read_text())
     committed, without_weights = trained_models()
-    assert {one["name"] for one in told["results"]} >= {*BASELINES, "mine", *(one.name for one in committed)}
-    assert told["left_out"].keys() >= without_weights.keys()
-    assert told["regions"] == list(TRAIN_NUMBERS)
-    assert all(one["protocol"] is None for one in told["results"])
+    names = {scored["name"] for scored in written["results"]}
+    assert names >= {*BASELINES, "mine", *(forecaster.name for forecaster in committed)}
+    assert written["left_out"].keys() >= without_weights.keys()
+    assert written["regions"] == list(TRAIN_NUMBERS)
+    assert all(scored["protocol"] is None for scored in written["results"])
     assert "Published protocol" not in out
     assert "train: 2 regions" in out
     assert "…" not in out
 
 
-def test_mistakes_are_one_sentence(solared, simulated_dataset, tmp_path):
+def test_command_errors_say_what_to_do(solared, simulated_dataset, tmp_path):
     for arguments, message in (
         (("--split", "best"), "Choose one of"),
         (("--model", "nonsense"), "There is no model nonsense"),

@@ -1,4 +1,4 @@
-"""Errors by tile, region, lead and emergence, and the trajectories they are measured on, by hand."""
+"""Errors by tile, region, lead and emergence, and observed trajectories, computed by hand."""
 
 from datetime import timedelta
 
@@ -19,7 +19,7 @@ from solared_hf.forecasters import Persistence
 
 @pytest.fixture
 def rising(make_timeline):
-    """Makes a region whose intensity is, in every tile, `slope` times the hours since its first step."""
+    """Return a function that makes a region whose intensity is `slope` times the hours since its first step."""
 
     def make(ar_number: int, steps: int, slope: float = 1, **arguments):
         timeline = make_timeline(ar_number, steps, **arguments)
@@ -30,7 +30,7 @@ def rising(make_timeline):
     return make
 
 
-def test_errors_by_tile_pass_over_what_was_not_observed():
+def test_errors_by_tile_ignore_missing_values():
     observed = np.zeros((2, 63), np.float32)
     observed[:, 62] = np.nan
     observed[1, 5] = np.nan
@@ -47,12 +47,12 @@ def test_errors_by_region(rising):
     assert errors == pytest.approx({90001: 12, 90002: 36})
 
 
-def test_the_error_of_persistence_grows_with_the_lead_of_a_rising_series(rising):
+def test_error_of_persistence_grows_with_the_lead(rising):
     windows = SolaredWindows([rising(90001, 40), rising(90002, 30, slope=7)], input_steps=10)
     trajectories, observed = Persistence().trajectory(windows, 15), observed_trajectories(windows, 15)
     parts = [squared_errors_by_lead(trajectories[part], observed[part]) for part in (slice(5), slice(5, None))]
     errors = rmse_by_lead(sum(parts))
-    # 19 windows of slope 1 and 9 of slope 7; from the 13th lead on, the last windows of each have nothing left.
+    # 19 windows of slope 1 and 9 of slope 7; from the 13th lead on, the last windows have no observed target.
     assert errors[:12] == pytest.approx(np.arange(1, 13) * ((19 + 9 * 49) / 28) ** 0.5)
     assert errors[12] == pytest.approx(13 * ((18 + 8 * 49) / 26) ** 0.5)
 
@@ -67,7 +67,7 @@ def test_errors_by_emergence():
     assert np.isnan(quiet_sun["emerging"])
 
 
-def test_observed_trajectories_end_at_gaps_and_ends(rising):
+def test_observed_trajectories_end_at_gaps_and_at_the_last_step(rising):
     timeline = rising(90001, 30, missing=[14, 15])
     timeline.values[11, 5, 7] = np.nan
     windows = SolaredWindows([timeline, rising(90002, 14, slope=2)], input_steps=10, horizon=timedelta(hours=2))
@@ -75,7 +75,7 @@ def test_observed_trajectories_end_at_gaps_and_ends(rising):
     assert trajectories.shape == (len(windows), 5, 63)
     assert trajectories.dtype == np.float32
     last = (windows.last_input_times - timeline.times[0]) / np.timedelta64(1, "h")
-    # A window whose target misses a tile is not given, and none spans the gap.
+    # Windows with an incomplete target and windows across the gap are left out.
     assert last.tolist() == [10, 11, 25, 26, 27, 9, 10, 11]
     nan = np.nan
     np.testing.assert_array_equal(
@@ -94,7 +94,7 @@ def test_observed_trajectories_end_at_gaps_and_ends(rising):
     np.testing.assert_array_equal(trajectories[:2, :, 7], [[nan, 12, 13, nan, nan], [12, 13, nan, nan, nan]])
 
 
-def test_observed_trajectories_are_those_a_model_is_trained_on(rising):
+def test_observed_trajectories_equal_the_training_targets(rising):
     timelines = [rising(90001, 40, missing=[20]), rising(90002, 30)]
     timelines[0].values[15:18, 5, 3] = np.nan
     windows = SolaredWindows(timelines, input_steps=6, horizon=timedelta(hours=1), trajectory_steps=9)

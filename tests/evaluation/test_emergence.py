@@ -1,4 +1,4 @@
-"""Onsets on series whose answers are known by hand, and against the definition written out step by step."""
+"""Onsets of series computed by hand, and compared with the definition written out step by step."""
 
 from datetime import timedelta
 
@@ -16,12 +16,12 @@ def onset(series, hours, **options) -> float:
 
 
 def decline(hours, slope: float = 0.06):
-    """Flat until hour 20, then falling."""
+    """Return a series that is flat until hour 20 and then falls."""
     return -slope * np.maximum(hours - 20, 0)
 
 
 def step_by_step(series: np.ndarray, hours: np.ndarray, threshold: float = -0.01) -> float:
-    """The definition for one complete series of one step an hour, with the ends held."""
+    """Return the onset of one complete hourly series by the definition, with the ends held constant."""
     held = np.pad(series, 3, mode="edge")
     gradient = np.gradient(np.convolve(held, np.full(5, 0.2), mode="valid"))[1:-1]
     for start in range(len(series) - 3):
@@ -43,9 +43,9 @@ def test_onset_of_a_steady_decline():
     assert onset(decline(hours), hours + 1000) == 1019
 
 
-def test_the_gradient_has_to_stay():
+def test_gradient_must_stay_below_the_threshold():
     hours = np.arange(40.0)
-    # A single drop of d is -0.2 d per hour for four steps, with a step of -0.1 d on either side.
+    # A single drop of d gives a gradient of -0.2 d per hour for four steps, and -0.1 d in one step on either side.
     drop = np.where(hours < 20, 0.0, -1.0)
     assert onset(0.06 * drop, hours) == 18
     assert np.isnan(onset(0.06 * drop, hours, duration_hours=5))
@@ -53,16 +53,16 @@ def test_the_gradient_has_to_stay():
     assert np.isnan(onset(0.04 * drop, hours))
 
 
-def test_the_ends_are_held():
+def test_ends_are_held_constant():
     hours = np.arange(30.0)
-    # Hours 19 to 22 are steep, whatever comes after them; but three hours are no stay of four.
+    # Hours 19 to 22 are steep, whatever comes after them; three hours are shorter than the duration of four.
     assert onset(decline(hours[:23]), hours[:23]) == onset(decline(np.minimum(hours, 22)), hours) == 19
     assert np.isnan(onset(decline(hours[:22]), hours[:22]))
     assert onset(-0.06 * hours, hours) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_series_against_the_definition(seed):
+def test_random_series_agree_with_the_definition(seed):
     hours = np.arange(80.0)
     series = np.cumsum(np.random.default_rng(seed).normal(0, 0.02, (80, 63)), axis=0)
     expected = [step_by_step(series[:, tile], hours) for tile in range(63)]
@@ -70,22 +70,22 @@ def test_random_series_against_the_definition(seed):
     np.testing.assert_array_equal(emergence_onsets(series, hours), expected)
 
 
-def test_nothing_reaches_across_a_missing_step():
+def test_mean_and_duration_do_not_cross_a_missing_step():
     hours = np.arange(40.0)
     kept = np.delete(hours, 21)
-    # What is left begins at hour 22, at full slope: -0.06 times 0.5 on its first step.
+    # The remaining part begins at hour 22 with the full slope: -0.06 times 0.5 in its first step.
     assert onset(decline(kept), kept) == 22
-    # A drop of which the steps before and after are never side by side.
+    # The steps before and after this drop are never adjacent.
     drop = np.where(hours < 20, 0.0, -0.06)
     assert onset(drop, hours) == 18
     assert np.isnan(onset(np.delete(drop, 20), np.delete(hours, 20)))
-    # Never four steps in a row, though every one of them is steep.
+    # Every step is steep, but there are never four steps in a row.
     parted = np.delete(hours, np.arange(3, 40, 4))
     assert np.isnan(onset(-0.06 * parted, parted))
     assert onset(-0.06 * parted, parted, duration_hours=3) == 0
 
 
-def test_nan_is_a_missing_step_of_its_tile():
+def test_nan_is_a_missing_step_of_the_tile():
     hours, generator = np.arange(80.0), np.random.default_rng(5)
     series = np.cumsum(generator.normal(0, 0.03, (80, 63)), axis=0)
     series[generator.random(series.shape) < 0.05] = np.nan
@@ -95,17 +95,17 @@ def test_nan_is_a_missing_step_of_its_tile():
     assert np.isnan(onset(np.full(80, np.nan), hours))
 
 
-def test_other_cadences_see_the_same_hours():
+def test_onset_does_not_depend_on_the_cadence():
     every_12_minutes = np.arange(0, 60, 0.2)
-    # 25 steps reach 2.4 h, their neighbours 2.6 h: from hour 20 - d the gradient is -0.06 (5 - 2 d) / 10.
+    # A mean over 25 steps reaches 2.4 h, its neighbours 2.6 h: at hour 20 - d the gradient is -0.06 (5 - 2 d) / 10.
     assert onset(decline(every_12_minutes), every_12_minutes) == pytest.approx(18.4)
-    # 3 steps: at hour 18 the neighbours reach 4 h and 2 h, and -0.07 * 2 / 12 is steep; two steps stay 4 h.
+    # 3 steps: at hour 18 the neighbours reach 4 h and 2 h, and -0.07 * 2 / 12 is steep; two steps last 4 h.
     every_2_hours = np.arange(0, 60, 2.0)
     assert onset(decline(every_2_hours, 0.07), every_2_hours) == 18
     assert np.isnan(onset(decline(np.minimum(every_2_hours, 60), 0.05), every_2_hours, threshold=-0.051))
 
 
-def test_batches_and_what_began_before():
+def test_batches_and_onsets_after_a_given_time():
     hours = np.arange(80.0)
     series = np.cumsum(np.random.default_rng(9).normal(-0.002, 0.02, (3, 2, 80, 63)), axis=2)
     onsets = emergence_onsets(series, hours)
@@ -117,7 +117,7 @@ def test_batches_and_what_began_before():
     assert (later[2, 0][np.isfinite(later[2, 0])] > 40).all()
     assert np.isfinite(later[2, 0]).any()
     assert np.isnan(later[2, 1]).all()
-    # The rest of a stay that began before is no onset, the next one is.
+    # The rest of an earlier decline is not an onset; the next decline is.
     twice = decline(np.minimum(hours, 30)) + decline(np.clip(hours - 20, 0, 30))
     assert onset(twice, hours) == 19
     assert onset(twice, hours, after=18) == 19
@@ -162,7 +162,7 @@ def test_onsets_do_not_depend_on_unit_and_background(make_timeline):
     np.testing.assert_array_equal(observed_onsets(timeline), onsets)
 
 
-def test_a_real_region_against_the_definition(published_dir):
+def test_real_region_agrees_with_the_definition(published_dir):
     timeline = read_timeline(published_dir / "AR11158")
     intensity = timeline.values[:, 5].astype(np.float64)
     normalised = (intensity - intensity.min()) / (intensity.max() - intensity.min())

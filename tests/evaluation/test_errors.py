@@ -1,4 +1,4 @@
-"""Errors and skill by hand."""
+"""Errors and skill computed by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scores and intervals on series whose answers are known by hand."""
+"""Scores and intervals of series computed by hand."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_scores_of_known_forecasts(make_timeline):
     first, second = score_forecasts(
         {"persistence": persistence, "half": (persistence + perfect) / 2}, "persistence", windows, processor
     )
-    # 12 steps ahead of a line of slope n, persistence is off by 12 n: for n = 1..4 the mean square is 144 * 7.5.
+    # On a line of slope n the error of persistence 12 steps ahead is 12 n; the mean square for n = 1..4 is 144 * 7.5.
     assert first.rmse_dn == pytest.approx(12 * 7.5**0.5)
     assert first.mae_dn == pytest.approx(30)
     assert first.rmse_normalised == pytest.approx(first.rmse_dn / 156)
@@ -62,7 +62,7 @@ def test_skill_against_climatology(make_timeline):
     persistence, own = score_forecasts(
         {one.name: one.forecast(windows) for one in forecasters}, "persistence", windows, processor
     )
-    # Of 19 targets a region, 9 come before the step of 40 DN; persistence misses the other 10, by 40 DN each.
+    # Each region has 19 targets, 9 of them before the jump of 40 DN; persistence misses the other 10 by 40 DN each.
     missed = 10 * 40**2 * 2
     climatology_errors = 9 * (110**2 + 90**2) + 10 * (70**2 + 130**2)
     assert persistence.skill_climatology == pytest.approx(1 - missed / climatology_errors)
@@ -79,7 +79,7 @@ def test_one_region_has_no_interval(make_timeline):
     assert score.skill_interval is None
 
 
-def test_the_interval_is_that_of_the_regions_drawn_anew():
-    # Of five regions drawn, the fifth comes none to three times with a probability of 0.993, none to two times with
-    # 0.942, and none with 0.328.
+def test_interval_comes_from_resampled_regions():
+    # A resample of five regions contains the fifth region at most three times with a probability of 0.993, at most
+    # twice with 0.942, and never with 0.328.
     assert region_interval(np.mean, np.array([0.0, 0, 0, 0, 1])) == (0, 0.6)

@@ -1,4 +1,4 @@
-"""Forecasting ten times as many windows takes no more memory than their forecasts do."""
+"""Forecasting ten times as many windows takes only the additional memory of their forecasts."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import sys
 
 from tests.processes import run
 
-# In a process of its own, whose peak nothing else has raised; `ru_maxrss` would begin with that of pytest.
+# Run in a new process, because `ru_maxrss` of this process would include the peak memory of pytest.
 SCRIPT = """
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ print(json.dumps(found))
 """
 
 
-def test_ten_times_the_windows_take_no_more_memory_than_their_forecasts():
+def test_ten_times_the_windows_take_only_the_memory_of_their_forecasts():
     finished = run(
         [sys.executable, "-c", SCRIPT],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -54,6 +54,6 @@ def test_ten_times_the_windows_take_no_more_memory_than_their_forecasts():
     assert finished.returncode == 0, finished.stderr[-4000:]
     few, few_ways, many, many_ways = json.loads(finished.stdout)
     assert (few["windows"], many["windows"]) == (3 * 329, 31 * 329)
-    # 2.5 MB of forecasts at the horizon, and 60 MB of the ways there.
+    # 2.5 MB of forecasts at the horizon, and 60 MB of trajectories.
     assert many["peak"] - few_ways["peak"] < many["bytes"] + 10e6
     assert many_ways["peak"] - few_ways["peak"] < many_ways["bytes"] + 10e6

@@ -1,4 +1,4 @@
-"""Baselines on series whose best forecast is known by hand."""
+"""Baselines on series whose best forecast is known."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from solared_hf.forecasters import Average, Climatology, DampedPersistence, Pers
 
 @pytest.fixture
 def with_intensity(make_timeline):
-    """Makes a timeline whose tiles all have the intensity given for each step."""
+    """Return a function that makes a timeline with the same given intensities in all tiles."""
 
     def make(ar_number: int, intensity, **options) -> Timeline:
         timeline = make_timeline(ar_number, steps=len(intensity) + len(options.get("missing", ())), **options)
@@ -21,7 +21,7 @@ def with_intensity(make_timeline):
     return make
 
 
-def test_persistence_and_the_average_go_on_as_they_are(with_intensity):
+def test_persistence_and_average_are_constant(with_intensity):
     windows = SolaredWindows(with_intensity(90001, range(30)), input_steps=10)
     for baseline, expected in ((Persistence(), [9, 10, 11]), (Average(), [4.5, 5.5, 6.5])):
         trajectory = baseline.trajectory(windows, 5)
@@ -41,9 +41,9 @@ def test_climatology_is_the_mean_of_all_observed_steps(with_intensity):
     np.testing.assert_allclose(climatology.trajectory(windows, 2)[:, 1], climatology.forecast(windows), rtol=1e-6)
 
 
-def test_a_decay_is_damped_by_its_own_factor(with_intensity):
+def test_factors_of_a_decay_are_its_own(with_intensity):
     decay = 1000 * 0.9 ** np.arange(100)
-    # Opposite regions, so that the climatology is zero.
+    # Two regions of opposite sign, so that the climatology is zero.
     damped = DampedPersistence.fit([with_intensity(90001, decay), with_intensity(90002, -decay)])
     assert damped.longest_trajectory == 48
     np.testing.assert_allclose(damped.factors, 0.9 ** np.arange(1, 49), rtol=1e-4)
@@ -52,7 +52,7 @@ def test_a_decay_is_damped_by_its_own_factor(with_intensity):
     np.testing.assert_allclose(damped.trajectory(windows, 12)[:, -1], damped.forecast(windows))
 
 
-def test_a_random_walk_with_memory_gives_its_autocorrelation(make_timeline):
+def test_factors_of_an_autoregressive_series_are_its_autocorrelation(make_timeline):
     """For x' = 0.9 x + noise about a mean of 200, the best factor of k steps is 0.9 to the k."""
     timeline = make_timeline(90001, steps=4000)
     noise = np.random.default_rng(1).standard_normal((4000, 63))
@@ -71,7 +71,7 @@ def test_a_random_walk_with_memory_gives_its_autocorrelation(make_timeline):
     assert min(errors, key=errors.get) is damped
 
 
-def test_distance_from_the_climatology_shrinks(with_intensity):
+def test_forecast_approaches_the_climatology(with_intensity):
     climatology = Climatology(np.full(63, 100.0))
     damped = DampedPersistence(climatology, np.array([0.5, 0.25, *[0.0] * 10]), timedelta(hours=1))
     windows = SolaredWindows(with_intensity(90001, [300.0] * 30), input_steps=10)
@@ -79,8 +79,8 @@ def test_distance_from_the_climatology_shrinks(with_intensity):
     assert (damped.forecast(windows) == 100).all()
 
 
-def test_pairs_do_not_reach_over_gaps_nor_to_what_was_not_observed(with_intensity):
-    # Only 1 and 3, one step apart, and 100 and 50, two apart, are pairs; 3 and 100 are the two ends of a gap.
+def test_pairs_do_not_cross_gaps_or_missing_values(with_intensity):
+    # The only pairs are 1 and 3, one step apart, and 100 and 50, two steps apart; 3 and 100 have a gap between them.
     series = [1.0, 3.0, 100.0, np.nan, 50.0]
     timelines = [
         with_intensity(90001, series, missing=(2, 3)),
@@ -90,19 +90,19 @@ def test_pairs_do_not_reach_over_gaps_nor_to_what_was_not_observed(with_intensit
     np.testing.assert_allclose(damped.factors, [3, 0.5])
 
 
-def test_fitted_baselines_say_what_they_cannot_do(with_intensity, make_timeline):
+def test_errors_of_fitted_baselines(with_intensity, make_timeline):
     wave = np.sin(np.arange(40.0))
     damped = DampedPersistence.fit([with_intensity(90001, wave)])
     assert damped.longest_trajectory == 39
     windows = SolaredWindows(with_intensity(90002, range(70)), input_steps=10)
-    with pytest.raises(SolaredError, match="damped persistence reaches 39 steps ahead, not 40; ask for less"):
+    with pytest.raises(SolaredError, match="damped persistence reaches 39 steps ahead, not 40"):
         damped.trajectory(windows, 40)
     other_cadence = SolaredWindows(make_timeline(90003, 60, cadence=timedelta(minutes=30)), input_steps=10)
-    with pytest.raises(SolaredError, match="every 1:00:00, and the windows have one every 0:30:00"):
+    with pytest.raises(SolaredError, match="every 1:00:00, but the windows have a step every 0:30:00"):
         damped.forecast(other_cadence)
-    with pytest.raises(SolaredError, match="give the train split"):
+    with pytest.raises(SolaredError, match="Give the train split"):
         Climatology.fit([])
-    with pytest.raises(SolaredError, match="0:30:00 and 1:00:00; give regions of one cadence"):
+    with pytest.raises(SolaredError, match=r"0:30:00 and 1:00:00\. Give regions of one cadence"):
         DampedPersistence.fit([make_timeline(90001, 9), make_timeline(90002, 9, cadence=timedelta(minutes=30))])
-    with pytest.raises(SolaredError, match="give longer timelines"):
+    with pytest.raises(SolaredError, match="Give longer timelines"):
         DampedPersistence.fit([with_intensity(90001, [5.0] * 9)])

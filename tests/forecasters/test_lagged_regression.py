@@ -1,4 +1,4 @@
-"""Regressions on lagged features: what they see, and that they learn laws that are known."""
+"""Regressions on lagged features: the features, and learning of known laws."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +11,7 @@ from solared_hf.evaluation import skill_score
 from solared_hf.forecasters import GradientBoostedTrees, Persistence, RidgeRegression
 from solared_hf.forecasters.lagged_features import lagged_features
 
-# Places of features by meaning; the others are covered by their number.
+# Indices of some features; the number of features covers the others.
 INTENSITY, CHANGE_1H, CHANGE_48H, FLUX = 0, 1, 11, 12
 ROW, COLUMN = -2, -1
 
@@ -26,7 +26,7 @@ def test_features_by_hand(make_timeline):
     timeline.values[:, 5] = 1000 * np.arange(60)[:, None] ** 2 + np.arange(63)
     timeline.values[:, 4] = np.arange(60)[:, None]
     features = features_of(timeline, 0, 55)
-    # 12 of intensity, 7 of flux, 16 of power, 6 of each of 14 neighbours, 2 of the place
+    # 12 of intensity, 7 of flux, 16 of power, 6 of each of 14 neighbours, and row and column.
     assert features.shape == (63, 12 + 7 + 16 + 84 + 2)
     assert features[20, INTENSITY] == 1000 * 55**2 + 20
     assert features[20, CHANGE_1H] == 1000 * (55**2 - 54**2)
@@ -35,8 +35,8 @@ def test_features_by_hand(make_timeline):
     assert features[20, [ROW, COLUMN]].tolist() == [2, 2]
 
 
-def test_neighbours_are_where_they_are(make_timeline):
-    """Every neighbour's last intensity is among the features, background beyond the grid."""
+def test_features_contain_all_neighbours(make_timeline):
+    """The features contain the last intensity of every neighbour, and 0 outside the grid."""
     timeline = make_timeline(90001, steps=60)
     timeline.values[:, 4:] = 0
     timeline.values[:, 5] = 1 + np.arange(63)
@@ -48,18 +48,18 @@ def test_neighbours_are_where_they_are(make_timeline):
     assert around[62] == [51, 52, 53, 60, 61]
 
 
-def test_lags_are_hours_whatever_the_cadence(make_timeline):
+def test_lags_are_hours_at_any_cadence(make_timeline):
     hourly = make_timeline(90001, steps=60)
     twice = make_timeline(90001, steps=119, cadence=timedelta(minutes=30))
     twice.values[::2] = hourly.values
     np.testing.assert_allclose(features_of(hourly, 0, 58), features_of(twice, 0, 116, steps_per_hour=2), rtol=1e-5)
-    with pytest.raises(SolaredError, match="0:45:00 apart"):
+    with pytest.raises(SolaredError, match="The cadence 0:45:00 does not divide one hour"):
         GradientBoostedTrees([make_timeline(90001, 200, cadence=timedelta(minutes=45))]).forecast(
             SolaredWindows(make_timeline(90002, 200, cadence=timedelta(minutes=45)))
         )
 
 
-def test_what_was_not_observed_is_what_was_observed_before(make_timeline):
+def test_missing_value_takes_the_last_observed_value(make_timeline):
     timeline = make_timeline(90001, steps=60)
     held = replace(timeline, values=timeline.values.copy())
     timeline.values[50:56, :, 30] = np.nan
@@ -69,14 +69,14 @@ def test_what_was_not_observed_is_what_was_observed_before(make_timeline):
     assert features_of(timeline, 2, 55)[30, INTENSITY] == 0
 
 
-def test_short_windows_have_the_changes_they_know(make_timeline):
+def test_changes_in_short_windows_are_over_the_window(make_timeline):
     timeline = make_timeline(90001, steps=60)
     features = features_of(timeline, 50, 55)
     expected = timeline.values[55, 5] - timeline.values[50, 5]
     np.testing.assert_allclose(features[:, CHANGE_48H], expected, rtol=1e-5, atol=1e-3)
 
 
-def test_features_see_nothing_outside_their_window(make_timeline):
+def test_features_do_not_depend_on_steps_outside_the_window(make_timeline):
     timeline = make_timeline(90001, steps=60)
     before = features_of(timeline, 5, 50)
     timeline.values[51:] = np.nan
@@ -86,7 +86,7 @@ def test_features_see_nothing_outside_their_window(make_timeline):
 
 @pytest.fixture(scope="module")
 def law():
-    """Makes a region whose intensity goes on as it does: each tile along its own line, which bends nowhere."""
+    """Return a function that makes a region in which the intensity of each tile follows a straight line."""
 
     def make(make_timeline, ar_number: int, steps: int = 120):
         timeline = make_timeline(ar_number, steps, seed=ar_number)
@@ -108,8 +108,8 @@ def test_ridge_learns_a_linear_law(make_timeline, law):
         ridge.trajectory(windows, 25)
 
 
-def test_ridge_is_the_solution_of_its_equations(make_timeline):
-    """Every other window, standardised features, regions weighted by the inverse square of their range."""
+def test_ridge_solves_its_normal_equations(make_timeline):
+    """With every other window, standardised features, and regions weighted by the inverse square of their range."""
     timelines = [make_timeline(90001, 100, seed=1), make_timeline(90002, 110, seed=2)]
     timelines[0].values[:, 5] *= 4
     timelines[0].values[60, 5, 11] = np.nan
@@ -146,7 +146,7 @@ def test_ridge_is_the_solution_of_its_equations(make_timeline):
 
 @pytest.fixture(scope="module")
 def threshold_law():
-    """Makes a region whose tiles darken by 500 DN 12 h after their flux jumps, at a time of their own."""
+    """Return a function that makes a region whose tiles darken by 500 DN 12 h after a jump of their flux."""
 
     def make(make_timeline, ar_number: int):
         timeline = make_timeline(ar_number, steps=160, seed=ar_number)
@@ -158,7 +158,7 @@ def threshold_law():
     return make
 
 
-def test_trees_learn_what_persistence_cannot_know(make_timeline, threshold_law):
+def test_trees_learn_a_law_that_persistence_cannot(make_timeline, threshold_law):
     trees = GradientBoostedTrees([threshold_law(make_timeline, number) for number in range(90001, 90004)])
     for horizon in (11, 12):
         windows = SolaredWindows(threshold_law(make_timeline, 90005), input_steps=60, horizon=timedelta(hours=horizon))
@@ -168,7 +168,7 @@ def test_trees_learn_what_persistence_cannot_know(make_timeline, threshold_law):
     assert trees.longest_trajectory == 0
 
 
-def test_no_forecast_sees_the_future(make_timeline, law):
+def test_forecasts_do_not_depend_on_the_future(make_timeline, law):
     train = [law(make_timeline, number) for number in (90001, 90002)]
     timeline = make_timeline(90003, steps=130)
     windows = SolaredWindows(timeline, require_target=False)
@@ -177,12 +177,12 @@ def test_no_forecast_sees_the_future(make_timeline, law):
     changed = SolaredWindows(replace(timeline, values=values), require_target=False)
     for forecaster in (RidgeRegression.fit(train), GradientBoostedTrees(train)):
         before, after = forecaster.forecast(windows), forecaster.forecast(changed)
-        # The sixth window is the first whose last input step has changed.
+        # The sixth window is the first window with a changed last input step.
         np.testing.assert_allclose(after[:6], before[:6], rtol=1e-5, atol=1e-2)
         assert (abs(after[6:] - before[6:]) > 1).any(axis=1).all()
 
 
-def test_regions_come_one_after_another_and_some_give_nothing(make_timeline, law):
+def test_regions_are_in_order_and_may_give_no_window(make_timeline, law):
     ridge = RidgeRegression.fit([law(make_timeline, number) for number in (90001, 90002)])
     regions = [make_timeline(90003, 40, seed=3), make_timeline(90004, 10), make_timeline(90005, 50, seed=5)]
     together = ridge.forecast(SolaredWindows(regions, input_steps=20))
@@ -190,7 +190,7 @@ def test_regions_come_one_after_another_and_some_give_nothing(make_timeline, law
     np.testing.assert_allclose(together, np.concatenate(apart), rtol=1e-5, atol=1e-2)
 
 
-def test_too_little_to_learn_from_is_said(make_timeline):
+def test_too_short_train_regions_are_refused(make_timeline):
     with pytest.raises(SolaredError, match="No window of 49 input steps and a target 1 day, 0:00:00 later"):
         RidgeRegression.fit([make_timeline(90001, 60)])
 

@@ -1,4 +1,4 @@
-"""`pipeline("solar-active-region-forecasting")` as users call it: its numbers, what it takes, and what it refuses."""
+"""`pipeline("solar-active-region-forecasting")`: its forecasts, inputs and errors."""
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +48,7 @@ def processor(simulated_dataset) -> SolaredProcessor:
 
 @pytest.fixture(scope="module")
 def folders(processor, tmp_path_factory) -> dict:
-    """A model folder of each family."""
+    """Return a model folder of each family."""
     attention = SpatioTemporalAttentionConfig(
         hidden_size=8, num_attention_heads=2, num_temporal_layers=1, num_spatial_layers=1, input_steps=INPUT_STEPS
     )
@@ -70,7 +70,7 @@ def forecaster(folders):
 
 @pytest.fixture
 def assert_same(processor):
-    """Compares the forecasts of regions, to 1e-5 of the range of what the model was trained on by default."""
+    """Return a function that compares forecasts of regions, by default to 1e-5 of the processor's range."""
 
     def compare(actual: list[dict], expected: list[dict], tolerance: float = 1e-5) -> None:
         assert [forecast["ar_number"] for forecast in actual] == [forecast["ar_number"] for forecast in expected]
@@ -83,7 +83,7 @@ def assert_same(processor):
 
 
 @pytest.mark.parametrize("family", ["attention", "resnet"])
-def test_one_region_is_forecast_up_to_the_future(folders, family, processor, make_timeline, assert_same):
+def test_one_region_is_forecast_beyond_the_last_step(folders, family, processor, make_timeline, assert_same):
     timeline = make_timeline(11726, 40, missing=[20])
     forecast = pipeline(TASK, model=str(folders[family]))(timeline)
     assert set(forecast) == {"ar_number", "last_input_time_tai", "target_time_tai", "forecast_intensity"}
@@ -91,7 +91,7 @@ def test_one_region_is_forecast_up_to_the_future(folders, family, processor, mak
     assert forecast["last_input_time_tai"].dtype == forecast["target_time_tai"].dtype == "datetime64[ms]"
     assert forecast["last_input_time_tai"][-1] == timeline.times[-1]
     assert (forecast["target_time_tai"] - forecast["last_input_time_tai"] == np.timedelta64(12, "h")).all()
-    # Two stretches of 20 and 19 steps beside the missing one.
+    # Parts of 20 and 19 steps before and after the missing step.
     assert forecast["forecast_intensity"].shape == (9 + 8, 63)
     assert forecast["forecast_intensity"].dtype == np.float32
 
@@ -110,7 +110,7 @@ def test_one_region_is_forecast_up_to_the_future(folders, family, processor, mak
     assert np.abs(error).max() <= 1e-5 * processor.target_range
 
 
-def test_many_regions_and_splits_give_a_list_in_their_order(forecaster, simulated_dataset, assert_same):
+def test_regions_and_splits_give_a_list_in_order(forecaster, simulated_dataset, assert_same):
     whole = load_timelines(simulated_dataset, "test")
     timelines = [Timeline(one.ar_number, one.times[:20], one.values[:20]) for one in whole]
     alone = [forecaster(timeline) for timeline in timelines]
@@ -124,7 +124,7 @@ def test_many_regions_and_splits_give_a_list_in_their_order(forecaster, simulate
         assert_same(forecaster(split.filter(lambda row: row["step"] < 20)), alone)
 
 
-def test_batches_run_across_regions_and_change_nothing(folders, make_timeline, assert_same):
+def test_batches_across_regions_do_not_change_the_forecasts(folders, make_timeline, assert_same):
     timelines = [make_timeline(ar_number, 16, seed=ar_number) for ar_number in (1, 2, 3)]  # 5 windows each
     forecaster = pipeline(TASK, model=folders["resnet"], batch_size=4)
     batches = []
@@ -142,7 +142,7 @@ def test_batches_run_across_regions_and_change_nothing(folders, make_timeline, a
     assert batches == [1] * 15
 
 
-def test_a_region_without_windows_is_empty_among_others(forecaster, make_timeline):
+def test_region_without_windows_gives_an_empty_forecast(forecaster, make_timeline):
     empty, whole = forecaster([make_timeline(1, 5), make_timeline(2, 16)])
     assert (empty["ar_number"], whole["ar_number"]) == (1, 2)
     assert empty["forecast_intensity"].shape == (0, 63)
@@ -163,16 +163,16 @@ def test_device_and_dtype(folders, forecaster, device, make_timeline, assert_sam
     assert_same(forecast, forecaster(timelines), tolerance=0.1)
 
 
-def test_a_model_object_comes_with_its_processor(folders, forecaster, processor, make_timeline, assert_same):
+def test_model_object_needs_its_processor(folders, forecaster, processor, make_timeline, assert_same):
     model = AutoModel.from_pretrained(folders["attention"]).train()
     with_processor = pipeline(TASK, model=model, feature_extractor=processor)
     timelines = [make_timeline(11726, 16)]
     assert_same(with_processor(timelines), forecaster(timelines))
-    with pytest.raises(SolaredError, match=r"came without its processor; pass feature_extractor="):
+    with pytest.raises(SolaredError, match=r"lacks its processor\. Pass feature_extractor="):
         SolarActiveRegionForecastingPipeline(model=model)
 
 
-def test_a_folder_without_its_processor_or_with_another_is_refused(folders, processor, tmp_path):
+def test_folder_with_a_missing_or_other_processor_is_refused(folders, processor, tmp_path):
     AutoModel.from_pretrained(folders["attention"]).save_pretrained(tmp_path)
     with pytest.raises(OSError, match=r"Can't load feature extractor .*preprocessor_config\.json"):
         pipeline(TASK, model=tmp_path)
@@ -185,7 +185,7 @@ def test_a_folder_without_its_processor_or_with_another_is_refused(folders, proc
     assert refusals[0] == refusals[1]
 
 
-def test_names_are_no_regions(forecaster, simulated_dataset):
+def test_names_are_refused_as_regions(forecaster, simulated_dataset):
     for name in ("nasa-impact/ar_emergence", simulated_dataset):
         with pytest.raises(SolaredError, match=r"`load_dataset` or `load_timelines`"):
             forecaster(name)
@@ -193,7 +193,7 @@ def test_names_are_no_regions(forecaster, simulated_dataset):
         forecaster(load_dataset(str(simulated_dataset), streaming=True))
 
 
-def test_a_saved_pipeline_is_a_model_folder(forecaster, make_timeline, assert_same, tmp_path, folders):
+def test_saved_pipeline_is_a_model_folder(forecaster, make_timeline, assert_same, tmp_path, folders):
     forecaster.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in folders["attention"].iterdir()}
     assert (tmp_path / "config.json").read_text() == (folders["attention"] / "config.json").read_text()
@@ -201,9 +201,7 @@ def test_a_saved_pipeline_is_a_model_folder(forecaster, make_timeline, assert_sa
     assert_same(pipeline(TASK, model=tmp_path)(timelines), forecaster(timelines))
 
 
-def test_the_task_is_known_to_who_imported_transformers_first(
-    folders, forecaster, make_timeline, in_processes, tmp_path
-):
+def test_task_is_known_if_transformers_was_imported_first(folders, forecaster, make_timeline, in_processes, tmp_path):
     assert TASK in get_supported_tasks()
     timelines = [make_timeline(11698, 16), make_timeline(11726, 14, seed=1)]
     pq.write_table(pa.concat_tables(timeline.to_table() for timeline in timelines), tmp_path / "regions.parquet")
@@ -212,6 +210,6 @@ def test_the_task_is_known_to_who_imported_transformers_first(
     assert code == 0, errors
     expected = [[forecast["ar_number"], *forecast["forecast_intensity"][-1]] for forecast in forecaster(timelines)]
     np.testing.assert_allclose(np.loadtxt(output.splitlines()), expected, rtol=1e-5, atol=1e-2)
-    # Nothing but progress, which on a busy machine is shown for forecasts as well: no warning of transformers.
+    # The output is only progress, which a slow machine also shows for forecasts, and no warning of transformers.
     progress = ("Loading weights", "Forecasting")
     assert [line for line in errors.splitlines() if line.strip() and not line.startswith(progress)] == []
