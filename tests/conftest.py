@@ -1,6 +1,6 @@
-"""What tests share: a Hub of their own, and small data."""
+"""Fixtures of all tests: a Hub on this machine, and small data."""
 
-# The Hub has to be there first, for its clients read where it is when they are imported.
+# The Hub starts first, because its clients read its address when they are imported.
 # ruff: noqa: E402
 
 import itertools
@@ -29,10 +29,10 @@ os.environ |= {
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-    # onnxruntime reports to its maker as soon as it is imported.
+    # onnxruntime sends usage data as soon as it is imported.
     "ORT_DISABLE_TELEMETRY": "1",
 }
-# Processes that tests start have no guard but this: what they ask of others, the Hub hears and refuses.
+# The only guard of processes that tests start: their requests to other machines go to the Hub, which refuses them.
 for _name in ("http_proxy", "https_proxy"):
     os.environ |= dict.fromkeys((_name, _name.upper()), HUB.url)
 os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
@@ -55,17 +55,17 @@ def pytest_unconfigure():
     shutil.rmtree(HF_HOME, ignore_errors=True)
 
 
-# Some servers listen at this machine's address in its network, such as the scheduler of a Slurm cluster.
+# Some servers listen at the network address of this machine, such as the scheduler of a Slurm cluster.
 OWN_ADDRESSES = {
-    ip_address(one.address.partition("%")[0])
+    ip_address(address.address.partition("%")[0])
     for addresses in psutil.net_if_addrs().values()
-    for one in addresses
-    if one.family in (socket.AF_INET, socket.AF_INET6)
+    for address in addresses
+    if address.family in (socket.AF_INET, socket.AF_INET6)
 }
 
 
 def is_here(host: str | bytes | None) -> bool:
-    """Whether an address, or a name that would have to be looked up, is this machine's."""
+    """Return whether an address or host name belongs to this machine."""
     host = host.decode() if isinstance(host, bytes) else host
     try:
         address = ip_address((host or "0.0.0.0").partition("%")[0])
@@ -76,17 +76,17 @@ def is_here(host: str | bytes | None) -> bool:
 
 @pytest.fixture(autouse=True, scope="session")
 def _only_this_machine():
-    """Refuses to look up and connect to other machines."""
+    """Refuse to look up or connect to other machines."""
 
     def check(host):
         if not is_here(host):
             HUB.elsewhere.append(host)
-            # No OSError: clients would try again, or go on with what they have in a cache.
-            raise AssertionError(f"Tests reach no other machine than this: {host}")
+            # Not an OSError, because clients would try again or use a cache.
+            raise AssertionError(f"Tests must not reach other machines: {host}")
 
     def guarded(connect):
         def checked(self, address):
-            # Nothing is sent when a datagram socket connects; Dask learns this machine's address that way.
+            # A datagram socket sends nothing when it connects; Dask finds the address of this machine that way.
             if self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM:
                 check(address[0])
             return connect(self, address)
@@ -108,16 +108,16 @@ def _only_this_machine():
 
 @pytest.fixture(autouse=True)
 def _nothing_elsewhere():
-    """Fails a test that tried to reach another machine, even if it went on without."""
+    """Fail a test that tried to reach another machine, even if the test handled the error."""
     yield
     tried = list(HUB.elsewhere)
     HUB.elsewhere.clear()
-    assert not tried, f"Tests reach no other machine than this: {tried}"
+    assert not tried, f"Tests must not reach other machines: {tried}"
 
 
 @pytest.fixture
 def hub():
-    """The Hub that all tests share, without faults."""
+    """Return the Hub of all tests, without faults."""
     HUB.reset()
     yield HUB
     HUB.reset()
@@ -125,7 +125,7 @@ def hub():
 
 @pytest.fixture
 def token(monkeypatch) -> str:
-    """Logs in a user who may write to the namespace of `repo_id`."""
+    """Log in a user who can write to the namespace of `repo_id`."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return TOKEN
 
@@ -135,13 +135,13 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def repo_id(request) -> str:
-    """A repository that does not exist yet."""
+    """Return the name of a repository that does not exist yet."""
     return f"solared-team/{re.sub(r'[^a-z0-9]+', '-', request.node.name.lower())[:60].strip('-')}-{next(_numbers)}"
 
 
 @pytest.fixture
 def solared(capfd):
-    """Runs a command; gives its exit code, output and errors."""
+    """Return a function that runs a command and returns its exit code, output and errors."""
 
     def run(*arguments) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as stopped:
@@ -152,8 +152,8 @@ def solared(capfd):
     return run
 
 
-# Answers every line of snippets with what became of each. A fork has all that takes long to import, and nothing of
-# what the snippets are about.
+# Runs every line of snippets and prints their results. The forks share the slow imports, but have not imported the
+# packages under test.
 _FORKING_PROCESS = """
 import faulthandler, json, os, sys, tempfile, traceback
 import numpy, pandas, pyarrow, torch, torchvision
@@ -173,7 +173,7 @@ def run(code, *arguments):
         failed = True
         traceback.print_exc()
     sys.stdout.flush()
-    os._exit(failed)  # at once: the orderly end of a process with torch takes two seconds
+    os._exit(failed)  # because the normal exit of a process with torch takes two seconds
 
 def wait():
     child, status = os.wait()
@@ -200,9 +200,10 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="session")
 def in_processes():
-    """Runs snippets of Python, each with its arguments in a process that has imported neither ours nor transformers.
+    """Return a function that runs snippets of Python, each with arguments in a new process.
 
-    Gives the exit code, the output and the errors of each. They share one import of torch, which takes seconds.
+    The function returns the exit code, the output and the errors of each snippet. The processes share one import of
+    torch, which takes seconds, and have not imported transformers or the packages of this repository.
     """
     server = subprocess.Popen(
         [sys.executable, "-c", _FORKING_PROCESS, str(PATIENCE)],
@@ -222,7 +223,7 @@ def in_processes():
 
 @pytest.fixture
 def make_timeline():
-    """Makes a timeline of noise; `missing` steps are left out, as in a gap."""
+    """Return a function that makes a timeline of noise without the `missing` steps."""
 
     def make(ar_number: int, steps: int, cadence=timedelta(hours=1), missing=(), seed: int = 0) -> Timeline:
         kept = np.setdiff1d(np.arange(steps), missing)
@@ -236,17 +237,17 @@ def make_timeline():
 
 @pytest.fixture(scope="session")
 def published_dir() -> Path:
-    """Folder of the published AR<number> folders, where this machine has one."""
+    """Return the folder of the published AR<number> folders, or skip the test if there is none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "solared"
     folder = Path(os.environ.get("SOLARED_PUBLISHED_DIR", beside))
     if not any(folder.glob("AR*")):
-        pytest.skip("no published data here; name their folder in SOLARED_PUBLISHED_DIR")
+        pytest.skip("no published data on this machine; set SOLARED_PUBLISHED_DIR to their folder")
     return folder
 
 
 @pytest.fixture(scope="session")
 def simulated_published(tmp_path_factory) -> Path:
-    """Folder of ten simulated regions in the published format."""
+    """Return a folder of ten simulated regions in the published format."""
     folder = tmp_path_factory.mktemp("simulated_sun")
     write_simulated(folder)
     return folder
@@ -254,7 +255,7 @@ def simulated_published(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def simulated_dataset(simulated_published, tmp_path_factory) -> Path:
-    """Dataset folder built from the simulated regions."""
+    """Return a dataset folder built from the simulated regions."""
     folder = tmp_path_factory.mktemp("simulated_dataset")
     build_dataset(PublishedSource(simulated_published), folder)
     return folder

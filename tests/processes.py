@@ -1,4 +1,4 @@
-"""Processes that tests start: none is waited for without end, and one that does not end says where it stands."""
+"""Run processes in tests with a time limit, and show the stacks of a process that hangs."""
 
 import os
 import shlex
@@ -9,24 +9,24 @@ from contextlib import suppress
 
 import psutil
 
-# Seconds; many times what any of them takes, because the machine may be very busy.
+# Seconds; much longer than any process takes, because the machine may be very busy.
 PATIENCE = 900
-# For Python to print where its threads stand.
-_LAST_WORDS = 30
-_TOLD = 8000  # characters
+# Seconds for Python to print the stacks of its threads.
+_SECONDS_FOR_STACKS = 30
+_MOST_CHARACTERS = 8000
 
 
 def run(command: Sequence, *, patience: float = PATIENCE, **options) -> subprocess.CompletedProcess:
     """Run a command to its end and return its exit code, output and errors as text.
 
     Args:
-        command: program and arguments.
-        patience: seconds to wait.
-        options: further arguments of `subprocess.Popen`.
+        command: Program and arguments.
+        patience: Seconds to wait.
+        options: Other arguments of `subprocess.Popen`.
 
     Raises:
-        AssertionError: If the command does not end; the message has what it printed and the stack of every Python
-            process that it started.
+        AssertionError: If the command does not end; the message has its output and the stacks of all its Python
+            processes.
     """
     options["env"] = {**options.get("env", os.environ), "PYTHONFAULTHANDLER": "1"}
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
@@ -39,25 +39,27 @@ def run(command: Sequence, *, patience: float = PATIENCE, **options) -> subproce
 
 
 def finish(process: subprocess.Popen, patience: float = PATIENCE) -> tuple[str | None, str | None]:
-    """Wait for a process and return its output and errors, as `run` does; a process that does not end is killed."""
+    """Return the output and errors of a process as `run` does; kill a process that does not end."""
     try:
         return process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         for member in _family(process):
             with suppress(psutil.NoSuchProcess):
                 member.send_signal(signal.SIGCONT)
-                member.send_signal(signal.SIGABRT)  # whereupon Python's faulthandler prints its stacks
+                member.send_signal(signal.SIGABRT)  # makes Python's faulthandler print the stacks
         try:
-            said = process.communicate(timeout=_LAST_WORDS)
+            printed = process.communicate(timeout=_SECONDS_FOR_STACKS)
         except subprocess.TimeoutExpired as error:
-            said = error.stdout, error.stderr
+            printed = error.stdout, error.stderr
         kill(process)
-        told = "\n".join((text.decode() if isinstance(text, bytes) else text)[-_TOLD:] for text in said if text)
-        raise AssertionError(f"Not ended after {patience} s: {shlex.join(process.args)}\n{told}") from None
+        text_of_both = "\n".join(
+            (text.decode() if isinstance(text, bytes) else text)[-_MOST_CHARACTERS:] for text in printed if text
+        )
+        raise AssertionError(f"Not ended after {patience} s: {shlex.join(process.args)}\n{text_of_both}") from None
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kill a process, if it still runs, and all that it started."""
+    """Kill a process, if it still runs, and all its descendants."""
     for member in _family(process):
         with suppress(psutil.NoSuchProcess):
             member.kill()
@@ -65,7 +67,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def _family(process: subprocess.Popen) -> list[psutil.Process]:
-    """A process that still runs and all its descendants, the youngest first."""
+    """Return a running process and all its descendants, the youngest first."""
     if process.poll() is not None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""What the tests of the Hub share: two states of a dataset, and what of them is there."""
+"""Fixtures of the Hub tests: two states of a dataset, and the files in a repository."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from dataset_builder.simulation import write_simulated
 
 @pytest.fixture(scope="session")
 def versions(tmp_path_factory) -> dict[str, Path]:
-    """Two states of a dataset: in the new one AR90001 has other values, AR90002 is gone and AR90003 has come."""
-    made = {}
+    """Return two dataset folders: the new one has other values of AR90001, and AR90003 instead of AR90002."""
+    folders = {}
     for name, regions, seed in (("old", (90001, 90002, 90007, 90009), 0), ("new", (90001, 90003, 90007, 90009), 1)):
         folder = tmp_path_factory.mktemp(name)
         write_simulated(folder / "sun", [region for region in regions if region != 90001], steps=20)
         write_simulated(folder / "sun", (90001,), seed=seed, steps=20)
         build_dataset(PublishedSource(folder / "sun"), folder / "dataset")
-        made[name] = folder / "dataset"
-    return made
+        folders[name] = folder / "dataset"
+    return folders
 
 
 @pytest.fixture
 def content_of():
-    """Gives what a dataset folder is on the Hub: its files by name, with the card for the repository."""
+    """Return a function that returns the files of a dataset folder by name, with the card of the repository."""
 
     def content_of(folder: Path, repo_id: str) -> dict[str, bytes]:
         paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
@@ -37,7 +37,7 @@ def content_of():
 
 @pytest.fixture
 def on_hub(hub):
-    """Gives the files of a repository by name, without the one that the Hub makes."""
+    """Return a function that returns the files of a repository by name, without .gitattributes."""
 
     def on_hub(repo_id: str, revision: str = "main", repo_type: str = "dataset") -> dict[str, bytes]:
         files = hub.files(repo_id, repo_type, revision)

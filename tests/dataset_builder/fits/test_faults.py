@@ -149,7 +149,7 @@ def test_a_full_disk_ends_the_build_with_an_error(raw, cluster, tmp_path, tree):
     result = run(["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *arguments])
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert "make room" in result.stderr.splitlines()[-1]
+    assert "Make room" in result.stderr.splitlines()[-1]
     assert tree(tmp_path / "out") == {}
 
 

@@ -406,7 +406,7 @@ def test_files_of_different_length(region):
 def test_times_that_do_not_increase(region, order):
     for kind in ("pmdop", "mag", "int"):
         spoil(region, kind, lambda arrays: [array[..., order] for array in arrays])
-    assert_refused(region, "mean_pmdop90001_flat.npz", "does not increase", "sort")
+    assert_refused(region, "mean_pmdop90001_flat.npz", "does not increase", "Sort")
 
 
 def test_files_without_steps(region):
