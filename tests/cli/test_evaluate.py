@@ -110,7 +110,7 @@ def test_the_published_protocol_has_its_own_regions(solared, simulated_dataset, 
     code, _, err = solared(*published, tmp_path / "own_dataset")
     assert code == 2
     assert "The published protocol needs the published test split (" in refusal(err)
-    assert "use a dataset built from all published files" in refusal(err)
+    assert "Use a dataset built from all published files" in refusal(err)
 
     code, _, err = solared(*published[:-2], "nonsense", "--dataset", toy_dataset)
     assert code == 2
