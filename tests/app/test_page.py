@@ -373,7 +373,7 @@ def test_each_user_sees_only_their_own_upload(visit, served, tmp_path):
         time.sleep(0.05)
     assert len(served.uploads) == 1
     assert no_upload_is_kept(served)
-    # A user whose upload was dropped is told so, and sees a shared region.
+    # A user whose upload was dropped gets a notice and sees a shared region.
     others = [f"somebody {number}" for number in range(MOST_SESSIONS)]
     for other in others:
         served.uploads.keep(other, {})

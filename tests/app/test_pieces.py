@@ -77,9 +77,9 @@ def test_map_of_the_forecast_reaches_beyond_the_observation(sun):
     region = collection.regions["90009"]
     page_forecast = forecasts.make(region)
     last = len(region.times) - 1
-    said = page_forecast.forecast.forecasts["persistence"][-1]
+    intensities = page_forecast.forecast.forecasts["persistence"][-1]
     for tile, name in names_of_tiles(tile_map(region, FORECAST, last, 0, page_forecast)).items():
-        assert name.startswith(f"row {tile // 9 + 1}, column {tile % 9}: {in_words(FORECAST, said[tile])}")
+        assert name.startswith(f"row {tile // 9 + 1}, column {tile % 9}: {in_words(FORECAST, intensities[tile])}")
     assert names_of_tiles(tile_map(region, FORECAST, 0, 0, page_forecast))[5] == "row 1, column 5: no forecast"
     assert names_of_tiles(tile_map(region, FORECAST, last, 0, None))[5] == "row 1, column 5: no forecast"
     observed = names_of_tiles(tile_map(region, "continuum_intensity", last, 0, None))
@@ -139,12 +139,12 @@ def test_tile_report_gives_values_in_a_table_and_in_words(sun):
     page_forecast = forecasts.make(region)
     report = tile_report(region, 150, 31, page_forecast)
     observed = region.timeline.intensity[150, 31]
-    said = region.timeline.intensity[138, 31]
+    persistence = region.timeline.intensity[138, 31]
     time, before, issued = (minute(region.times[step]) for step in (150, 138, 142))
     (words,) = re.findall(r'role="img" aria-label="([^"]+)"', report)
     for text in (text_of(report), words):
         assert f"{observed:,.0f} DN" in text
-        assert f"{said:,.0f} DN" in text
+        assert f"{persistence:,.0f} DN" in text
         assert time in text
     assert f"Forecast 12 h ahead, from data up to {before}, available at {issued}. Times are TAI." in text_of(report)
     assert "persistence forecasts no quantiles, so no interval is shown." in text_of(report)
@@ -282,5 +282,5 @@ def test_interval_of_a_quantile_model_is_shown():
     assert page_forecast.file == forecast_file(windows, forecaster.forecast(windows))
     quantiles = forecaster.quantiles(windows, 12)[-1, -1, :, 31]
     report = text_of(tile_report(region, len(region.times) - 1, 31, page_forecast))
-    said = f"{forecaster.forecast(windows)[-1, 31]:,.0f} DN"
-    assert f"{said}, 80 % interval {quantiles[0]:,.0f} to {quantiles[-1]:,.0f} DN" in report
+    forecast_text = f"{forecaster.forecast(windows)[-1, 31]:,.0f} DN"
+    assert f"{forecast_text}, 80 % interval {quantiles[0]:,.0f} to {quantiles[-1]:,.0f} DN" in report

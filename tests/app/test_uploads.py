@@ -32,14 +32,14 @@ def contents(paths) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def same(one: Timeline, other: Timeline) -> bool:
-    return one.ar_number == other.ar_number and np.array_equal(one.values, other.values, equal_nan=True)
+def same(first: Timeline, other: Timeline) -> bool:
+    return first.ar_number == other.ar_number and np.array_equal(first.values, other.values, equal_nan=True)
 
 
 def test_parquet_and_published_files_give_the_same_regions(tmp_path, own_region):
     other = simulate_region(90023, steps=30)
-    (one,) = read_upload({"mine.parquet": parquet(own_region)})
-    assert same(one, own_region)
+    (region,) = read_upload({"mine.parquet": parquet(own_region)})
+    assert same(region, own_region)
     both = read_upload({"a.parquet": parquet(own_region, other)})
     assert [region.ar_number for region in both] == [90021, 90023]
     files = contents(published(tmp_path, own_region) + published(tmp_path, other))

@@ -121,8 +121,8 @@ def test_lagged_trajectories_use_earlier_forecasts(make_timeline):
     known = lagged_trajectories(windows, np.repeat(last[:, None], 63, axis=1).astype(np.float32))
     assert known.shape == (33, 12, 63)
     for issued, path in zip(last, known[..., 17], strict=True):
-        said = [hour if hour in last else np.nan for hour in range(issued - 11, issued + 1)]
-        np.testing.assert_array_equal(path, said)
+        expected = [hour if hour in last else np.nan for hour in range(issued - 11, issued + 1)]
+        np.testing.assert_array_equal(path, expected)
 
 
 def test_alarms_do_not_depend_on_later_steps(emerging):
@@ -133,7 +133,7 @@ def test_alarms_do_not_depend_on_later_steps(emerging):
     for horizon in (6, 12):
         alarms, others = (
             issue_alarms(windows, forecast_trajectories(Persistence(), windows), SCALE_DN)[90001]
-            for windows in (cut(one, horizon=timedelta(hours=horizon)) for one in (timeline, changed))
+            for windows in (cut(region, horizon=timedelta(hours=horizon)) for region in (timeline, changed))
         )
         assert alarms[5] == others[5] < before
         assert np.isnat(alarms).sum() == 61

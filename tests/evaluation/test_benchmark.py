@@ -85,7 +85,7 @@ def result(protocol_dataset, tiny_model):
 
 @pytest.fixture(scope="module")
 def by_name(result):
-    return {one.name: one for one in result.results}
+    return {scored.name: scored for scored in result.results}
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,8 @@ def windows(protocol_dataset):
 
 
 def test_all_forecasters_are_listed_the_most_skilful_first(result, windows):
-    assert {one.name for one in result.results} == {*BASELINES, "oracle", "every 60"}
-    skills = [one.score.skill for one in result.results]
+    assert {scored.name for scored in result.results} == {*BASELINES, "oracle", "every 60"}
+    skills = [scored.score.skill for scored in result.results]
     assert skills == sorted(skills, reverse=True)
     assert result.results[0].name == "oracle"
     assert result.regions == sorted(PROTOCOL_TILES)
@@ -114,8 +114,8 @@ def test_all_forecasters_are_scored_on_the_same_windows(protocol_dataset, tiny_m
     observed = windows.observed_targets
     target_range = np.ptp(np.concatenate([timeline.values[:, 5] for timeline in train]))
     forecasts = {
-        one.name: one.forecast(windows)
-        for one in (
+        forecaster.name: forecaster.forecast(windows)
+        for forecaster in (
             *(Persistence(), Climatology.fit(train), DampedPersistence.fit(train)),
             *(RidgeRegression.fit(train), GradientBoostedTrees(train)),
         )
@@ -172,23 +172,23 @@ def test_published_protocol_is_applied_to_the_test_split(protocol_dataset, by_na
     timelines = load_timelines(protocol_dataset, "test")
     assert by_name["persistence"].protocol == protocol_score(Persistence(), timelines)
     assert by_name["oracle"].protocol.rmse == 0
-    assert all(one.protocol.rmse > 0 for name, one in by_name.items() if name != "oracle")
+    assert all(scored.protocol.rmse > 0 for name, scored in by_name.items() if name != "oracle")
 
 
 def test_json_is_complete_and_strict(result, by_name):
     def refuse(constant):
-        pytest.fail(f"{constant} is no JSON")
+        pytest.fail(f"{constant} is not JSON")
 
-    told = json.loads(result.as_json(), parse_constant=refuse)
-    assert {"dataset", "dataset_revision", "split", "regions", "windows", "left_out", "results"} <= told.keys()
-    assert [one["name"] for one in told["results"]] == [one.name for one in result.results]
-    for one in told["results"]:
-        expected = by_name[one["name"]]
-        assert one["score"]["rmse_dn"] == expected.score.rmse_dn
-        assert one["score"]["rmse_dn_by_region"].keys() == {str(number) for number in PROTOCOL_TILES}
-        assert one["score"]["skill_interval"] == list(expected.score.skill_interval)
-        assert one["protocol"]["rmse_recalibrated"] == expected.protocol.rmse_recalibrated
-        assert one["warnings"]["total"]["hits"] == expected.warnings.total.hits
+    written = json.loads(result.as_json(), parse_constant=refuse)
+    assert {"dataset", "dataset_revision", "split", "regions", "windows", "left_out", "results"} <= written.keys()
+    assert [scored["name"] for scored in written["results"]] == [scored.name for scored in result.results]
+    for scored in written["results"]:
+        expected = by_name[scored["name"]]
+        assert scored["score"]["rmse_dn"] == expected.score.rmse_dn
+        assert scored["score"]["rmse_dn_by_region"].keys() == {str(number) for number in PROTOCOL_TILES}
+        assert scored["score"]["skill_interval"] == list(expected.score.skill_interval)
+        assert scored["protocol"]["rmse_recalibrated"] == expected.protocol.rmse_recalibrated
+        assert scored["warnings"]["total"]["hits"] == expected.warnings.total.hits
 
 
 def test_nan_is_null_in_json(result):

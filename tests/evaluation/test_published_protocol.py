@@ -24,11 +24,11 @@ FIRST_TILE = {11698: 37, 11726: 28, 13165: 19, 13179: 28, 13183: 28}
 @pytest.fixture
 def regions(make_timeline):
     """Return the five regions by AR number: 110 hourly steps, 0 DN in tile 0 and 4 DN in the other tiles."""
-    made = {number: make_timeline(number, 110, seed=number) for number in FIRST_TILE}
-    for timeline in made.values():
+    by_number = {number: make_timeline(number, 110, seed=number) for number in FIRST_TILE}
+    for timeline in by_number.values():
         timeline.values[:, 5] = 4
         timeline.values[:, 5, 0] = 0
-    return made
+    return by_number
 
 
 @pytest.fixture

@@ -60,7 +60,10 @@ def test_skill_against_climatology(make_timeline):
     processor = SolaredProcessor.fit([timeline.values for timeline in timelines], CHANNELS)
     forecasters = (Persistence(), climatology)
     persistence, own = score_forecasts(
-        {one.name: one.forecast(windows) for one in forecasters}, "persistence", windows, processor
+        {forecaster.name: forecaster.forecast(windows) for forecaster in forecasters},
+        "persistence",
+        windows,
+        processor,
     )
     # Each region has 19 targets, 9 of them before the jump of 40 DN; persistence misses the other 10 by 40 DN each.
     missed = 10 * 40**2 * 2

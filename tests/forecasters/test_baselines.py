@@ -65,8 +65,8 @@ def test_factors_of_an_autoregressive_series_are_its_autocorrelation(make_timeli
     np.testing.assert_allclose(damped.climatology.mean_intensity, 200, atol=1)
     windows = SolaredWindows(timeline)
     errors = {
-        one: np.mean((one.forecast(windows) - windows.observed_targets) ** 2)
-        for one in (damped, damped.climatology, Persistence())
+        forecaster: np.mean((forecaster.forecast(windows) - windows.observed_targets) ** 2)
+        for forecaster in (damped, damped.climatology, Persistence())
     }
     assert min(errors, key=errors.get) is damped
 

@@ -56,11 +56,11 @@ def folders(processor, tmp_path_factory) -> dict:
         "attention": SpatioTemporalAttentionForPrediction(attention),
         "resnet": SpatioTemporalResnetForPrediction(SpatioTemporalResnetConfig(input_steps=INPUT_STEPS)),
     }
-    made = {family: tmp_path_factory.mktemp(family) for family in models}
+    folders = {family: tmp_path_factory.mktemp(family) for family in models}
     for family, model in models.items():
-        model.save_pretrained(made[family])
-        processor.save_pretrained(made[family])
-    return made
+        model.save_pretrained(folders[family])
+        processor.save_pretrained(folders[family])
+    return folders
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def assert_same(processor):
 
     def compare(actual: list[dict], expected: list[dict], tolerance: float = 1e-5) -> None:
         assert [forecast["ar_number"] for forecast in actual] == [forecast["ar_number"] for forecast in expected]
-        for one, other in zip(actual, expected, strict=True):
-            np.testing.assert_array_equal(one["target_time_tai"], other["target_time_tai"])
-            difference = np.abs(one["forecast_intensity"] - other["forecast_intensity"])
+        for forecast, other in zip(actual, expected, strict=True):
+            np.testing.assert_array_equal(forecast["target_time_tai"], other["target_time_tai"])
+            difference = np.abs(forecast["forecast_intensity"] - other["forecast_intensity"])
             assert difference.max() <= tolerance * processor.target_range
 
     return compare
@@ -112,7 +112,7 @@ def test_one_region_is_forecast_beyond_the_last_step(folders, family, processor,
 
 def test_regions_and_splits_give_a_list_in_order(forecaster, simulated_dataset, assert_same):
     whole = load_timelines(simulated_dataset, "test")
-    timelines = [Timeline(one.ar_number, one.times[:20], one.values[:20]) for one in whole]
+    timelines = [Timeline(region.ar_number, region.times[:20], region.values[:20]) for region in whole]
     alone = [forecaster(timeline) for timeline in timelines]
     assert len(alone) > 1
     assert_same(forecaster(timelines), alone)
