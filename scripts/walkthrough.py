@@ -190,7 +190,7 @@ show(figure, "1_tracking")
 
 # %%
 def patch_at(slot):
-    """Return the patch in the dopplergram of a slot, or None if the dopplergram is missing."""
+    """Return the patch in the dopplergram of a slot, or None if the dopplergram is missing or empty."""
     frame = observed["dopplergram"].frames.get(slot)
     return None if frame is None else read_patch(frame.file, mapper)
 

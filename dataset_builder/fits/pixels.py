@@ -26,7 +26,7 @@ def read_planes(file: ObservationFile, planes: slice) -> np.ndarray:
         return _pixels(section, hdu.header, file.scale)
 
 
-def read_patch(file: ObservationFile, mapper: PatchMapper) -> np.ndarray:
+def read_patch(file: ObservationFile, mapper: PatchMapper) -> np.ndarray | None:
     """Return the patch that an image of the Sun shows; only the rows that the patch needs are decoded.
 
     Args:
@@ -35,6 +35,7 @@ def read_patch(file: ObservationFile, mapper: PatchMapper) -> np.ndarray:
 
     Returns:
         (size, size) float32, in the unit of the observable, as `PatchMapper.map` returns; unobserved pixels are NaN.
+        None if nothing was observed in these rows.
 
     Raises:
         Unreachable: If the file cannot be read here and now, or has changed since it was scanned.
@@ -44,7 +45,15 @@ def read_patch(file: ObservationFile, mapper: PatchMapper) -> np.ndarray:
         pointing = Pointing.from_header(hdu.header)
         rows = mapper.rows(pointing)
         pixels = _pixels(hdu.section[rows], hdu.header, file.scale)
-    return mapper.map(pixels, pointing, rows.start)
+    return None if is_empty(pixels) else mapper.map(pixels, pointing, rows.start)
+
+
+def is_empty(pixels: np.ndarray) -> bool:
+    """Return True if every pixel is NaN, or there is none.
+
+    The middle row is looked at first, because it usually has observed pixels.
+    """
+    return bool(np.isnan(pixels[len(pixels) // 2 :][:1]).all() and np.isnan(pixels).all())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from dataset_builder.fits.headers import CUBE, IMAGE, ObservationFile
 from dataset_builder.fits.interpolation import MOST_MISSING, NothingObserved, interpolate_missing
 from dataset_builder.fits.observations import Frame
 from dataset_builder.fits.opened_fits import Unreachable
-from dataset_builder.fits.pixels import read_patch, read_planes
+from dataset_builder.fits.pixels import is_empty, read_patch, read_planes
 from dataset_builder.fits.sliding_power import SlidingBandPower
 from dataset_builder.fits.tiles import keep_tiles, remove_latitude_background, tile_means
 from dataset_builder.fits.times import WINDOW_FRAMES
@@ -272,11 +272,9 @@ class _Reader:
         if frame is None:
             return None
         if frame.file.form == IMAGE:
-            patch = self._image_patch(frame)
-        else:
-            planes = self.planes(frame, 1)
-            patch = None if planes is None else planes[0]
-        return None if patch is None or _is_empty(patch) else patch
+            return self._image_patch(frame)
+        planes = self.planes(frame, 1)
+        return None if planes is None or is_empty(planes[0]) else planes[0]
 
     def _image_patch(self, frame: Frame) -> np.ndarray | None:
         assert self._mapper is not None, "a plan with images of the Sun has a trajectory"
@@ -308,8 +306,3 @@ class _Reader:
             planes = self.planes(frame, count)
             yield from [None] * count if planes is None else planes
             slot += count
-
-
-def _is_empty(patch: np.ndarray) -> bool:
-    """Return True if every pixel is NaN. The middle row is looked at first, because it usually has observed pixels."""
-    return bool(np.isnan(patch[len(patch) // 2]).all() and np.isnan(patch).all())
