@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -42,32 +43,36 @@ def model_to_push(folder: Path, repo_id: str) -> Content:
         raise SolaredError(
             f"{folder} has no {PROCESSOR_NAME}, which the model needs. Add it with processor.save_pretrained(...)."
         )
-    files: dict[str, bytes | LargeFile] = {}
+    weights: dict[str, LargeFile] = {}
+    small: dict[str, bytes] = {}
     for path in (path for pattern in _FILES for path in folder.glob(pattern)):
         try:
-            files[path.name] = LargeFile.of(path) if path.suffix == ".safetensors" else path.read_bytes()
+            if path.suffix == ".safetensors":
+                weights[path.name] = LargeFile.of(path)
+            else:
+                small[path.name] = path.read_bytes()
         except OSError as error:
             raise SolaredError(
                 f"{path} cannot be read ({error.strerror}). Make the file readable and push again."
             ) from error
-    files |= _missing_code(folder)
+    small |= _missing_code(folder, small)
     for path in _weights(folder):
         try:
             with safe_open(path, framework="np"):
                 pass
         except (OSError, SafetensorError) as error:
             raise SolaredError(f"{path} is missing or damaged ({error}). Save the model again.") from error
-    if (folder / CARD_NAME).is_file():
-        files[CARD_NAME] = card_for(repo_id, (folder / CARD_NAME).read_bytes())
-    return Content("model", files, _OWNED)
+    if CARD_NAME in small:
+        small[CARD_NAME] = card_for(repo_id, small[CARD_NAME])
+    return Content("model", {**weights, **small}, _OWNED)
 
 
-def _missing_code(folder: Path) -> dict[str, bytes]:
+def _missing_code(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the code that `trust_remote_code=True` needs, by the names in the JSON files of the folder."""
     wanted = []
-    for name in ("config.json", PROCESSOR_NAME):
+    for name in {"config.json", PROCESSOR_NAME} & files.keys():
         try:
-            content = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
+            content = json.loads(files[name])
             wanted += [reference.partition(".")[0] for reference in content.get("auto_map", {}).values()]
         except (AttributeError, ValueError) as error:
             raise SolaredError(f"{folder / name} is damaged ({error!r}). Save the model again.") from error
@@ -75,7 +80,7 @@ def _missing_code(folder: Path) -> dict[str, bytes]:
     for module in wanted:
         # The list grows by the modules that the code imports from the same folder.
         name, (*found,) = f"{module}.py", _PACKAGE.rglob(f"{module}.py")
-        if name not in code and not (folder / name).is_file() and found:
+        if name not in code.keys() | files.keys() and found:
             code[name] = found[0].read_bytes()
             wanted += re.findall(r"^from \.(\w+) import", code[name].decode(), re.MULTILINE)
     return code
