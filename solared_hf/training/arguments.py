@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
@@ -118,6 +118,7 @@ class SolaredTrainingArguments(TrainingArguments):
 
 
 Arguments = tuple[DataArguments, ModelArguments, SolaredTrainingArguments]
+_KINDS: Any = get_args(Arguments)
 
 
 class _Parser(HfArgumentParser):
@@ -142,8 +143,7 @@ def parse_arguments(command_line: Sequence[str]) -> Arguments:
         "wins.",
     )
     config, rest = option.parse_known_args(list(command_line))
-    kinds: Any = (DataArguments, ModelArguments, SolaredTrainingArguments)
-    parser = _Parser(kinds, prog="solared train", parents=[option])
+    parser = _Parser(_KINDS, prog="solared train", parents=[option])
     if config.config is not None:
         rest = [*_yaml_as_command_line(_recipe_file(config.config)), *rest]
     try:
@@ -191,8 +191,7 @@ def _yaml_as_command_line(path: Path) -> list[str]:
         ) from error
     if not isinstance(content, dict):
         raise SolaredError(f"The configuration {path} holds no `key: value` lines. Write one argument per line.")
-    kinds = (DataArguments, ModelArguments, SolaredTrainingArguments)
-    known = {argument.name for kind in kinds for argument in fields(kind)}
+    known = {argument.name for kind in _KINDS for argument in fields(kind)}
     unknown = sorted(str(key) for key in content if key not in known)
     if unknown:
         raise SolaredError(
