@@ -4,7 +4,8 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import psutil
@@ -43,7 +44,8 @@ def finish(process: subprocess.Popen, patience: float = PATIENCE) -> tuple[str |
     try:
         return process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
-        for member in _family(process):
+        # The oldest first, because a process whose child has ended goes on, and would not show where it stood.
+        for member in reversed(_family(process)):
             with suppress(psutil.NoSuchProcess):
                 member.send_signal(signal.SIGCONT)
                 member.send_signal(signal.SIGABRT)  # makes Python's faulthandler print the stacks
@@ -56,6 +58,18 @@ def finish(process: subprocess.Popen, patience: float = PATIENCE) -> tuple[str |
             (text.decode() if isinstance(text, bytes) else text)[-_MOST_CHARACTERS:] for text in printed if text
         )
         raise AssertionError(f"Not ended after {patience} s: {shlex.join(process.args)}\n{text_of_both}") from None
+
+
+def wait_until(condition: Callable[[], object], *, patience: float = PATIENCE) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        AssertionError: If it does not hold after `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"Not so after {patience} s"
+        time.sleep(0.005)
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from dataset_builder import FitsSource, build_dataset
 from dataset_builder.fits import cluster as clusters
 from dataset_builder.simulation import write_observations
 from solared_hf import SolaredError
-from tests.processes import kill
+from tests.processes import kill, wait_until
 
 # The second region is not finished before the test opens the gate.
 FIRST, SECOND = 90001, 90007
@@ -97,10 +96,16 @@ def gate(preload, tmp_path) -> Iterator[Path]:
         (tmp_path / "gate").touch()
 
 
-def wait_until(condition: Callable[[], bool], build: Future | None = None) -> None:
-    while not condition():
-        assert build is None or not build.done(), build.exception()
-        time.sleep(0.02)
+def wait_during(build: Future, condition: Callable[[], object]) -> None:
+    """Wait until a condition holds, and fail if the build ends before."""
+
+    def holds() -> bool:
+        if condition():
+            return True
+        assert not build.done(), build.exception()
+        return False
+
+    wait_until(holds)
 
 
 def worker_processes() -> set[psutil.Process]:
@@ -147,7 +152,7 @@ def building(raw: Path, output: Path, **options) -> Iterator[tuple[Future, set[p
     """Give a build in a thread, after the first region is finished, and its worker processes."""
     others = worker_processes()
     build = in_thread(build_dataset, FitsSource(raw, **options), output)
-    wait_until(lambda: list(output.rglob("*.parquet")), build)
+    wait_during(build, lambda: list(output.rglob("*.parquet")))
     yield build, worker_processes() - others
 
 
@@ -199,7 +204,7 @@ def test_a_worker_that_its_nanny_cannot_restart_is_replaced(
         fault.write_text("exit")
         (worker,) = workers
         worker.kill()
-        wait_until(lambda: worker_processes() - workers - others, build)
+        wait_during(build, lambda: worker_processes() - workers - others)
         psutil.wait_procs(worker_processes() - others)
         fault.unlink()
         gate.touch()
@@ -243,7 +248,7 @@ def test_a_build_ends_if_a_scheduler_has_no_workers(raw, tmp_path, solared):
 def test_a_build_waits_for_late_workers(raw, healthy, tmp_path, assert_same_dataset):
     with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as late:
         build = in_thread(build_dataset, FitsSource(raw, scheduler=late.scheduler_address), tmp_path / "out")
-        wait_until(lambda: late.scheduler.unrunnable or late.scheduler.queued, build)
+        wait_during(build, lambda: late.scheduler.unrunnable or late.scheduler.queued)
         late.scale(1)
         assert build.result().written == 2
     assert_same_dataset(tmp_path / "out", healthy)

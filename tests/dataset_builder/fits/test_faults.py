@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from dataset_builder import FitsSource, build_dataset
 from dataset_builder.build import LOCK_NAME
 from dataset_builder.simulation import write_observations
 from solared_hf import SolaredError, open_dataset
-from tests.processes import PATIENCE, finish, run
+from tests.processes import finish, run, wait_until
 
 REGIONS = (90001, 90007, 90009)
 COMMAND = (sys.executable, "-m", "solared_hf", "build", "--source", "fits")
@@ -62,13 +61,6 @@ def two_steps(twelve_steps, tmp_path) -> Path:
 def command(raw: Path, output: Path, *arguments: str) -> subprocess.Popen:
     arguments = (*COMMAND, "--input", str(raw), "--output", str(output), *arguments)
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(condition, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def children(pid: int) -> list[int]:
