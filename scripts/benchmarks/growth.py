@@ -13,10 +13,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+from memory import MEGABYTE, peak_memory
 
 from dataset_builder import build_dataset
 from dataset_builder.shards import Shard, source_key
@@ -29,7 +30,6 @@ from solared_hf.forecasters import Persistence
 
 SIZES = (50, 500, 5_000)
 SPLIT = "train"
-MEGABYTE = 1 << 20
 
 
 class SimulatedSource:
@@ -84,19 +84,13 @@ def evaluate(folder: Path, regions: int) -> None:
 PHASES = {"build": build, "build again": build, "load": load, "windows": windows, "evaluate": evaluate}
 
 
-def memory(name: str) -> int:
-    """Return this process's resident bytes, now (VmRSS) or at the peak (VmHWM), from Linux's /proc."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
 def work(phase: str, folder: Path, regions: int) -> None:
     """Run one phase, and print its seconds and megabytes as JSON."""
     for number in SIMULATED_REGIONS:
         simulated(number)
-    before, start = memory("VmRSS"), time.perf_counter()
-    PHASES[phase](folder, regions)
-    print(json.dumps([time.perf_counter() - start, (memory("VmHWM") - before) / MEGABYTE]))
+    start = time.perf_counter()
+    megabytes = peak_memory(partial(PHASES[phase], folder, regions))
+    print(json.dumps([time.perf_counter() - start, megabytes]))
 
 
 def run(phase: str, folder: Path, regions: int) -> tuple[float, float]:

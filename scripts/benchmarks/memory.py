@@ -40,9 +40,14 @@ def _cpu_peak(make_model: Callable[[], nn.Module], batch_size: int) -> float:
     past_values = torch.randn(batch_size, STEPS, CHANNELS, TILES)
     # The first step allocates the gradients and the buffers of libraries.
     _step(model, past_values[:1])
-    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory(partial(_step, model, past_values))
+
+
+def peak_memory(work: Callable[[], object]) -> float:
+    """Return the megabytes that a call takes at its peak, beyond those that this process already has (Linux only)."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
-    _step(model, past_values)
+    work()
     return (_status("VmHWM") - before) / 1024
 
 
