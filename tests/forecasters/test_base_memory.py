@@ -11,12 +11,10 @@ SCRIPT = """
 import json
 from pathlib import Path
 import numpy as np
+from solared_hf import SolaredProcessor, Timeline
 from solared_hf.forecasters import ModelForecaster
-from solared_hf.models import QuantileTrajectoryConfig
-from solared_hf.models import QuantileTrajectoryForPrediction
-from solared_hf import SolaredProcessor
+from solared_hf.models import QuantileTrajectoryConfig, QuantileTrajectoryForPrediction
 from solared_hf.schema import CHANNELS
-from solared_hf import Timeline
 
 def peak():
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))

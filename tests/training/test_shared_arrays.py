@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from solared_hf import SolaredWindows, Timeline
 from solared_hf.training.shared_arrays import share_between_processes
-from solared_hf import Timeline
-from solared_hf import SolaredWindows
 
 def private_bytes():
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
@@ -71,6 +70,7 @@ found = {
 found = gather_object([found])
 if state.process_index == 0:
     Path(sys.argv[1]).write_text(json.dumps(found))
+state.destroy_process_group()
 """
 
 
