@@ -30,6 +30,8 @@ from solared_hf.forecasters import Persistence
 
 SIZES = (50, 500, 5_000)
 SPLIT = "train"
+# Regions start one after the other, and timelines must end before the year 2100.
+MOST_START_TIMES = 4_000
 
 
 class SimulatedSource:
@@ -59,7 +61,8 @@ def simulated(number: int) -> Timeline:
 
 def region(number: int) -> Timeline:
     alike = simulated(SIMULATED_REGIONS[(number - FIRST_SIMULATED) % len(SIMULATED_REGIONS)])
-    later = start_time(number) - start_time(alike.ar_number)
+    as_early = FIRST_SIMULATED + (number - FIRST_SIMULATED) % MOST_START_TIMES
+    later = start_time(as_early) - start_time(alike.ar_number)
     return replace(alike, ar_number=number, times=alike.times + later)
 
 
